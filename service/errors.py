@@ -1,0 +1,90 @@
+"""Every failure is a sentence for the one person who can act on it.
+
+    SensoriumError
+    ├── CallerError          the caller mends the request
+    │   ├── BadRequest         its form or its parameters
+    │   ├── Unreadable         a file that is not what it is meant to be
+    │   ├── Unsupported        a kind of file or answer that there is none of here
+    │   ├── TooLarge           beyond a limit, which the sentence names
+    │   └── NotFound           no model, or no route, of that name
+    ├── LoadError            the caller tries again later
+    │   ├── QueueFull          more work waits than may wait
+    │   ├── DeadlineExceeded   the answer would have come too late
+    │   └── NotReady           the model or the service is loading, draining or refused
+    └── OperatorError        whoever runs the service mends it
+        ├── BadModel           a model folder that cannot be served as it is
+        ├── BatchFailed        the model failed on this very input
+        └── ProviderMissing    hardware that was asked for is not there
+
+They are raised deep and plain, without HTTP; `routes.problems` gives each its status and code.
+"""
+
+
+class SensoriumError(Exception):
+    """The root of all failures that Sensorium raises on purpose."""
+
+
+class CallerError(SensoriumError):
+    """The request cannot be answered; the sentence says what to change in it."""
+
+
+class BadRequest(CallerError):
+    """The request is not of a form that this route takes."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class Unreadable(CallerError):
+    """The bytes cannot be decoded as what they are meant to be."""
+
+
+class Unsupported(CallerError):
+    """The media type, or what is asked of the model, is not offered."""
+
+
+class TooLarge(CallerError):
+    """The input is beyond one of the limits."""
+
+
+class NotFound(CallerError):
+    """Nothing here has that name."""
+
+
+class LoadError(SensoriumError):
+    """The same request may succeed later."""
+
+    retry_after: float | None = None   # seconds
+
+
+class QueueFull(LoadError):
+    """The model's queue holds as much work as it may."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(LoadError):
+    """The deadline passed before the model could take the work."""
+
+
+class NotReady(LoadError):
+    """The model does not serve now."""
+
+
+class OperatorError(SensoriumError):
+    """The installation, not the request, is wrong."""
+
+
+class BadModel(OperatorError):
+    """The model folder cannot be served as it is; the sentence names file and field."""
+
+
+class BatchFailed(OperatorError):
+    """The model could not compute this one sample, though it was alone in its batch."""
+
+
+class ProviderMissing(OperatorError):
+    """The execution provider that was asked for is not to be had on this machine."""

@@ -1,0 +1,267 @@
+"""A model folder says everything that serving it needs in its `manifest.yaml`.
+
+    models/<name>/<version>/
+        manifest.yaml      this file's `Manifest`
+        model.onnx         one graph or more
+        labels.txt         or tokenizer.json: whatever the manifest names
+        example.jpg        one input, and in example.json what the model must answer to it
+        card.md            for people
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.errors import BadModel
+
+MANIFEST = "manifest.yaml"
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$", max_length=64)]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]  # never a path
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Triple = tuple[float, float, float]
+Modality = Literal["image", "text", "audio"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Normalise(Frozen):
+    """What the service does to pixels for a graph that does not do it: (p / 255 - mean) / std."""
+
+    mean: Triple
+    std: Triple
+    dtype: Literal["float32", "float16"] = "float32"
+
+
+class ImagePreprocessing(Frozen):
+    """A picture becomes RGB pixels; uint8 in 0..255 unless `normalise` is given."""
+
+    modality: Literal["image"]
+    input: str                                     # the graph's input: uint8 or float, [N, ...]
+    size: tuple[Positive, Positive]                # height, width of what the graph takes
+    crop: Share = 1.0                              # of the largest centred box of that shape
+    fit: Literal["crop", "stretch"] = "crop"       # stretch: the whole picture, shape ignored
+    resample: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    layout: Literal["NHWC", "NCHW"] = "NHWC"
+    normalise: Normalise | None = None
+
+
+TokenInput = Literal["input_ids", "attention_mask", "token_type_ids"]
+
+
+class TextPreprocessing(Frozen):
+    """A text becomes token ids, padded to the longest of its batch."""
+
+    modality: Literal["text"]
+    tokenizer: FileName = "tokenizer.json"
+    max_length: Positive                           # tokens, special ones included
+    pad_token: str = "[PAD]"
+    inputs: tuple[TokenInput, ...] = ("input_ids", "attention_mask")
+
+
+class LogMel(Frozen):
+    """(ln(mel power + floor) - mean) / std, of Hann windows, on Slaney's mel scale."""
+
+    window: Positive                               # samples of one frame, also the FFT's length
+    hop: Positive                                  # samples from one frame to the next
+    bands: Positive
+    low_hz: Annotated[float, Field(ge=0)] = 0.0
+    high_hz: Annotated[float, Field(gt=0)]
+    floor: Annotated[float, Field(gt=0)] = 1e-6
+    mean: float = 0.0
+    std: Annotated[float, Field(gt=0)] = 1.0
+
+
+class AudioPreprocessing(Frozen):
+    """A recording becomes mono sound of one rate and length, and a spectrogram if one is named."""
+
+    modality: Literal["audio"]
+    input: str                                     # the graph's input: float32[N, ...]
+    sample_rate: Positive                          # Hz
+    seconds: Annotated[float, Field(gt=0)]         # longer is cut, shorter is padded with silence
+    keep: Literal["start", "centre"] = "start"     # which part of a longer recording
+    log_mel: LogMel | None = None                  # None: the graph takes the waveform
+
+    @property
+    def samples(self) -> int:
+        return round(self.sample_rate * self.seconds)
+
+    @model_validator(mode="after")
+    def _frequencies_exist(self) -> "AudioPreprocessing":
+        mel = self.log_mel
+        if mel and not mel.low_hz < mel.high_hz <= self.sample_rate / 2:
+            raise ValueError("log_mel wants low_hz < high_hz <= half the sample rate")
+        return self
+
+
+Preprocessing = Annotated[
+    ImagePreprocessing | TextPreprocessing | AudioPreprocessing, Field(discriminator="modality")
+]
+
+
+class Graph(Frozen):
+    """One ONNX file; the service takes the first that fits the device it runs on."""
+
+    file: FileName
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Precision = "fp32"
+    sha256: Sha256
+
+
+class Classify(Frozen):
+    """`output` is float[N, classes]: one score a label, a probability after `activation`."""
+
+    output: str
+    activation: Literal["softmax", "log_softmax", "sigmoid", "none"] = "softmax"
+    labels: FileName = "labels.txt"                # one a line, in the order of the output
+
+
+class Embed(Frozen):
+    """`output` is float[N, width]: one vector an input."""
+
+    output: str
+    width: Positive
+
+
+class Tasks(Frozen):
+    """What the model can be asked for, and which of the graph's outputs answers it."""
+
+    classify: Classify | None = None
+    embed: Embed | None = None
+
+    def outputs(self) -> dict[str, str]:
+        """Task -> the name of the graph's output."""
+        declared = {"classify": self.classify, "embed": self.embed}
+        return {task: meaning.output for task, meaning in declared.items() if meaning}
+
+    @model_validator(mode="after")
+    def _some_task(self) -> "Tasks":
+        if not self.outputs():
+            raise ValueError("name at least one task: classify, embed")
+        return self
+
+
+class Batching(Frozen):
+    max_batch: Positive = 16                       # items
+    max_cost: Positive | None = None               # items x the longest: tokens, for a text
+
+
+class Example(Frozen):
+    """One input whose answer is known; a model that answers otherwise never becomes ready."""
+
+    file: FileName
+    expected: FileName = "example.json"            # {task: [float, ...]}: scores or vector
+    tolerance: dict[Precision, Annotated[float, Field(gt=0)]]   # greatest absolute difference
+
+
+class Origin(Frozen):
+    """Where the weights came from, and by which right."""
+
+    source: str
+    sha256: Sha256 | None = None                   # of the file of weights; None: trained here
+    licence: str
+    data: str
+
+
+class Figure(Frozen):
+    metric: str
+    value: float
+    data: str
+
+
+class Manifest(Frozen):
+    """All that a model folder declares."""
+
+    format: Literal[1]
+    name: Name
+    version: Positive
+    description: str
+    preprocessing: Preprocessing
+    graphs: Annotated[tuple[Graph, ...], Field(min_length=1)]
+    tasks: Tasks
+    batching: Batching = Batching()
+    example: Example
+    origin: Origin
+    evaluation: tuple[Figure, ...] = ()
+    card: FileName = "card.md"
+
+    @property
+    def modality(self) -> Modality:
+        return self.preprocessing.modality
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """(field, file name) of everything that must lie beside the manifest."""
+        for number, graph in enumerate(self.graphs):
+            yield f"graphs.{number}.file", graph.file
+        if self.tasks.classify:
+            yield "tasks.classify.labels", self.tasks.classify.labels
+        if isinstance(self.preprocessing, TextPreprocessing):
+            yield "preprocessing.tokenizer", self.preprocessing.tokenizer
+        yield "example.file", self.example.file
+        yield "example.expected", self.example.expected
+        yield "card", self.card
+
+    @model_validator(mode="after")
+    def _tolerances_cover_the_graphs(self) -> "Manifest":
+        for graph in self.graphs:
+            if graph.precision not in self.example.tolerance:
+                raise ValueError(f"example.tolerance says nothing of {graph.precision}")
+        return self
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a model folder, its files present and its graphs of the declared hash.
+
+    Raises:
+        BadModel: with a sentence that names the file and the field.
+    """
+    path = folder / MANIFEST
+    manifest = _parse(path)
+    if re.fullmatch(r"\d+", folder.name) is None or int(folder.name) != manifest.version:
+        raise BadModel(f"{path}: version: {manifest.version} stands in a folder {folder.name}")
+    if folder.parent.name != manifest.name:
+        raise BadModel(f"{path}: name: {manifest.name} stands in a folder {folder.parent.name}")
+    for field, file in manifest.files():
+        if not (folder / file).is_file():
+            raise BadModel(f"{path}: {field}: there is no file {file}")
+    for number, graph in enumerate(manifest.graphs):
+        if sha256(folder / graph.file) != graph.sha256:
+            raise BadModel(
+                f"{path}: graphs.{number}.sha256: {graph.file} is not the file that was described"
+            )
+    return manifest
+
+
+def _parse(path: Path) -> Manifest:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadModel(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise BadModel(f"{path}: {field}: {first['msg']}") from error
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write `manifest.yaml`, fields in the order of the model, those left at None omitted."""
+    content = manifest.model_dump(mode="json", exclude_none=True)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

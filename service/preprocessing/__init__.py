@@ -1,0 +1,34 @@
+"""Bytes of a file become arrays for a graph: the same code for training and for serving."""
+
+from pathlib import Path
+
+from service.limits import InputLimits
+from service.manifest import ImagePreprocessing, Preprocessing, TextPreprocessing
+from service.preprocessing.audio import AudioPreprocessor
+from service.preprocessing.image import ImagePreprocessor
+from service.preprocessing.sample import Array, Preprocessor, Sample, TensorSpec
+from service.preprocessing.text import TextPreprocessor
+
+__all__ = [
+    "Array",
+    "AudioPreprocessor",
+    "ImagePreprocessor",
+    "Preprocessor",
+    "Sample",
+    "TensorSpec",
+    "TextPreprocessor",
+    "build_preprocessor",
+]
+
+
+def build_preprocessor(spec: Preprocessing, folder: Path, limits: InputLimits) -> Preprocessor:
+    """The preprocessor that a manifest describes; `folder` holds the files that it names.
+
+    Raises:
+        BadModel: a file that it names cannot be used.
+    """
+    if isinstance(spec, ImagePreprocessing):
+        return ImagePreprocessor(spec, limits)
+    if isinstance(spec, TextPreprocessing):
+        return TextPreprocessor(spec, folder, limits)
+    return AudioPreprocessor(spec, limits)

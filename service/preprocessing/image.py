@@ -1,0 +1,126 @@
+"""Image: a picture of any common kind becomes RGB pixels of the model's size."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from service.errors import TooLarge, Unreadable
+from service.limits import InputLimits
+from service.manifest import ImagePreprocessing
+from service.preprocessing.sample import Array, Sample, TensorSpec, stack
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+Image.MAX_IMAGE_PIXELS = None  # our own limit, read from the header below, takes its place
+
+# EXIF's orientation -> what turns the stored pixels upright
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDES_SWAPPED = (5, 6, 7, 8)
+
+
+class ImagePreprocessor:
+    """Decode, crop, resize, turn upright; normalise if the graph does not do it itself."""
+
+    def __init__(self, spec: ImagePreprocessing, limits: InputLimits) -> None:
+        self.spec = spec
+        self._limits = limits
+        self._resample = Image.Resampling[spec.resample.upper()]
+
+    def inputs(self) -> dict[str, TensorSpec]:
+        dtype = self.spec.normalise.dtype if self.spec.normalise else "uint8"
+        height, width = self.spec.size
+        hwc, chw = (None, height, width, 3), (None, 3, height, width)
+        return {self.spec.input: TensorSpec((dtype,), hwc if self.spec.layout == "NHWC" else chw)}
+
+    def decode(self, payload: bytes) -> Sample:
+        """One picture as uint8[H, W, 3], or as the manifest's dtype and layout."""
+        pixels = self._pixels(payload)
+        if normalise := self.spec.normalise:
+            mean, std = np.float32(normalise.mean), np.float32(normalise.std)
+            pixels = ((pixels / np.float32(255) - mean) / std).astype(normalise.dtype)
+        if self.spec.layout == "NCHW":
+            pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        return Sample(pixels)
+
+    def collate(self, samples: Sequence[Sample]) -> dict[str, Array]:
+        return stack(self.spec.input, samples)
+
+    def restore(self, sample: Sample) -> Array:
+        """What `decode` made, turned back into pixels for people: uint8[H, W, 3]."""
+        pixels = sample.data
+        if self.spec.layout == "NCHW":
+            pixels = pixels.transpose(1, 2, 0)
+        if normalise := self.spec.normalise:
+            pixels = (pixels * np.float32(normalise.std) + np.float32(normalise.mean)) * 255
+        return pixels.round().clip(0, 255).astype(np.uint8)
+
+    def _pixels(self, payload: bytes) -> Array:
+        """The picture at the model's size: uint8[H, W, 3]."""
+        try:
+            with Image.open(io.BytesIO(payload), formats=FORMATS) as picture:
+                self._check_size(picture)
+                self._reduce_while_decoding(picture)
+                picture.load()
+                orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+                resized = self._resize(_rgb(picture), orientation in SIDES_SWAPPED)
+                if orientation in UPRIGHT:
+                    resized = resized.transpose(UPRIGHT[orientation])
+                return np.asarray(resized)
+        except TooLarge:
+            raise
+        except Image.UnidentifiedImageError as error:
+            raise Unreadable(
+                f"not a picture that can be read; send one of {', '.join(FORMATS)}"
+            ) from error
+        except Exception as error:  # decoders of foreign bytes raise whatever they like
+            raise Unreadable(f"the picture is damaged: {error}") from error
+
+    def _check_size(self, picture: Image.Image) -> None:
+        pixels = picture.width * picture.height
+        if pixels > self._limits.pixels:
+            raise TooLarge(
+                f"the picture has {picture.width} x {picture.height} pixels;"
+                f" at most {self._limits.pixels:,} are taken"
+            )
+
+    def _reduce_while_decoding(self, picture: Image.Image) -> None:
+        """Let a JPEG be decoded at 1/2, 1/4 or 1/8, never below the size that is needed."""
+        needed = round(max(self.spec.size) / self.spec.crop)
+        picture.draft(None, (needed, needed))
+
+    def _resize(self, picture: Image.Image, sides_swapped: bool) -> Image.Image:
+        """Crop and resample in one step: only the pixels that stay are computed."""
+        height, width = reversed(self.spec.size) if sides_swapped else self.spec.size
+        box_width, box_height = float(picture.width), float(picture.height)
+        if self.spec.fit == "crop":
+            scale = min(box_width / width, box_height / height)
+            box_width, box_height = scale * width, scale * height
+        box_width, box_height = box_width * self.spec.crop, box_height * self.spec.crop
+        left, top = (picture.width - box_width) / 2, (picture.height - box_height) / 2
+        box = (left, top, left + box_width, top + box_height)
+        return picture.resize((width, height), self._resample, box)
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """Any mode as RGB: 16 bits scaled to 8, transparency laid on white."""
+    if picture.mode.startswith("I"):
+        levels = np.asarray(picture).clip(0, 65535).astype(np.uint16) >> 8
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":
+        raise Unreadable("pixels are floating-point numbers; send 8 or 16 bits a channel")
+    if picture.has_transparency_data:
+        coloured = picture.convert("RGBA")
+        paper = Image.new("RGB", picture.size, "white")
+        paper.paste(coloured, mask=coloured.getchannel("A"))
+        return paper
+    return picture.convert("RGB")

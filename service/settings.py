@@ -1,0 +1,66 @@
+"""What an operator may change, each setting by an environment variable `SENSORIUM_<NAME>`."""
+
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.limits import InputLimits, core_budget
+
+
+class Provider(StrEnum):
+    """Where models run. `auto` takes the best there is; the others insist."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+
+
+class Settings(BaseSettings):
+    """The settings of one service process; 0 stands for "by this machine's cores"."""
+
+    model_config = SettingsConfigDict(env_prefix="SENSORIUM_", frozen=True)
+
+    models: Path = Field(Path("models"), description="The folder of model folders.")
+    provider: Provider = Field(Provider.AUTO, description="Where models run.")
+    workers: PositiveInt = Field(1, description="Server processes, each with a copy of the models.")
+    lanes: NonNegativeInt = Field(0, description="Batches in flight per model.")
+    threads: NonNegativeInt = Field(0, description="onnxruntime's threads for one batch.")
+    decode_threads: NonNegativeInt = Field(0, description="Threads that decode files.")
+    max_queue: PositiveInt = Field(512, description="Items that may wait for one model.")
+    max_body_bytes: PositiveInt = Field(64 * 2**20, description="Bytes of one request's body.")
+    max_items: PositiveInt = Field(256, description="Items in one request.")
+    max_pixels: PositiveInt = Field(100_000_000, description="Pixels of one picture.")
+    max_audio_seconds: PositiveFloat = Field(600.0, description="Seconds of one recording.")
+    max_text_bytes: PositiveInt = Field(1_000_000, description="Bytes of one text.")
+    timeout_ms: PositiveInt = Field(
+        30_000, description="Deadline of a request that brings no X-Timeout-Ms."
+    )
+    drain_seconds: PositiveFloat = Field(
+        10.0, description="How long queued work may take to finish at shutdown."
+    )
+
+    @property
+    def input_limits(self) -> InputLimits:
+        return InputLimits(self.max_pixels, self.max_audio_seconds, self.max_text_bytes)
+
+    @cached_property
+    def cores_per_worker(self) -> int:
+        return max(1, core_budget() // self.workers)
+
+    @property
+    def lanes_per_model(self) -> int:
+        """Two where the cores allow it: while one batch is answered, the next one computes."""
+        return self.lanes or min(2, self.cores_per_worker)
+
+    @property
+    def threads_per_lane(self) -> int:
+        """So that workers x lanes x threads are the cores that there really are."""
+        return self.threads or max(1, self.cores_per_worker // self.lanes_per_model)
+
+    @property
+    def decoders(self) -> int:
+        return self.decode_threads or self.cores_per_worker
