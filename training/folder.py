@@ -1,0 +1,85 @@
+"""A model folder is written whole, and proven by the code that will serve it, or not at all."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from service import repository
+from service.manifest import Manifest, write_manifest
+from service.settings import Settings
+from training.errors import FolderExists
+
+Content = bytes | str | Path           # of one file; a path is copied from
+
+
+def write_folder(
+    models: Path, manifest: Manifest, files: Mapping[str, Content], *, replace: bool = False
+) -> Path:
+    """Write `models/<name>/<version>/` and return it.
+
+    The example's expected answer is computed here, by the serving path; then the whole folder is
+    loaded as the service loads it. Only what loads appears under its name.
+
+    Args:
+        files: every file that the manifest names, but for the example's expected answer.
+        replace: put it in the place of an older folder of that version. For what can be rebuilt
+            from its sources alone; a released version is never changed.
+
+    Raises:
+        FolderExists: the version is there already, and `replace` is not set.
+        BadModel: the service would refuse the folder.
+    """
+    target = models / manifest.name / str(manifest.version)
+    check_free(target, replace=replace)
+    models.mkdir(parents=True, exist_ok=True)
+    # Hidden, so that the service does not look into it; beside the target, so that one rename
+    # moves it. Name and version are repeated within, for the manifest is checked against them.
+    prefix = f".{manifest.name}.{manifest.version}.partial-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=models) as staging:
+        folder = Path(staging, manifest.name, str(manifest.version))
+        folder.mkdir(parents=True)
+        for name, content in files.items():
+            _write(folder / name, content)
+        write_manifest(manifest, folder)
+        answer = repository.answer_example(folder, manifest)
+        (folder / manifest.example.expected).write_text(json.dumps(answer) + "\n")
+        repository.load(folder, Settings())
+        _move(folder, target, old=Path(staging, "old"))
+    return target
+
+
+def check_free(target: Path, *, replace: bool = False) -> None:
+    """Say before the work, not after it, that the version exists.
+
+    Raises:
+        FolderExists: it does, and `replace` is not set.
+    """
+    if target.exists() and not replace:
+        raise FolderExists(
+            f"{target} exists, and a version never changes; raise the version, or remove the folder"
+        )
+
+
+def _write(path: Path, content: Content) -> None:
+    if isinstance(content, Path):
+        shutil.copyfile(content, path)
+    elif isinstance(content, str):
+        path.write_text(content, encoding="utf-8")
+    else:
+        path.write_bytes(content)
+
+
+def _move(folder: Path, target: Path, old: Path) -> None:
+    """The new in the place of the old; the old comes back if that fails."""
+    target.parent.mkdir(exist_ok=True)
+    if not target.exists():
+        folder.rename(target)
+        return
+    target.rename(old)
+    try:
+        folder.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
