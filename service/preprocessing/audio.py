@@ -32,7 +32,7 @@ class AudioPreprocessor:
         shape: tuple[int | None, ...] = (None, self.spec.samples)
         if mel := self.spec.log_mel:
             shape = (None, mel.bands, self.spec.samples // mel.hop + 1)
-        return {self.spec.input: TensorSpec(("float32",), shape)}
+        return {self.spec.input: TensorSpec("float32", shape)}
 
     def decode(self, payload: bytes) -> Sample:
         """One recording as float32[samples] or float32[bands, frames]."""

@@ -40,7 +40,7 @@ class ImagePreprocessor:
         dtype = self.spec.normalise.dtype if self.spec.normalise else "uint8"
         height, width = self.spec.size
         hwc, chw = (None, height, width, 3), (None, 3, height, width)
-        return {self.spec.input: TensorSpec((dtype,), hwc if self.spec.layout == "NHWC" else chw)}
+        return {self.spec.input: TensorSpec(dtype, hwc if self.spec.layout == "NHWC" else chw)}
 
     def decode(self, payload: bytes) -> Sample:
         """One picture as uint8[H, W, 3], or as the manifest's dtype and layout."""

@@ -23,7 +23,7 @@ class Sample:
 class TensorSpec:
     """What a graph's input must be; None stands for a dimension that changes."""
 
-    dtypes: tuple[str, ...]
+    dtype: str
     shape: tuple[int | None, ...]
 
 

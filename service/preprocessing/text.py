@@ -42,7 +42,7 @@ class TextPreprocessor:
         self._pad: int = pad
 
     def inputs(self) -> dict[str, TensorSpec]:
-        return {name: TensorSpec(("int64",), (None, None)) for name in self.spec.inputs}
+        return {name: TensorSpec("int64", (None, None)) for name in self.spec.inputs}
 
     def decode(self, payload: bytes) -> Sample:
         """One UTF-8 text as int64[tokens]."""

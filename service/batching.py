@@ -1,0 +1,229 @@
+"""Batching: what waits while the lanes are busy becomes the next batch; there is no timer."""
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Self
+
+from service.errors import BatchFailed, DeadlineExceeded, NotReady, QueueFull
+from service.metrics import ModelSeries
+from service.preprocessing import Array, Sample
+
+Row = dict[str, Array]                      # output's name -> one sample's values
+Run = Callable[[Sequence[Sample]], Sequence[Row]]
+
+# A batch costs items x the longest, so that one long text makes its short neighbours as dear as
+# itself. Beyond a quarter of padding a second, smaller batch is cheaper than a common one.
+MAX_PADDING = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One sample's row, and where its time went (seconds)."""
+
+    row: Row
+    queue_seconds: float
+    infer_seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One sample on its way through the model, with the way back to its caller."""
+
+    sample: Sample
+    deadline: float                         # on the event loop's clock, seconds
+    arrived: float
+    reply: asyncio.Future[Reply]
+
+    @property
+    def cost(self) -> int:
+        return self.sample.cost
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How much one batch may hold, and how much may wait."""
+
+    items: int
+    cost: int | None = None                 # items x the costliest
+    queue: int = 512                        # items
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    jobs: list[Job]
+    reason: str                             # why it holds no more: full, cost, unlike, idle
+
+
+@dataclass(slots=True)
+class _ServiceRate:
+    """Seconds of a lane for each item, smoothed over the last batches."""
+
+    seconds: float = field(default=0.0)
+
+    def observe(self, seconds: float, items: int) -> None:
+        latest = seconds / items
+        self.seconds = 0.8 * self.seconds + 0.2 * latest if self.seconds else latest
+
+
+class Batcher:
+    """One queue and a few lanes in front of one model.
+
+    A lane is a batch in flight. It comes into being when work arrives and a place is free, takes
+    batches until nothing waits, and ends: the queue fills while the lanes are busy, so batches
+    grow with the load and a lone caller never waits.
+    """
+
+    def __init__(self, run: Run, limits: BatchLimits, lanes: int, series: ModelSeries) -> None:
+        self._run = run
+        self._limits = limits
+        self._series = series
+        self._free_lanes = lanes
+        self._lanes = lanes
+        self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: list[Job] = []
+        self._running = 0
+        self._rate = _ServiceRate()
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.drain(math.inf)
+
+    async def submit(self, sample: Sample, deadline: float = math.inf) -> Reply:
+        """Wait for this sample's row. A caller who is cancelled gives its place up.
+
+        Args:
+            sample: one input, decoded.
+            deadline: on the event loop's clock, in seconds.
+
+        Raises:
+            QueueFull: at once, with the seconds after which a place should be free.
+            DeadlineExceeded: at the deadline.
+            NotReady: the batcher is draining.
+            BatchFailed: the model cannot compute this sample.
+        """
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise NotReady("the model is being taken out of service")
+        if len(self._waiting) >= self._limits.queue:
+            raise QueueFull(f"{len(self._waiting)} items wait already", self.expected_wait())
+        job = Job(sample, deadline, loop.time(), loop.create_future())
+        self._waiting.append(job)
+        self._open_lane()
+        self._report_load()
+        try:
+            async with asyncio.timeout_at(None if math.isinf(deadline) else deadline):
+                return await job.reply
+        except TimeoutError:
+            raise DeadlineExceeded("the answer would have come after the deadline") from None
+
+    def expected_wait(self) -> float:
+        """Seconds until what waits now should be done, from the measured service rate."""
+        return len(self._waiting) * self._rate.seconds / self._lanes
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more work, finish what is there; after `seconds`, refuse what still waits."""
+        self._closed = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=None if math.isinf(seconds) else seconds)
+        for job in self._waiting:
+            if not job.reply.done():
+                job.reply.set_exception(NotReady("the service stopped before this item's turn"))
+        self._waiting.clear()
+        self._threads.shutdown(wait=False)
+
+    def _open_lane(self) -> None:
+        if self._free_lanes:
+            self._free_lanes -= 1
+            task = asyncio.create_task(self._work())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _work(self) -> None:
+        """One lane: batch after batch until nothing waits."""
+        try:
+            while batch := self._take():
+                self._series.released(batch.reason, [job.cost for job in batch.jobs])
+                self._running += len(batch.jobs)
+                self._report_load()
+                await self._compute(batch.jobs)
+                self._running -= len(batch.jobs)
+                self._report_load()
+        finally:
+            self._free_lanes += 1
+
+    def _take(self) -> Batch | None:
+        """The oldest job and those most like it in cost, as many as the limits allow.
+
+        The oldest is always among them, so that no length is starved by the others.
+        """
+        self._waiting = [job for job in self._waiting if self._is_wanted(job)]
+        if not self._waiting:
+            return None
+        oldest = self._waiting[0]
+        alike = sorted(self._waiting, key=lambda job: abs(job.cost - oldest.cost))
+        jobs, longest, total, reason = [oldest], oldest.cost, oldest.cost, "idle"
+        for job in alike[1:]:
+            longest, total = max(longest, job.cost), total + job.cost
+            cost = (len(jobs) + 1) * longest
+            if len(jobs) == self._limits.items:
+                reason = "full"
+            elif self._limits.cost and cost > self._limits.cost:
+                reason = "cost"
+            elif 1 - total / cost > MAX_PADDING:
+                reason = "unlike"
+            else:
+                jobs.append(job)
+                continue
+            break
+        taken = set(jobs)
+        self._waiting = [job for job in self._waiting if job not in taken]
+        return Batch(jobs, reason)
+
+    def _is_wanted(self, job: Job) -> bool:
+        """Whether somebody still waits for this job, and not in vain."""
+        now = asyncio.get_running_loop().time()
+        if job.deadline <= now:
+            self._series.dropped("expired")
+        elif job.reply.done():
+            self._series.dropped("cancelled")
+        else:
+            return True
+        return False
+
+    async def _compute(self, jobs: list[Job]) -> None:
+        """Run one batch and answer each job; on failure by halves, so that only the culprit fails."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            rows = await loop.run_in_executor(
+                self._threads, self._run, [job.sample for job in jobs]
+            )
+        except Exception as error:  # whatever the model raises is an answer to its callers
+            self._series.batch_failed()
+            if len(jobs) == 1:
+                _refuse(jobs[0], BatchFailed(f"the model failed on this input: {error}"))
+                return
+            middle = len(jobs) // 2
+            await self._compute(jobs[:middle])
+            await self._compute(jobs[middle:])
+            return
+        seconds = loop.time() - started
+        self._rate.observe(seconds, len(jobs))
+        for job, row in zip(jobs, rows, strict=True):
+            if not job.reply.done():
+                job.reply.set_result(Reply(row, started - job.arrived, seconds))
+
+    def _report_load(self) -> None:
+        self._series.load(len(self._waiting), self._running)
+
+
+def _refuse(job: Job, error: Exception) -> None:
+    if not job.reply.done():
+        job.reply.set_exception(error)

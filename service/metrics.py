@@ -1,0 +1,147 @@
+"""Every series that Sensorium exports, with its help text, in one table."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+MODEL = ("model", "version")
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+ITEMS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+COSTS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0)
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+
+STAGE = Histogram(
+    "sensorium_stage_seconds",
+    "Time one item spent in a stage: decode, queue, infer, interpret; total is the whole way.",
+    (*MODEL, "stage"),
+    buckets=SECONDS,
+)
+BATCH_ITEMS = Histogram("sensorium_batch_items", "Items in a batch.", MODEL, buckets=ITEMS)
+BATCH_COST = Histogram(
+    "sensorium_batch_cost", "Cost of a batch: items times the costliest.", MODEL, buckets=COSTS
+)
+BATCH_PADDING = Histogram(
+    "sensorium_batch_padding_ratio", "Share of a batch's cost that is padding.", MODEL,
+    buckets=SHARES,
+)
+BATCHES = Counter(
+    "sensorium_batches",
+    "Batches by why they were released: full, cost, unlike (the rest differs too much in length),"
+    " idle (all that waited).",
+    (*MODEL, "reason"),
+)
+BATCH_FAILURES = Counter(
+    "sensorium_batch_failures", "Runs of a batch that failed and were retried by halves.", MODEL
+)
+ITEMS_DONE = Counter(
+    "sensorium_items", "Items by outcome: ok, or the code of their problem.", (*MODEL, "outcome")
+)
+REFUSED = Counter(
+    "sensorium_rejections", "Requests that were answered with a problem, by its code.", ("code",)
+)
+DROPPED = Counter(
+    "sensorium_dropped_items", "Items dropped before they ran: expired, cancelled.",
+    (*MODEL, "reason"),
+)
+WAITING = Gauge(
+    "sensorium_queue_items", "Items waiting for a batch.", MODEL, multiprocess_mode="livesum"
+)
+RUNNING = Gauge(
+    "sensorium_in_flight_items", "Items in batches that run.", MODEL, multiprocess_mode="livesum"
+)
+STATE = Gauge(
+    "sensorium_model_state",
+    "Workers in which the model is in this state: loading, ready, failed.",
+    (*MODEL, "state"),
+    multiprocess_mode="livesum",
+)
+PROVIDER_MISSING = Gauge(
+    "sensorium_provider_missing",
+    "1 where the execution provider that was asked for is not to be had.",
+    ("provider",),
+    multiprocess_mode="livemax",
+)
+BUILD = Gauge(
+    "sensorium_build_info",
+    "1, with the versions that are running.",
+    ("version", "bentoml", "onnxruntime", "provider"),
+    multiprocess_mode="livemax",
+)
+
+
+class ModelSeries:
+    """The series of one model, its labels bound once."""
+
+    def __init__(self, model: str, version: int) -> None:
+        labels = (model, str(version))
+        self._labels = labels
+        self._stages = {
+            stage: STAGE.labels(*labels, stage)
+            for stage in ("decode", "queue", "infer", "interpret", "total")
+        }
+        self._batch_items = BATCH_ITEMS.labels(*labels)
+        self._batch_cost = BATCH_COST.labels(*labels)
+        self._batch_padding = BATCH_PADDING.labels(*labels)
+        self._waiting = WAITING.labels(*labels)
+        self._running = RUNNING.labels(*labels)
+
+    def stage(self, stage: str, seconds: float) -> None:
+        self._stages[stage].observe(seconds)
+
+    def released(self, reason: str, costs: Sequence[int]) -> None:
+        """A batch left the queue, for this reason; its items' costs."""
+        cost = len(costs) * max(costs)
+        BATCHES.labels(*self._labels, reason).inc()
+        self._batch_items.observe(len(costs))
+        self._batch_cost.observe(cost)
+        self._batch_padding.observe(1 - sum(costs) / cost)
+
+    def batch_failed(self) -> None:
+        BATCH_FAILURES.labels(*self._labels).inc()
+
+    def dropped(self, reason: str) -> None:
+        DROPPED.labels(*self._labels, reason).inc()
+
+    def load(self, waiting: int, running: int) -> None:
+        self._waiting.set(waiting)
+        self._running.set(running)
+
+    def done(self, outcome: str) -> None:
+        ITEMS_DONE.labels(*self._labels, outcome).inc()
+
+    def state(self, state: str) -> None:
+        for known in ("loading", "ready", "failed"):
+            STATE.labels(*self._labels, known).set(float(known == state))
+
+
+def render() -> bytes:
+    """All series in Prometheus' text format, summed over the workers where there are several."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if folder is None:
+        return generate_latest(REGISTRY)
+    _forget_the_dead(Path(folder))
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Gauges of a worker that was killed would count for ever: it could not take its leave."""
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]

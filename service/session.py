@@ -1,0 +1,86 @@
+"""onnxruntime behind one call: named arrays in, named arrays out."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnxruntime
+
+from service.errors import BadModel, ProviderMissing
+from service.preprocessing import Array, TensorSpec
+from service.settings import Provider
+
+logger = logging.getLogger(__name__)
+
+CPU = "CPUExecutionProvider"
+NAMES = {
+    Provider.CPU: CPU,
+    Provider.CUDA: "CUDAExecutionProvider",
+    Provider.TENSORRT: "TensorrtExecutionProvider",
+}
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+}
+
+
+def choose_provider(wanted: Provider, available: Sequence[str] | None = None) -> Provider:
+    """The provider to run on: what was asked for, or for `auto` CUDA before CPU.
+
+    Raises:
+        ProviderMissing: this onnxruntime does not have the one that was asked for.
+    """
+    offered = onnxruntime.get_available_providers() if available is None else available
+    if wanted is Provider.AUTO:
+        return Provider.CUDA if NAMES[Provider.CUDA] in offered else Provider.CPU
+    if NAMES[wanted] not in offered:
+        raise ProviderMissing(
+            f"SENSORIUM_PROVIDER={wanted}: {NAMES[wanted]} is not in this onnxruntime,"
+            f" which has {', '.join(offered)}"
+        )
+    return wanted
+
+
+class Session:
+    """One graph on one execution provider. Thread-safe: lanes call `run` at the same time."""
+
+    def __init__(self, graph: Path, provider: Provider, threads: int) -> None:
+        """Raises:
+        BadModel: onnxruntime cannot read the graph.
+        ProviderMissing: the provider is in this build, but cannot start on this machine.
+        """
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Threads that spin while they wait take the cores from decoding and from other models.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        wanted = NAMES[provider]
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(graph), options, providers=[wanted] if wanted == CPU else [wanted, CPU]
+            )
+        except Exception as error:  # onnxruntime's own exceptions share no public base
+            raise BadModel(f"{graph}: onnxruntime cannot load it: {error}") from error
+        if self._session.get_providers()[0] != wanted:
+            raise ProviderMissing(f"{wanted} is installed but cannot start on this machine")
+        self.inputs = _describe(self._session.get_inputs())
+        self.outputs = _describe(self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """The named outputs for these inputs, in order; each [N, ...]."""
+        arrays: list[Array] = self._session.run(list(outputs), dict(feeds))
+        return arrays
+
+
+def _describe(nodes: Sequence[onnxruntime.NodeArg]) -> dict[str, TensorSpec]:
+    return {
+        node.name: TensorSpec(
+            DTYPES.get(node.type, node.type),
+            tuple(size if isinstance(size, int) else None for size in node.shape),
+        )
+        for node in nodes
+    }
