@@ -1,0 +1,52 @@
+"""Meaning: what a graph's numbers say, as probabilities, labels and likeness."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.manifest import Classify
+from service.preprocessing import Array
+
+Floats = NDArray[np.float32]
+
+# all-MiniLM-L6-v2 was trained with cosines times 20 in its softmax; zero-shot scores use the same.
+ZERO_SHOT_SCALE = 20.0
+
+
+def probabilities(scores: Array, meaning: Classify) -> Floats:
+    """float[..., classes] as the graph gives them -> float32 probabilities."""
+    values = scores.astype(np.float32)
+    match meaning.activation:
+        case "softmax":
+            return softmax(values)
+        case "log_softmax":
+            return np.exp(values)
+        case "sigmoid":
+            return np.float32(1) / (1 + np.exp(-values))
+        case "none":
+            return values
+
+
+def softmax(values: Floats) -> Floats:
+    """float32[..., classes] -> the same shape, each row's sum 1."""
+    exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
+    shares: Floats = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def best(scores: Floats, count: int) -> list[int]:
+    """The indices of the `count` highest scores, highest first; equal ones in their order."""
+    return np.argsort(-scores, kind="stable")[:count].tolist()
+
+
+def cosines(left: Sequence[Floats], right: Sequence[Floats]) -> Floats:
+    """Cosine of the angle of every pair: float32[len(left), len(right)], each in -1..1."""
+    similarity: Floats = np.clip(_unit(left) @ _unit(right).T, -1, 1)
+    return similarity
+
+
+def _unit(vectors: Sequence[Floats]) -> Floats:
+    rows = np.stack(vectors)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(lengths, np.finfo(np.float32).tiny)

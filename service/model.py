@@ -1,0 +1,229 @@
+"""A loaded model: a folder that was verified, warmed, and answers its own example as it must."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from service.batching import Row
+from service.errors import BadModel, CallerError
+from service.manifest import Classify, Graph, Manifest, read_manifest
+from service.meaning import Floats, probabilities
+from service.preprocessing import Preprocessor, Sample, TensorSpec, build_preprocessor
+from service.session import Session, choose_provider
+from service.settings import Provider, Settings
+
+Task = Literal["classify", "embed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What one version of a model can do: decode, run, interpret. Thread-safe."""
+
+    folder: Path
+    manifest: Manifest
+    graph: Graph
+    provider: Provider
+    preprocessor: Preprocessor
+    session: Session
+    labels: tuple[str, ...]                # empty for a model that does not classify
+
+    def decode(self, payload: bytes) -> Sample:
+        return self.preprocessor.decode(payload)
+
+    def run(self, samples: Sequence[Sample]) -> list[Row]:
+        """One batch through the graph: a row for each sample, in order."""
+        outputs = sorted(set(self.manifest.tasks.outputs().values()))
+        arrays = self.session.run(self.preprocessor.collate(samples), outputs)
+        return [dict(zip(outputs, values, strict=True)) for values in zip(*arrays, strict=True)]
+
+    def interpret(self, task: Task, row: Row) -> Floats:
+        """A row as float32[classes] probabilities, or as a float32[width] vector."""
+        meaning = getattr(self.manifest.tasks, task)
+        values = row[meaning.output]
+        if isinstance(meaning, Classify):
+            return probabilities(values, meaning)
+        return values.astype(np.float32)
+
+    def answers(self, samples: Sequence[Sample]) -> list[dict[str, Floats]]:
+        """Every task's interpretation of every sample, computed here and now."""
+        tasks = tuple(self.manifest.tasks.outputs())
+        return [{task: self.interpret(task, row) for task in tasks} for row in self.run(samples)]
+
+
+def load(folder: Path, settings: Settings) -> Model:
+    """A model folder, verified, warmed and true to its example.
+
+    Raises:
+        BadModel: with a sentence that names the file and the field.
+        ProviderMissing: the settings insist on hardware that is not there.
+    """
+    manifest = read_manifest(folder)
+    model = _open(folder, manifest, settings)
+    _check_tensors(model)
+    _check_example(model)
+    return model
+
+
+def answer_example(folder: Path, manifest: Manifest) -> dict[str, list[float]]:
+    """What a model folder answers to its own example: the content of its `example.json`.
+
+    Takes the first graph for the CPU; the folder needs no manifest file yet.
+    """
+    model = _open(folder, manifest, Settings(provider=Provider.CPU))
+    sample = model.decode((folder / manifest.example.file).read_bytes())
+    [answer] = model.answers([sample])
+    return {task: values.tolist() for task, values in answer.items()}
+
+
+def _open(folder: Path, manifest: Manifest, settings: Settings) -> Model:
+    provider = choose_provider(settings.provider)
+    graph = _choose_graph(manifest, provider)
+    return Model(
+        folder=folder,
+        manifest=manifest,
+        graph=graph,
+        provider=provider,
+        preprocessor=build_preprocessor(manifest.preprocessing, folder, settings.input_limits),
+        session=Session(folder / graph.file, provider, settings.threads_per_lane),
+        labels=_read_labels(folder, manifest),
+    )
+
+
+def _choose_graph(manifest: Manifest, provider: Provider) -> Graph:
+    """The first graph made for the device; one for the CPU runs everywhere."""
+    device = "cpu" if provider is Provider.CPU else "cuda"
+    for wanted in (device, "cpu"):
+        for graph in manifest.graphs:
+            if graph.device == wanted:
+                return graph
+    raise BadModel(f"{manifest.name}: graphs: none of them is for the {device}")
+
+
+def _read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+    if manifest.tasks.classify is None:
+        return ()
+    path = folder / manifest.tasks.classify.labels
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except UnicodeDecodeError as error:
+        raise BadModel(f"{path}: tasks.classify.labels: not UTF-8: {error}") from error
+
+
+def _check_tensors(model: Model) -> None:
+    """The graph's inputs and outputs are those of the manifest, by name, type and shape."""
+    where = model.folder / model.graph.file
+    declared = model.preprocessor.inputs()
+    if set(declared) != set(model.session.inputs):
+        raise BadModel(
+            f"{where}: preprocessing: the graph takes {_names(model.session.inputs)},"
+            f" the manifest gives {_names(declared)}"
+        )
+    for name, wanted in declared.items():
+        found = model.session.inputs[name]
+        if found.dtype != wanted.dtype or not _fits(found.shape[1:], wanted.shape[1:]):
+            raise BadModel(
+                f"{where}: preprocessing: input {name} is {_show(found)},"
+                f" the manifest gives {_show(wanted)}"
+            )
+        if found.shape[0] not in (None, model.manifest.batching.max_batch):
+            raise BadModel(
+                f"{where}: batching.max_batch: the graph takes batches of {found.shape[0]} only;"
+                " export it with a dynamic batch"
+            )
+    for task, width in _widths(model).items():
+        output = model.manifest.tasks.outputs()[task]
+        if output not in model.session.outputs:
+            raise BadModel(
+                f"{where}: tasks.{task}.output: the graph gives {_names(model.session.outputs)},"
+                f" not {output}"
+            )
+        given = model.session.outputs[output]
+        if given.dtype not in ("float32", "float16") or not _fits(given.shape, (None, width)):
+            raise BadModel(
+                f"{where}: tasks.{task}: output {output} is {_show(given)},"
+                f" the manifest says float of [N, {width}]"
+            )
+
+
+def _widths(model: Model) -> dict[str, int]:
+    """Task -> values that the manifest, or its labels, promise for one sample."""
+    tasks = model.manifest.tasks
+    widths = {"classify": len(model.labels)} if tasks.classify else {}
+    return widths | ({"embed": tasks.embed.width} if tasks.embed else {})
+
+
+def _fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Whether two shapes can be the same, None being any size."""
+    pairs = zip(found, wanted, strict=False)
+    return len(found) == len(wanted) and all(a is None or b is None or a == b for a, b in pairs)
+
+
+def _names(tensors: object) -> str:
+    return ", ".join(sorted(tensors)) if isinstance(tensors, dict) else str(tensors)
+
+
+def _show(tensor: TensorSpec) -> str:
+    return f"{tensor.dtype}[{', '.join('N' if s is None else str(s) for s in tensor.shape)}]"
+
+
+def _check_example(model: Model) -> None:
+    """Answer the example alone and in batches of growing size; this warms the session as well."""
+    example = model.manifest.example
+    try:
+        sample = model.decode((model.folder / example.file).read_bytes())
+    except CallerError as error:
+        raise BadModel(f"{model.folder / example.file}: example.file: {error}") from error
+    expected = _read_expected(model)
+    tolerance = example.tolerance[model.graph.precision]
+    for size in _batch_sizes(model.manifest.batching.max_batch):
+        try:
+            answers = model.answers([sample] * size)
+        except Exception as error:  # onnxruntime's own exceptions share no public base
+            raise BadModel(
+                f"{model.folder / model.graph.file}: batching: a batch of {size} fails: {error}"
+            ) from error
+        for answer in answers:
+            _compare(model, answer, expected, tolerance, size)
+
+
+def _batch_sizes(largest: int) -> list[int]:
+    """1, 2, 4, ... and the largest itself."""
+    return [*(2**power for power in range((largest - 1).bit_length())), largest]
+
+
+def _read_expected(model: Model) -> dict[str, Floats]:
+    path = model.folder / model.manifest.example.expected
+    try:
+        content: Any = json.loads(path.read_bytes())
+        expected = {task: np.asarray(values, np.float32) for task, values in content.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadModel(f"{path}: example.expected: not {{task: [number, ...]}}: {error}") from error
+    if set(expected) != set(model.manifest.tasks.outputs()):
+        raise BadModel(f"{path}: example.expected: must name exactly the manifest's tasks")
+    return expected
+
+
+def _compare(
+    model: Model,
+    answer: dict[str, Floats],
+    expected: dict[str, Floats],
+    tolerance: float,
+    size: int,
+) -> None:
+    path = model.folder / model.manifest.example.expected
+    for task, values in expected.items():
+        if values.shape != answer[task].shape:
+            raise BadModel(
+                f"{path}: example.expected: {task} has {values.size} numbers,"
+                f" the model answers {answer[task].size}"
+            )
+        difference = float(np.abs(values - answer[task]).max())
+        if not difference <= tolerance:  # a NaN is no answer either
+            raise BadModel(
+                f"{path}: example.expected: {task} differs by {difference:.2g} in a batch of {size};"
+                f" {tolerance:.2g} is allowed"
+            )

@@ -1,0 +1,195 @@
+"""Repository: which models there are, in which state, and the batcher in front of each."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from service.batching import Batcher, BatchLimits
+from service.errors import BadRequest, NotFound, NotReady, OperatorError, Unsupported
+from service.manifest import Modality
+from service.metrics import ModelSeries
+from service.model import Model, Task, answer_example, load
+from service.settings import Settings
+
+__all__ = ["Entry", "Repository", "Served", "answer_example", "load"]
+
+logger = logging.getLogger(__name__)
+
+State = Literal["loading", "ready", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model that takes work."""
+
+    model: Model
+    batcher: Batcher
+    series: ModelSeries
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of one folder `models/<name>/<version>`."""
+
+    name: str
+    version: str
+    state: State
+    reason: str | None = None              # why it failed
+    served: Served | None = None           # where it is ready
+
+
+class Repository:
+    """The models of one folder. Each is loaded by itself: one that is refused stops no other."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises:
+        OperatorError: there is no such folder.
+        """
+        if not settings.models.is_dir():
+            raise OperatorError(f"SENSORIUM_MODELS: there is no folder {settings.models}")
+        self._settings = settings
+        self._entries = {
+            (entry.name, entry.version): entry for entry in _scan(settings.models)
+        }
+        self.draining = False
+
+    async def open(self) -> None:
+        """Load every model, one after the other, off the event loop."""
+        for key, entry in list(self._entries.items()):
+            self._entries[key] = await self._load(entry)
+
+    async def close(self) -> None:
+        """Take no more work; finish what is queued within the setting's seconds."""
+        self.draining = True
+        batchers = [entry.served.batcher for entry in self.entries() if entry.served]
+        drains = (batcher.drain(self._settings.drain_seconds) for batcher in batchers)
+        await asyncio.gather(*drains)
+
+    def entries(self) -> list[Entry]:
+        """All that lies in the folder, by name and version, the oldest version first."""
+        return sorted(self._entries.values(), key=_order)
+
+    @property
+    def ready(self) -> bool:
+        """Whether loading has ended and there is something to serve."""
+        states = {entry.state for entry in self._entries.values()}
+        return "loading" not in states and "ready" in states and not self.draining
+
+    def versions(self, name: str) -> list[Entry]:
+        """All versions of a model, the oldest first.
+
+        Raises:
+            NotFound: there is no model of that name.
+        """
+        found = [entry for entry in self.entries() if entry.name == name]
+        if not found:
+            known = ", ".join(sorted({entry.name for entry in self._entries.values()}))
+            raise NotFound(f"there is no model {name}; there are: {known or 'none'}")
+        return found
+
+    def find(self, name: str, version: str | None = None) -> Entry:
+        """That version of a model; without one, the highest that is ready, else the highest.
+
+        Raises:
+            NotFound: there is no such model or version.
+        """
+        versions = self.versions(name)
+        if version is None:
+            return max(versions, key=lambda entry: (entry.state == "ready", _order(entry)))
+        for entry in versions:
+            if entry.version == version:
+                return entry
+        known = ", ".join(entry.version for entry in versions)
+        raise NotFound(f"{name} has no version {version}; it has: {known}")
+
+    def choose(
+        self, modality: Modality, task: Task, name: str | None, version: str | None
+    ) -> Served:
+        """The model for a request: the one that it names, else the only one that can do it.
+
+        Raises:
+            NotFound, NotReady: the model that was named is not there, or does not serve.
+            Unsupported: it is made for something else.
+            BadRequest: several could do it, and none is named.
+        """
+        if name is None:
+            return self._only(modality, task)
+        entry = self.find(name, version)
+        if entry.served is None:
+            reason = entry.reason or "it is being loaded"
+            raise NotReady(f"{name} version {entry.version} does not serve: {reason}")
+        manifest = entry.served.model.manifest
+        if manifest.modality != modality or task not in manifest.tasks.outputs():
+            raise Unsupported(
+                f"{name} cannot {task} {modality}; it can"
+                f" {' and '.join(manifest.tasks.outputs())} {manifest.modality}"
+            )
+        return entry.served
+
+    def able(self, modality: Modality, task: Task) -> list[str]:
+        """The names of the models that can do this now."""
+        return sorted({
+            entry.name
+            for entry in self._entries.values()
+            if entry.served
+            and entry.served.model.manifest.modality == modality
+            and task in entry.served.model.manifest.tasks.outputs()
+        })
+
+    def _only(self, modality: Modality, task: Task) -> Served:
+        names = self.able(modality, task)
+        if len(names) > 1:
+            raise BadRequest(
+                f"several models can {task} {modality}: say model= one of {', '.join(names)}",
+                param="model",
+            )
+        if not names:
+            if any(entry.state == "loading" for entry in self._entries.values()):
+                raise NotReady("the models are being loaded")
+            raise NotFound(f"no model that is ready can {task} {modality}")
+        return self.choose(modality, task, names[0], None)
+
+    async def _load(self, entry: Entry) -> Entry:
+        folder = self._settings.models / entry.name / entry.version
+        if entry.state == "failed":
+            logger.error("model refused: %s", entry.reason)
+            return entry
+        series = ModelSeries(entry.name, int(entry.version))
+        series.state("loading")
+        try:
+            model = await asyncio.to_thread(load, folder, self._settings)
+        except OperatorError as error:
+            logger.error("model refused: %s", error)
+            series.state("failed")
+            return Entry(entry.name, entry.version, "failed", reason=str(error))
+        series.state("ready")
+        logger.info("model ready: %s version %s", entry.name, entry.version)
+        batching = model.manifest.batching
+        limits = BatchLimits(batching.max_batch, batching.max_cost, self._settings.max_queue)
+        batcher = Batcher(model.run, limits, self._settings.lanes_per_model, series)
+        return Entry(entry.name, entry.version, "ready", served=Served(model, batcher, series))
+
+
+def _order(entry: Entry) -> tuple[str, int]:
+    return entry.name, int(entry.version) if entry.version.isdigit() else -1
+
+
+def _scan(models: Path) -> Iterator[Entry]:
+    """Every folder that means to be a model; hidden ones are being written and wait."""
+    for folder in _folders(models):
+        versions = list(_folders(folder))
+        if not versions:
+            yield Entry(folder.name, "-", "failed", reason=f"{folder}: holds no version folder")
+        for version in versions:
+            if version.name.isdecimal() and version.name.isascii():
+                yield Entry(folder.name, version.name, "loading")
+            else:
+                reason = f"{version}: a version is a number"
+                yield Entry(folder.name, version.name, "failed", reason=reason)
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir() and path.name[0] not in "._")
