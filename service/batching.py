@@ -11,7 +11,7 @@ from service.errors import BatchFailed, DeadlineExceeded, NotReady, QueueFull
 from service.metrics import ModelSeries
 from service.preprocessing import Array, Sample
 
-Row = dict[str, Array]                      # output's name -> one sample's values
+Row = dict[str, Array]  # output's name -> one sample's values
 Run = Callable[[Sequence[Sample]], Sequence[Row]]
 
 # A batch costs items x the longest, so that one long text makes its short neighbours as dear as
@@ -33,7 +33,7 @@ class Job:
     """One sample on its way through the model, with the way back to its caller."""
 
     sample: Sample
-    deadline: float                         # on the event loop's clock, seconds
+    deadline: float  # on the event loop's clock, seconds
     arrived: float
     reply: asyncio.Future[Reply]
 
@@ -47,14 +47,14 @@ class BatchLimits:
     """How much one batch may hold, and how much may wait."""
 
     items: int
-    cost: int | None = None                 # items x the costliest
-    queue: int = 512                        # items
+    cost: int | None = None  # items x the costliest
+    queue: int = 512  # items
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     jobs: list[Job]
-    reason: str                             # why it holds no more: full, cost, unlike, idle
+    reason: str  # why it holds no more: full, cost, unlike, idle
 
 
 @dataclass(slots=True)
@@ -198,7 +198,7 @@ class Batcher:
         return False
 
     async def _compute(self, jobs: list[Job]) -> None:
-        """Run one batch and answer each job; on failure by halves, so that only the culprit fails."""
+        """Run one batch and answer each job; retry by halves, so that only the culprit fails."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:

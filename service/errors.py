@@ -55,7 +55,7 @@ class NotFound(CallerError):
 class LoadError(SensoriumError):
     """The same request may succeed later."""
 
-    retry_after: float | None = None   # seconds
+    retry_after: float | None = None  # seconds
 
 
 class QueueFull(LoadError):

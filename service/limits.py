@@ -11,8 +11,8 @@ CGROUP = Path("/sys/fs/cgroup")
 class InputLimits:
     """What one item may cost before it reaches a model; decoders refuse what is beyond."""
 
-    pixels: int = 100_000_000      # width times height, as the file's header declares them
-    seconds: float = 600.0         # of sound
+    pixels: int = 100_000_000  # width times height, as the file's header declares them
+    seconds: float = 600.0  # of sound
     text_bytes: int = 1_000_000
 
 
@@ -22,7 +22,8 @@ def core_budget(cgroup: Path = CGROUP) -> int:
     A container that is limited to two cores on a host of sixty-four sees sixty-four in
     `os.cpu_count()`, and thirty-two threads for each core make everything slow.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affine = hasattr(os, "sched_getaffinity")  # Linux has it, macOS does not
+    cores = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
     quota = _cgroup_quota(cgroup)
     return max(1, min(cores, round(quota))) if quota else cores
 

@@ -1,11 +1,11 @@
 """A model folder says everything that serving it needs in its `manifest.yaml`.
 
-    models/<name>/<version>/
-        manifest.yaml      this file's `Manifest`
-        model.onnx         one graph or more
-        labels.txt         or tokenizer.json: whatever the manifest names
-        example.jpg        one input, and in example.json what the model must answer to it
-        card.md            for people
+models/<name>/<version>/
+    manifest.yaml      this file's `Manifest`
+    model.onnx         one graph or more
+    labels.txt         or tokenizer.json: whatever the manifest names
+    example.jpg        one input, and in example.json what the model must answer to it
+    card.md            for people
 """
 
 import hashlib
@@ -28,6 +28,7 @@ Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Triple = tuple[float, float, float]
 Modality = Literal["image", "text", "audio"]
+Task = Literal["classify", "embed"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -47,10 +48,10 @@ class ImagePreprocessing(Frozen):
     """A picture becomes RGB pixels; uint8 in 0..255 unless `normalise` is given."""
 
     modality: Literal["image"]
-    input: str                                     # the graph's input: uint8 or float, [N, ...]
-    size: tuple[Positive, Positive]                # height, width of what the graph takes
-    crop: Share = 1.0                              # of the largest centred box of that shape
-    fit: Literal["crop", "stretch"] = "crop"       # stretch: the whole picture, shape ignored
+    input: str  # the graph's input: uint8 or float, [N, ...]
+    size: tuple[Positive, Positive]  # height, width of what the graph takes
+    crop: Share = 1.0  # of the largest centred box of that shape
+    fit: Literal["crop", "stretch"] = "crop"  # stretch: the whole picture, shape ignored
     resample: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic"
     layout: Literal["NHWC", "NCHW"] = "NHWC"
     normalise: Normalise | None = None
@@ -64,7 +65,7 @@ class TextPreprocessing(Frozen):
 
     modality: Literal["text"]
     tokenizer: FileName = "tokenizer.json"
-    max_length: Positive                           # tokens, special ones included
+    max_length: Positive  # tokens, special ones included
     pad_token: str = "[PAD]"
     inputs: tuple[TokenInput, ...] = ("input_ids", "attention_mask")
 
@@ -72,8 +73,8 @@ class TextPreprocessing(Frozen):
 class LogMel(Frozen):
     """(ln(mel power + floor) - mean) / std, of Hann windows, on Slaney's mel scale."""
 
-    window: Positive                               # samples of one frame, also the FFT's length
-    hop: Positive                                  # samples from one frame to the next
+    window: Positive  # samples of one frame, also the FFT's length
+    hop: Positive  # samples from one frame to the next
     bands: Positive
     low_hz: Annotated[float, Field(ge=0)] = 0.0
     high_hz: Annotated[float, Field(gt=0)]
@@ -86,11 +87,11 @@ class AudioPreprocessing(Frozen):
     """A recording becomes mono sound of one rate and length, and a spectrogram if one is named."""
 
     modality: Literal["audio"]
-    input: str                                     # the graph's input: float32[N, ...]
-    sample_rate: Positive                          # Hz
-    seconds: Annotated[float, Field(gt=0)]         # longer is cut, shorter is padded with silence
-    keep: Literal["start", "centre"] = "start"     # which part of a longer recording
-    log_mel: LogMel | None = None                  # None: the graph takes the waveform
+    input: str  # the graph's input: float32[N, ...]
+    sample_rate: Positive  # Hz
+    seconds: Annotated[float, Field(gt=0)]  # longer is cut, shorter is padded with silence
+    keep: Literal["start", "centre"] = "start"  # which part of a longer recording
+    log_mel: LogMel | None = None  # None: the graph takes the waveform
 
     @property
     def samples(self) -> int:
@@ -123,7 +124,7 @@ class Classify(Frozen):
 
     output: str
     activation: Literal["softmax", "log_softmax", "sigmoid", "none"] = "softmax"
-    labels: FileName = "labels.txt"                # one a line, in the order of the output
+    labels: FileName = "labels.txt"  # one a line, in the order of the output
 
 
 class Embed(Frozen):
@@ -139,9 +140,12 @@ class Tasks(Frozen):
     classify: Classify | None = None
     embed: Embed | None = None
 
-    def outputs(self) -> dict[str, str]:
+    def outputs(self) -> dict[Task, str]:
         """Task -> the name of the graph's output."""
-        declared = {"classify": self.classify, "embed": self.embed}
+        declared: dict[Task, Classify | Embed | None] = {
+            "classify": self.classify,
+            "embed": self.embed,
+        }
         return {task: meaning.output for task, meaning in declared.items() if meaning}
 
     @model_validator(mode="after")
@@ -152,23 +156,23 @@ class Tasks(Frozen):
 
 
 class Batching(Frozen):
-    max_batch: Positive = 16                       # items
-    max_cost: Positive | None = None               # items x the longest: tokens, for a text
+    max_batch: Positive = 16  # items
+    max_cost: Positive | None = None  # items x the longest: tokens, for a text
 
 
 class Example(Frozen):
     """One input whose answer is known; a model that answers otherwise never becomes ready."""
 
     file: FileName
-    expected: FileName = "example.json"            # {task: [float, ...]}: scores or vector
-    tolerance: dict[Precision, Annotated[float, Field(gt=0)]]   # greatest absolute difference
+    expected: FileName = "example.json"  # {task: [float, ...]}: scores or vector
+    tolerance: dict[Precision, Annotated[float, Field(gt=0)]]  # greatest absolute difference
 
 
 class Origin(Frozen):
     """Where the weights came from, and by which right."""
 
     source: str
-    sha256: Sha256 | None = None                   # of the file of weights; None: trained here
+    sha256: Sha256 | None = None  # of the file of weights; None: trained here
     licence: str
     data: str
 

@@ -23,7 +23,7 @@ def probabilities(scores: Array, meaning: Classify) -> Floats:
         case "log_softmax":
             return np.exp(values)
         case "sigmoid":
-            return np.float32(1) / (1 + np.exp(-values))
+            return (1 / (1 + np.exp(-values))).astype(np.float32)
         case "none":
             return values
 
@@ -37,7 +37,8 @@ def softmax(values: Floats) -> Floats:
 
 def best(scores: Floats, count: int) -> list[int]:
     """The indices of the `count` highest scores, highest first; equal ones in their order."""
-    return np.argsort(-scores, kind="stable")[:count].tolist()
+    indices: list[int] = np.argsort(-scores, kind="stable")[:count].tolist()
+    return indices
 
 
 def cosines(left: Sequence[Floats], right: Sequence[Floats]) -> Floats:
@@ -49,4 +50,5 @@ def cosines(left: Sequence[Floats], right: Sequence[Floats]) -> Floats:
 def _unit(vectors: Sequence[Floats]) -> Floats:
     rows = np.stack(vectors)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+    directions: Floats = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return directions

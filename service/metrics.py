@@ -33,7 +33,9 @@ BATCH_COST = Histogram(
     "sensorium_batch_cost", "Cost of a batch: items times the costliest.", MODEL, buckets=COSTS
 )
 BATCH_PADDING = Histogram(
-    "sensorium_batch_padding_ratio", "Share of a batch's cost that is padding.", MODEL,
+    "sensorium_batch_padding_ratio",
+    "Share of a batch's cost that is padding.",
+    MODEL,
     buckets=SHARES,
 )
 BATCHES = Counter(
@@ -52,7 +54,8 @@ REFUSED = Counter(
     "sensorium_rejections", "Requests that were answered with a problem, by its code.", ("code",)
 )
 DROPPED = Counter(
-    "sensorium_dropped_items", "Items dropped before they ran: expired, cancelled.",
+    "sensorium_dropped_items",
+    "Items dropped before they ran: expired, cancelled.",
     (*MODEL, "reason"),
 )
 WAITING = Gauge(

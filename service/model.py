@@ -1,22 +1,20 @@
 """A loaded model: a folder that was verified, warmed, and answers its own example as it must."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from service.batching import Row
 from service.errors import BadModel, CallerError
-from service.manifest import Classify, Graph, Manifest, read_manifest
+from service.manifest import Classify, Graph, Manifest, Task, read_manifest
 from service.meaning import Floats, probabilities
 from service.preprocessing import Preprocessor, Sample, TensorSpec, build_preprocessor
 from service.session import Session, choose_provider
 from service.settings import Provider, Settings
-
-Task = Literal["classify", "embed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +27,7 @@ class Model:
     provider: Provider
     preprocessor: Preprocessor
     session: Session
-    labels: tuple[str, ...]                # empty for a model that does not classify
+    labels: tuple[str, ...]  # empty for a model that does not classify
 
     def decode(self, payload: bytes) -> Sample:
         return self.preprocessor.decode(payload)
@@ -48,7 +46,7 @@ class Model:
             return probabilities(values, meaning)
         return values.astype(np.float32)
 
-    def answers(self, samples: Sequence[Sample]) -> list[dict[str, Floats]]:
+    def answers(self, samples: Sequence[Sample]) -> list[dict[Task, Floats]]:
         """Every task's interpretation of every sample, computed here and now."""
         tasks = tuple(self.manifest.tasks.outputs())
         return [{task: self.interpret(task, row) for task in tasks} for row in self.run(samples)]
@@ -129,13 +127,15 @@ def _check_tensors(model: Model) -> None:
                 f"{where}: preprocessing: input {name} is {_show(found)},"
                 f" the manifest gives {_show(wanted)}"
             )
-        if found.shape[0] not in (None, model.manifest.batching.max_batch):
+        batch = found.shape[0]
+        if batch is not None and not batch == model.manifest.batching.max_batch == 1:
             raise BadModel(
-                f"{where}: batching.max_batch: the graph takes batches of {found.shape[0]} only;"
+                f"{where}: batching.max_batch: the graph takes batches of {batch} only;"
                 " export it with a dynamic batch"
             )
-    for task, width in _widths(model).items():
-        output = model.manifest.tasks.outputs()[task]
+    widths = _widths(model)
+    for task, output in model.manifest.tasks.outputs().items():
+        width = widths[task]
         if output not in model.session.outputs:
             raise BadModel(
                 f"{where}: tasks.{task}.output: the graph gives {_names(model.session.outputs)},"
@@ -149,11 +149,11 @@ def _check_tensors(model: Model) -> None:
             )
 
 
-def _widths(model: Model) -> dict[str, int]:
+def _widths(model: Model) -> dict[Task, int]:
     """Task -> values that the manifest, or its labels, promise for one sample."""
-    tasks = model.manifest.tasks
-    widths = {"classify": len(model.labels)} if tasks.classify else {}
-    return widths | ({"embed": tasks.embed.width} if tasks.embed else {})
+    embed = model.manifest.tasks.embed
+    widths: dict[Task, int] = {"classify": len(model.labels), "embed": embed.width if embed else 0}
+    return {task: widths[task] for task in model.manifest.tasks.outputs()}
 
 
 def _fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
@@ -162,8 +162,8 @@ def _fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool
     return len(found) == len(wanted) and all(a is None or b is None or a == b for a, b in pairs)
 
 
-def _names(tensors: object) -> str:
-    return ", ".join(sorted(tensors)) if isinstance(tensors, dict) else str(tensors)
+def _names(tensors: Iterable[str]) -> str:
+    return ", ".join(sorted(tensors))
 
 
 def _show(tensor: TensorSpec) -> str:
@@ -195,7 +195,7 @@ def _batch_sizes(largest: int) -> list[int]:
     return [*(2**power for power in range((largest - 1).bit_length())), largest]
 
 
-def _read_expected(model: Model) -> dict[str, Floats]:
+def _read_expected(model: Model) -> dict[Task, Floats]:
     path = model.folder / model.manifest.example.expected
     try:
         content: Any = json.loads(path.read_bytes())
@@ -209,8 +209,8 @@ def _read_expected(model: Model) -> dict[str, Floats]:
 
 def _compare(
     model: Model,
-    answer: dict[str, Floats],
-    expected: dict[str, Floats],
+    answer: dict[Task, Floats],
+    expected: dict[Task, Floats],
     tolerance: float,
     size: int,
 ) -> None:
@@ -224,6 +224,6 @@ def _compare(
         difference = float(np.abs(values - answer[task]).max())
         if not difference <= tolerance:  # a NaN is no answer either
             raise BadModel(
-                f"{path}: example.expected: {task} differs by {difference:.2g} in a batch of {size};"
-                f" {tolerance:.2g} is allowed"
+                f"{path}: example.expected: {task} differs by {difference:.2g}"
+                f" in a batch of {size}; {tolerance:.2g} is allowed"
             )

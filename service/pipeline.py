@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from service.errors import DeadlineExceeded
+from service.manifest import Task
 from service.meaning import Floats
-from service.model import Task
 from service.repository import Served
 
 T = TypeVar("T")
@@ -68,9 +68,7 @@ class Pipeline:
         served.series.stage("total", ended - started)
         return Prediction(values, sample.truncated, timings)
 
-    async def decode(
-        self, decode: Callable[[bytes], T], payload: bytes, deadline: float
-    ) -> T:
+    async def decode(self, decode: Callable[[bytes], T], payload: bytes, deadline: float) -> T:
         """Run a decoder in the pool; its libraries release the interpreter's lock."""
         try:
             async with asyncio.timeout_at(deadline):

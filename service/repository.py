@@ -9,9 +9,9 @@ from typing import Literal
 
 from service.batching import Batcher, BatchLimits
 from service.errors import BadRequest, NotFound, NotReady, OperatorError, Unsupported
-from service.manifest import Modality
+from service.manifest import Manifest, Modality, Task
 from service.metrics import ModelSeries
-from service.model import Model, Task, answer_example, load
+from service.model import Model, answer_example, load
 from service.settings import Settings
 
 __all__ = ["Entry", "Repository", "Served", "answer_example", "load"]
@@ -37,8 +37,8 @@ class Entry:
     name: str
     version: str
     state: State
-    reason: str | None = None              # why it failed
-    served: Served | None = None           # where it is ready
+    reason: str | None = None  # why it failed
+    served: Served | None = None  # where it is ready
 
 
 class Repository:
@@ -51,9 +51,7 @@ class Repository:
         if not settings.models.is_dir():
             raise OperatorError(f"SENSORIUM_MODELS: there is no folder {settings.models}")
         self._settings = settings
-        self._entries = {
-            (entry.name, entry.version): entry for entry in _scan(settings.models)
-        }
+        self._entries = {(entry.name, entry.version): entry for entry in _scan(settings.models)}
         self.draining = False
 
     async def open(self) -> None:
@@ -106,9 +104,11 @@ class Repository:
         raise NotFound(f"{name} has no version {version}; it has: {known}")
 
     def choose(
-        self, modality: Modality, task: Task, name: str | None, version: str | None
+        self, modality: Modality, task: Task | None, name: str | None, version: str | None
     ) -> Served:
         """The model for a request: the one that it names, else the only one that can do it.
+
+        Without a task, any model of the modality will do.
 
         Raises:
             NotFound, NotReady: the model that was named is not there, or does not serve.
@@ -122,34 +122,35 @@ class Repository:
             reason = entry.reason or "it is being loaded"
             raise NotReady(f"{name} version {entry.version} does not serve: {reason}")
         manifest = entry.served.model.manifest
-        if manifest.modality != modality or task not in manifest.tasks.outputs():
+        if not _can(manifest, modality, task):
             raise Unsupported(
-                f"{name} cannot {task} {modality}; it can"
+                f"{name} cannot {task or 'preview'} {modality}; it can"
                 f" {' and '.join(manifest.tasks.outputs())} {manifest.modality}"
             )
         return entry.served
 
-    def able(self, modality: Modality, task: Task) -> list[str]:
+    def able(self, modality: Modality, task: Task | None) -> list[str]:
         """The names of the models that can do this now."""
-        return sorted({
-            entry.name
-            for entry in self._entries.values()
-            if entry.served
-            and entry.served.model.manifest.modality == modality
-            and task in entry.served.model.manifest.tasks.outputs()
-        })
+        return sorted(
+            {
+                entry.name
+                for entry in self._entries.values()
+                if entry.served and _can(entry.served.model.manifest, modality, task)
+            }
+        )
 
-    def _only(self, modality: Modality, task: Task) -> Served:
+    def _only(self, modality: Modality, task: Task | None) -> Served:
         names = self.able(modality, task)
         if len(names) > 1:
             raise BadRequest(
-                f"several models can {task} {modality}: say model= one of {', '.join(names)}",
+                f"several models can {task or 'preview'} {modality}:"
+                f" say model= one of {', '.join(names)}",
                 param="model",
             )
         if not names:
             if any(entry.state == "loading" for entry in self._entries.values()):
                 raise NotReady("the models are being loaded")
-            raise NotFound(f"no model that is ready can {task} {modality}")
+            raise NotFound(f"no model that is ready can {task or 'preview'} {modality}")
         return self.choose(modality, task, names[0], None)
 
     async def _load(self, entry: Entry) -> Entry:
@@ -171,6 +172,10 @@ class Repository:
         limits = BatchLimits(batching.max_batch, batching.max_cost, self._settings.max_queue)
         batcher = Batcher(model.run, limits, self._settings.lanes_per_model, series)
         return Entry(entry.name, entry.version, "ready", served=Served(model, batcher, series))
+
+
+def _can(manifest: Manifest, modality: Modality, task: Task | None) -> bool:
+    return manifest.modality == modality and (task is None or task in manifest.tasks.outputs())
 
 
 def _order(entry: Entry) -> tuple[str, int]:

@@ -68,7 +68,8 @@ class AudioPreprocessor:
         seconds = file.frames / file.samplerate
         if seconds > self._limits.seconds:
             raise TooLarge(
-                f"the recording lasts {seconds:.0f} s; at most {self._limits.seconds:.0f} s are taken"
+                f"the recording lasts {seconds:.0f} s;"
+                f" at most {self._limits.seconds:.0f} s are taken"
             )
         wanted = math.ceil(self.spec.seconds * file.samplerate)
         cut = file.frames > wanted
@@ -105,10 +106,11 @@ class LogMelSpectrogram:
         half = spec.window // 2
         padded = np.pad(wave, (half, spec.window - half), mode="reflect")
         frames = np.lib.stride_tricks.sliding_window_view(padded, spec.window)[:: spec.hop]
-        frames = frames[: len(wave) // spec.hop + 1] * self._window       # [frames, window]
-        power = np.abs(np.fft.rfft(frames, axis=1)) ** 2                  # [frames, bins]
-        mel = self._filters @ power.T.astype(np.float32)                  # [bands, frames]
-        return ((np.log(mel + spec.floor) - spec.mean) / spec.std).astype(np.float32)
+        frames = frames[: len(wave) // spec.hop + 1] * self._window  # [frames, window]
+        power = np.abs(np.fft.rfft(frames, axis=1)) ** 2  # [frames, bins]
+        mel = self._filters @ power.T.astype(np.float32)  # [bands, frames]
+        features: Floats = ((np.log(mel + spec.floor) - spec.mean) / spec.std).astype(np.float32)
+        return features
 
 
 def mel_filters(spec: LogMel, sample_rate: int) -> Floats:
@@ -117,7 +119,8 @@ def mel_filters(spec: LogMel, sample_rate: int) -> Floats:
     Source: M. Slaney, Auditory Toolbox (1998): linear below 1 kHz, logarithmic above.
     """
     bins = np.fft.rfftfreq(spec.window, 1 / sample_rate)
-    edges = _mel_to_hz(np.linspace(_hz_to_mel(spec.low_hz), _hz_to_mel(spec.high_hz), spec.bands + 2))
+    lowest, highest = _hz_to_mel(spec.low_hz), _hz_to_mel(spec.high_hz)
+    edges = _mel_to_hz(np.linspace(lowest, highest, spec.bands + 2))
     low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising = (bins - low) / (centre - low)
     falling = (high - bins) / (high - centre)

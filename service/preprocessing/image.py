@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
@@ -46,7 +46,7 @@ class ImagePreprocessor:
         """One picture as uint8[H, W, 3], or as the manifest's dtype and layout."""
         pixels = self._pixels(payload)
         if normalise := self.spec.normalise:
-            mean, std = np.float32(normalise.mean), np.float32(normalise.std)
+            mean, std = np.array([normalise.mean, normalise.std], np.float32)
             pixels = ((pixels / np.float32(255) - mean) / std).astype(normalise.dtype)
         if self.spec.layout == "NCHW":
             pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -61,8 +61,10 @@ class ImagePreprocessor:
         if self.spec.layout == "NCHW":
             pixels = pixels.transpose(1, 2, 0)
         if normalise := self.spec.normalise:
-            pixels = (pixels * np.float32(normalise.std) + np.float32(normalise.mean)) * 255
-        return pixels.round().clip(0, 255).astype(np.uint8)
+            mean, std = np.array([normalise.mean, normalise.std], np.float32)
+            pixels = (pixels * std + mean) * 255
+        restored: Array = pixels.round().clip(0, 255).astype(np.uint8)
+        return restored
 
     def _pixels(self, payload: bytes) -> Array:
         """The picture at the model's size: uint8[H, W, 3]."""
@@ -78,7 +80,7 @@ class ImagePreprocessor:
                 return np.asarray(resized)
         except TooLarge:
             raise
-        except Image.UnidentifiedImageError as error:
+        except UnidentifiedImageError as error:
             raise Unreadable(
                 f"not a picture that can be read; send one of {', '.join(FORMATS)}"
             ) from error

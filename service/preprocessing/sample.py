@@ -14,9 +14,9 @@ Array = NDArray[Any]
 class Sample:
     """One input as its model takes it, without the batch dimension."""
 
-    data: Array                # uint8[H, W, 3], float[...] or int64[tokens]
-    cost: int = 1              # what the batch budget counts: tokens of a text, else 1
-    truncated: bool = False    # the model reads less than the whole input
+    data: Array  # uint8[H, W, 3], float[...] or int64[tokens]
+    cost: int = 1  # what the batch budget counts: tokens of a text, else 1
+    truncated: bool = False  # the model reads less than the whole input
 
 
 @dataclass(frozen=True, slots=True)

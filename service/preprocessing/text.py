@@ -46,7 +46,7 @@ class TextPreprocessor:
 
     def decode(self, payload: bytes) -> Sample:
         """One UTF-8 text as int64[tokens]."""
-        _, encoding = self._encode(payload)
+        encoding = self._encode(payload)
         ids = np.array(encoding.ids, dtype=np.int64)
         return Sample(ids, cost=len(ids), truncated=bool(encoding.overflowing))
 
@@ -61,17 +61,18 @@ class TextPreprocessor:
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         return {name: feeds[name] for name in self.spec.inputs}
 
-    def tokens(self, payload: bytes) -> tuple[str, list[Token], bool]:
-        """The text, what the model reads of it token by token, and whether it was truncated."""
-        text, encoding = self._encode(payload)
+    def tokens(self, payload: bytes) -> tuple[list[Token], bool]:
+        """What the model reads, token by token, and whether the text was truncated."""
+        encoding = self._encode(payload)
         pieces = zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
         tokens = [Token(id_, token, *offsets) for id_, token, offsets in pieces]
-        return text, tokens, bool(encoding.overflowing)
+        return tokens, bool(encoding.overflowing)
 
-    def _encode(self, payload: bytes) -> tuple[str, Encoding]:
+    def _encode(self, payload: bytes) -> Encoding:
         if len(payload) > self._limits.text_bytes:
             raise TooLarge(
-                f"the text has {len(payload):,} bytes; at most {self._limits.text_bytes:,} are taken"
+                f"the text has {len(payload):,} bytes;"
+                f" at most {self._limits.text_bytes:,} are taken"
             )
         try:
             text = payload.decode("utf-8-sig")
@@ -81,4 +82,4 @@ class TextPreprocessor:
             ) from error
         if not text.strip():
             raise Unreadable("the text is empty")
-        return text, self._tokenizer.encode(text)
+        return self._tokenizer.encode(text)

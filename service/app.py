@@ -1,0 +1,87 @@
+"""The BentoML service: workers, lifecycle, and our routes in front of BentoML's own.
+
+bentoml serve service.app:Sensorium
+"""
+
+import asyncio
+import logging
+from importlib.metadata import version
+
+import bentoml
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service import metrics
+from service.errors import ProviderMissing
+from service.pipeline import Pipeline
+from service.repository import Repository
+from service.routes import build_api
+from service.routes.state import State
+from service.session import choose_provider
+from service.settings import Settings
+from service.version import VERSION
+
+logger = logging.getLogger(__name__)
+
+settings = Settings()
+api = build_api(settings)
+
+# BentoML's own deadline is a net under ours, which answers with a problem document.
+NET_SECONDS = 120
+
+
+class Front:
+    """Every path is ours but BentoML's list of routes: its `/`, `/readyz` ... would shadow ours."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._bentoml = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ours = scope["type"] == "http" and scope["path"] != "/docs.json"
+        await (api if ours else self._bentoml)(scope, receive, send)
+
+
+@bentoml.service(
+    name="sensorium",
+    workers=settings.workers,
+    traffic={"timeout": NET_SECONDS},
+    metrics={"enabled": False},  # its labels are raw paths; ours are in service/metrics.py
+    logging={"access": {"enabled": False}},
+    tracing={"excluded_urls": ".*"},  # nothing exports the spans that each request would make
+)
+@bentoml.asgi_app(api)
+class Sensorium:
+    """One service for pictures, text and sound."""
+
+    def __init__(self) -> None:
+        self._state = State(settings, Repository(settings), Pipeline(settings.decoders))
+        api.state.sensorium = self._state
+
+    @bentoml.on_startup  # type: ignore[untyped-decorator]
+    async def start(self) -> None:
+        """Load in the background: the process lives, and says itself when it is ready."""
+        logging.getLogger("service").setLevel(logging.INFO)
+        provider = _announce_provider()
+        metrics.BUILD.labels(VERSION, version("bentoml"), version("onnxruntime"), provider).set(1)
+        self._loading = asyncio.create_task(self._state.repository.open())
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    async def stop(self) -> None:
+        """Finish what is queued."""
+        self._loading.cancel()
+        await self._state.repository.close()
+        self._state.pipeline.close()
+
+
+Sensorium.add_asgi_middleware(Front)  # type: ignore[attr-defined]  # the decorator makes a Service
+
+
+def _announce_provider() -> str:
+    """The provider that models run on; one that was asked for and is missing is loud."""
+    try:
+        provider = choose_provider(settings.provider)
+    except ProviderMissing as error:
+        logger.error("%s: no model can be served", error)
+        metrics.PROVIDER_MISSING.labels(settings.provider).set(1)
+        return f"{settings.provider} (missing)"
+    logger.info("models run on %s", provider)
+    return provider

@@ -1,0 +1,252 @@
+"""Files in, labels or vectors out: `/v1/{image,text,audio}/{classify,embed}` and similarity."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from service.errors import BadRequest, SensoriumError
+from service.manifest import Modality, Task
+from service.meaning import ZERO_SHOT_SCALE, Floats, best, cosines, softmax
+from service.pipeline import Prediction
+from service.repository import Served
+from service.routes import examples
+from service.routes.answers import Answer, Label, Result, Similarity, deadline_of, respond
+from service.routes.payloads import Item, encode_text, read_items
+from service.routes.problems import code_of, describe
+from service.routes.state import Shared, State
+
+router = APIRouter()
+
+Version = Annotated[str, Field(pattern=r"^\d{1,9}$")]
+
+
+class ModelQuery(BaseModel):
+    """Which model; without one, the only one that can do it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = None
+    version: Version | None = Field(None, description="Without one, the highest that is ready.")
+
+
+class ClassifyQuery(ModelQuery):
+    top_k: int = Field(5, ge=1, le=10_000, description="How many labels, the likeliest first.")
+
+
+class TextClassifyQuery(ClassifyQuery):
+    labels: list[str] = Field(
+        [], max_length=256, description="Zero-shot: classify by likeness to these words."
+    )
+
+
+class Comparison(BaseModel):
+    """Texts to compare: with each other, or each of `input` with each of `against`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input: str | list[str]
+    against: str | list[str] | None = None
+
+
+def file_route(path: str, modality: Modality, answer: dict[str, Any]) -> Callable[..., Any]:
+    """Both verbs: POST, and PUT, which `curl -T` sends."""
+    return router.api_route(
+        path,
+        methods=["POST", "PUT"],
+        response_model=Answer,
+        openapi_extra=examples.request(modality),
+        responses=examples.response(answer),
+        generate_unique_id_function=lambda route: f"{modality}_{route.name}",
+    )
+
+
+@file_route("/v1/image/classify", "image", examples.IMAGE_LABELS)
+async def classify_image(
+    request: Request, shared: Shared, query: Annotated[ClassifyQuery, Query()]
+) -> Response:
+    """Labels of pictures, the likeliest first."""
+    return await _classify(request, shared, "image", query)
+
+
+@file_route("/v1/audio/classify", "audio", examples.AUDIO_LABELS)
+async def classify_audio(
+    request: Request, shared: Shared, query: Annotated[ClassifyQuery, Query()]
+) -> Response:
+    """Labels of recordings, the likeliest first."""
+    return await _classify(request, shared, "audio", query)
+
+
+@file_route("/v1/text/classify", "text", examples.TEXT_LABELS)
+async def classify_text(
+    request: Request, shared: Shared, query: Annotated[TextClassifyQuery, Query()]
+) -> Response:
+    """Labels of texts: a model's own (`model=`), or those of the query by likeness (`labels=`)."""
+    if query.labels:
+        return await _classify_by_likeness(request, shared, query)
+    if query.model is None:
+        encoders = ", ".join(shared.repository.able("text", "embed")) or "none"
+        models = ", ".join(shared.repository.able("text", "classify")) or "none"
+        raise BadRequest(
+            "say model= for a model's own labels"
+            f" (there are: {models}), or labels= several times to classify by likeness"
+            f" (with the vectors of: {encoders})",
+            "model",
+        )
+    return await _classify(request, shared, "text", query)
+
+
+@file_route("/v1/image/embed", "image", examples.VECTOR)
+async def embed_image(
+    request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
+) -> Response:
+    """Vectors of pictures."""
+    return await _embed(request, shared, "image", query)
+
+
+@file_route("/v1/text/embed", "text", examples.VECTOR)
+async def embed_text(
+    request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
+) -> Response:
+    """Vectors of texts: near meanings lie near."""
+    return await _embed(request, shared, "text", query)
+
+
+@router.post(
+    "/v1/text/similarity",
+    response_model=Similarity,
+    responses=examples.response(examples.SIMILARITY),
+)
+async def compare_texts(
+    comparison: Comparison, request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
+) -> Response:
+    """Cosines of texts: of every two of `input`, or of `input` with those of `against`."""
+    served = shared.repository.choose("text", "embed", query.model, query.version)
+    rows, columns = _texts(comparison.input), _texts(comparison.against)
+    if len(rows) + len(columns) < 2:
+        raise BadRequest("similarity wants two texts or more", "input")
+    deadline = deadline_of(request, shared.settings.timeout_ms)
+    predictions = await _embed_words(shared, served, rows + columns, deadline)
+    vectors = [prediction.values for prediction in predictions]
+    left = vectors[: len(rows)]
+    document = Similarity(
+        model=served.model.manifest.name,
+        version=str(served.model.manifest.version),
+        similarities=cosines(left, vectors[len(rows) :] or left).tolist(),
+    )
+    return respond(document, [prediction.timings for prediction in predictions])
+
+
+async def _classify(
+    request: Request, shared: State, modality: Modality, query: ClassifyQuery
+) -> Response:
+    served = shared.repository.choose(modality, "classify", query.model, query.version)
+    labels = served.model.labels
+
+    def read(prediction: Prediction) -> Fields:
+        return {"labels": _rank(labels, prediction.values, query.top_k)}
+
+    return await _answer(request, shared, served, "classify", read)
+
+
+async def _embed(
+    request: Request, shared: State, modality: Modality, query: ModelQuery
+) -> Response:
+    served = shared.repository.choose(modality, "embed", query.model, query.version)
+
+    def read(prediction: Prediction) -> Fields:
+        return {"vector": prediction.values.tolist()}
+
+    return await _answer(request, shared, served, "embed", read)
+
+
+async def _classify_by_likeness(
+    request: Request, shared: State, query: TextClassifyQuery
+) -> Response:
+    served = shared.repository.choose("text", "embed", query.model, query.version)
+    deadline = deadline_of(request, shared.settings.timeout_ms)
+    words = await _embed_words(shared, served, query.labels, deadline)
+    vectors = [prediction.values for prediction in words]
+
+    def read(prediction: Prediction) -> Fields:
+        [likeness] = cosines([prediction.values], vectors)
+        return {"labels": _rank(query.labels, softmax(likeness * ZERO_SHOT_SCALE), query.top_k)}
+
+    return await _answer(request, shared, served, "embed", read)
+
+
+Fields = dict[str, Any]  # what a prediction adds to its `Result`
+
+
+async def _answer(
+    request: Request,
+    shared: State,
+    served: Served,
+    task: Task,
+    read: Callable[[Prediction], Fields],
+) -> Response:
+    """Every item's prediction, read as the route wants it; a single item's error is raised."""
+    deadline = deadline_of(request, shared.settings.timeout_ms)
+    items = await read_items(request, served.model.manifest.modality, shared.settings.max_items)
+    outcomes = await asyncio.gather(
+        *(_predict(shared, served, task, item, deadline) for item in items)
+    )
+    if len(outcomes) == 1 and isinstance(outcomes[0], SensoriumError):
+        raise outcomes[0]
+    document = Answer(
+        model=served.model.manifest.name,
+        version=str(served.model.manifest.version),
+        results=[
+            _result(index, outcome, read, request.state.request_id)
+            for index, outcome in enumerate(outcomes)
+        ],
+    )
+    return respond(document, [o.timings for o in outcomes if isinstance(o, Prediction)])
+
+
+def _result(
+    index: int,
+    outcome: Prediction | SensoriumError,
+    read: Callable[[Prediction], Fields],
+    request_id: str,
+) -> Result:
+    if isinstance(outcome, SensoriumError):
+        return Result(index=index, status="error", error=describe(outcome, request_id))
+    truncated = True if outcome.truncated else None
+    return Result(index=index, status="ok", truncated=truncated, **read(outcome))
+
+
+async def _predict(
+    shared: State, served: Served, task: Task, item: Item, deadline: float
+) -> Prediction | SensoriumError:
+    """One item's prediction, or why there is none; counted by its outcome."""
+    try:
+        if isinstance(item, SensoriumError):
+            raise item
+        prediction = await shared.pipeline.predict(served, task, item, deadline)
+    except SensoriumError as error:
+        served.series.done(code_of(error))
+        return error
+    served.series.done("ok")
+    return prediction
+
+
+async def _embed_words(
+    shared: State, served: Served, words: Sequence[str], deadline: float
+) -> list[Prediction]:
+    """The vectors of texts that belong to the request itself: one that fails, fails it."""
+    return await asyncio.gather(
+        *(shared.pipeline.predict(served, "embed", encode_text(word), deadline) for word in words)
+    )
+
+
+def _texts(given: str | list[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else given or []
+
+
+def _rank(labels: Sequence[str], scores: Floats, top_k: int) -> list[Label]:
+    """The likeliest labels, highest first."""
+    return [Label(label=labels[index], score=float(scores[index])) for index in best(scores, top_k)]

@@ -1,0 +1,70 @@
+"""Health and metrics: what a load balancer and Prometheus ask."""
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
+
+from service import metrics
+from service.routes.state import Shared
+from service.version import VERSION
+
+router = APIRouter()
+
+
+class Liveness(BaseModel):
+    status: Literal["alive"] = "alive"
+
+
+class ModelState(BaseModel):
+    name: str
+    version: str
+    state: Literal["loading", "ready", "failed"]
+    reason: str | None = None  # why it failed
+
+
+class Readiness(BaseModel):
+    status: Literal["ready", "unready"]
+    provider: str  # that was asked for
+    models: list[ModelState]
+
+
+class About(BaseModel):
+    name: Literal["sensorium"] = "sensorium"
+    version: str
+    openapi: str = "/openapi.json"
+
+
+@router.get("/")
+async def about() -> About:
+    """Who answers here, and where its contract is."""
+    return About(version=VERSION)
+
+
+@router.get("/livez")
+async def livez() -> Liveness:
+    """The process answers."""
+    return Liveness()
+
+
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "Not now."}})
+async def readyz(shared: Shared) -> Readiness:
+    """Whether loading has ended and there is something to serve; every model and its state."""
+    document = Readiness(
+        status="ready" if shared.repository.ready else "unready",
+        provider=shared.settings.provider,
+        models=[
+            ModelState(name=e.name, version=e.version, state=e.state, reason=e.reason)
+            for e in shared.repository.entries()
+        ],
+    )
+    if document.status == "ready":
+        return document
+    return JSONResponse(document.model_dump(), 503)  # type: ignore[return-value]
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def get_metrics() -> Response:
+    """All series in Prometheus' text format."""
+    return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)

@@ -1,0 +1,104 @@
+"""Preview: what a model sees of a file, turned back for people."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from service import pictures
+from service.errors import BadRequest
+from service.manifest import Modality
+from service.preprocessing import AudioPreprocessor, ImagePreprocessor, TextPreprocessor
+from service.preprocessing.text import Token
+from service.routes import examples
+from service.routes.answers import deadline_of
+from service.routes.files import ModelQuery
+from service.routes.payloads import read_items
+from service.routes.state import Shared, State
+
+router = APIRouter()
+T = TypeVar("T")
+
+PNG: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/png": {}}, "description": "A picture."}
+}
+
+
+class Tokens(BaseModel):
+    """A text as its model reads it; `[start, end)` are characters of the text."""
+
+    model: str
+    version: str
+    truncated: bool
+    tokens: list[Token]
+
+
+@router.post(
+    "/v1/image/preview",
+    response_class=Response,
+    responses=PNG,
+    openapi_extra=examples.request("image"),
+)
+async def preview_image(
+    request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
+) -> Response:
+    """The picture rebuilt from the model's input, as PNG."""
+    served = shared.repository.choose("image", None, query.model, query.version)
+    preprocessor = served.model.preprocessor
+    assert isinstance(preprocessor, ImagePreprocessor)
+
+    def draw(payload: bytes) -> bytes:
+        return pictures.encode(preprocessor.restore(preprocessor.decode(payload)))
+
+    return Response(await _turn(request, shared, "image", draw), media_type="image/png")
+
+
+@router.post(
+    "/v1/audio/preview",
+    response_class=Response,
+    responses=PNG,
+    openapi_extra=examples.request("audio"),
+)
+async def preview_audio(
+    request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
+) -> Response:
+    """Waveform and log-mel spectrogram, with axes, as PNG."""
+    served = shared.repository.choose("audio", None, query.model, query.version)
+    preprocessor = served.model.preprocessor
+    assert isinstance(preprocessor, AudioPreprocessor)
+
+    def draw(payload: bytes) -> bytes:
+        wave, _ = preprocessor.waveform(payload)
+        return pictures.draw_sound(wave, preprocessor.features(wave), preprocessor.spec)
+
+    return Response(await _turn(request, shared, "audio", draw), media_type="image/png")
+
+
+@router.post("/v1/text/preview", openapi_extra=examples.request("text"))
+async def preview_text(
+    request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
+) -> Tokens:
+    """The tokens, with their ids and offsets."""
+    served = shared.repository.choose("text", None, query.model, query.version)
+    preprocessor = served.model.preprocessor
+    assert isinstance(preprocessor, TextPreprocessor)
+    tokens, truncated = await _turn(request, shared, "text", preprocessor.tokens)
+    manifest = served.model.manifest
+    return Tokens(
+        model=manifest.name, version=str(manifest.version), truncated=truncated, tokens=tokens
+    )
+
+
+async def _turn(
+    request: Request, shared: State, modality: Modality, turn: Callable[[bytes], T]
+) -> T:
+    """The request's only item, turned in the decoders' pool."""
+    deadline = deadline_of(request, shared.settings.timeout_ms)
+    items = await read_items(request, modality, shared.settings.max_items)
+    if len(items) != 1:
+        raise BadRequest("a preview takes one item")
+    if not isinstance(items[0], bytes):
+        raise items[0]
+    return await shared.pipeline.decode(turn, items[0], deadline)

@@ -1,0 +1,138 @@
+"""Problems: one table turns an error into a status, a code and a document (RFC 9457)."""
+
+import logging
+import math
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from service import errors, metrics
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+# error -> status, code, title; the first class that fits
+TABLE: dict[type[Exception], tuple[int, str, str]] = {
+    errors.BadRequest: (400, "bad_request", "The request is not of a form that is taken here"),
+    errors.Unsupported: (400, "unsupported", "The model is made for something else"),
+    errors.NotFound: (404, "not_found", "There is nothing of that name"),
+    errors.TooLarge: (413, "too_large", "The input is beyond a limit"),
+    errors.Unreadable: (422, "unreadable", "The input cannot be decoded"),
+    errors.QueueFull: (503, "queue_full", "Too much work is waiting"),
+    errors.NotReady: (503, "not_ready", "The model does not serve now"),
+    errors.DeadlineExceeded: (504, "deadline_exceeded", "The answer would have come too late"),
+    errors.BatchFailed: (500, "inference_failed", "The model failed on this input"),
+    Exception: (500, "internal", "Something is wrong on this side"),
+}
+
+
+class OpenAIError(BaseModel):
+    """The same in the words that OpenAI's clients read."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class Problem(BaseModel):
+    """Why there is no answer, and what to change."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    error: OpenAIError
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": title, "content": {MEDIA_TYPE: {}}}
+    for status, _, title in TABLE.values()
+}
+
+
+def code_of(error: Exception) -> str:
+    """The code by which clients and metrics tell the error."""
+    return _row(error)[1]
+
+
+def describe(error: Exception, request_id: str) -> Problem:
+    """The problem document of an error."""
+    status, code, title = _row(error)
+    known = isinstance(error, errors.SensoriumError)
+    detail = str(error) if known else "unexpected; the service's log has more under the request id"
+    return _problem(status, code, title, detail, request_id, getattr(error, "param", None))
+
+
+def respond(problem: Problem, retry_after: float | None = None) -> Response:
+    """The problem as the whole answer to a request."""
+    metrics.REFUSED.labels(problem.code).inc()
+    response = Response(problem.model_dump_json(), problem.status, media_type=MEDIA_TYPE)
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
+    return response
+
+
+def install(api: FastAPI) -> None:
+    """Answer every error of the routes with a problem document."""
+    api.add_exception_handler(errors.SensoriumError, _answer_ours)
+    api.add_exception_handler(RequestValidationError, _answer_bad_parameter)
+    api.add_exception_handler(HTTPException, _answer_http)
+    api.add_exception_handler(Exception, _answer_unexpected)
+
+
+async def _answer_ours(request: Request, error: Exception) -> Response:
+    return respond(describe(error, request.state.request_id), getattr(error, "retry_after", None))
+
+
+async def _answer_bad_parameter(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = str(first["loc"][-1])
+    bad = errors.BadRequest(f"parameter {param}: {first['msg']}", param)
+    return await _answer_ours(request, bad)
+
+
+async def _answer_http(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: no such path, or not by this method."""
+    assert isinstance(error, HTTPException)
+    status = error.status_code
+    code = {404: "not_found", 405: "method_not_allowed"}.get(status, "bad_request")
+    detail = f"{request.method} {request.url.path}: {error.detail}; /openapi.json lists the routes"
+    response = respond(_problem(status, code, error.detail, detail, request.state.request_id))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _answer_unexpected(request: Request, error: Exception) -> Response:
+    logger.error("request %s failed", request.state.request_id, exc_info=error)
+    response = await _answer_ours(request, error)
+    # This handler runs outside of the edge, which gives the others their id.
+    response.headers["X-Request-Id"] = request.state.request_id
+    return response
+
+
+def _row(error: Exception) -> tuple[int, str, str]:
+    return next(row for kind, row in TABLE.items() if isinstance(error, kind))
+
+
+def _problem(
+    status: int, code: str, title: str, detail: str, request_id: str, param: str | None = None
+) -> Problem:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return Problem(
+        type=f"urn:sensorium:problem:{code}",
+        title=title,
+        status=status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        error=OpenAIError(message=detail, type=kind, param=param, code=code),
+    )

@@ -1,0 +1,3 @@
+"""The version of Sensorium that this is."""
+
+VERSION = "0.1.0"
