@@ -14,9 +14,10 @@ from service.preprocessing import Array, Sample
 Row = dict[str, Array]  # output's name -> one sample's values
 Run = Callable[[Sequence[Sample]], Sequence[Row]]
 
-# A batch costs items x the longest, so that one long text makes its short neighbours as dear as
-# itself. Beyond a quarter of padding a second, smaller batch is cheaper than a common one.
-MAX_PADDING = 0.25
+# Everything in a batch is padded to the longest, so that one long text makes its short neighbours
+# as dear as itself. Within a quarter, or a few tokens, a common batch is cheaper than two.
+LIKE_SHARE = 0.25
+LIKE_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +169,14 @@ class Batcher:
             return None
         oldest = self._waiting[0]
         alike = sorted(self._waiting, key=lambda job: abs(job.cost - oldest.cost))
-        jobs, longest, total, reason = [oldest], oldest.cost, oldest.cost, "idle"
+        jobs, shortest, longest, reason = [oldest], oldest.cost, oldest.cost, "idle"
         for job in alike[1:]:
-            longest, total = max(longest, job.cost), total + job.cost
-            cost = (len(jobs) + 1) * longest
+            shortest, longest = min(shortest, job.cost), max(longest, job.cost)
             if len(jobs) == self._limits.items:
                 reason = "full"
-            elif self._limits.cost and cost > self._limits.cost:
+            elif self._limits.cost and (len(jobs) + 1) * longest > self._limits.cost:
                 reason = "cost"
-            elif 1 - total / cost > MAX_PADDING:
+            elif longest - shortest > max(LIKE_TOKENS, LIKE_SHARE * longest):
                 reason = "unlike"
             else:
                 jobs.append(job)

@@ -1,0 +1,193 @@
+"""Small true models, made in milliseconds, and ways to reach the service."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+import soundfile
+import yaml
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from service.manifest import Manifest
+from service.model import answer_example
+
+SHARED_DATA = Path(__file__).parents[2] / "shared/data"
+
+# Three graphs whose answers anyone can foresee.
+COLOURS = """
+<ir_version: 9, opset_import: ["" : 18]>
+colours (uint8[N,8,8,3] pixels) => (float[N,3] logits, float[N,3] vector)
+<int64[2] sides = {1, 2}, float scale = {0.1}> {
+    floats = Cast<to = 1>(pixels)
+    vector = ReduceMean<keepdims = 0>(floats, sides)
+    logits = Mul(vector, scale)
+}
+"""
+WORDS = """
+<ir_version: 9, opset_import: ["" : 18]>
+words (int64[N,L] input_ids, int64[N,L] attention_mask) => (float[N,8] vector)
+<int64[1] one = {1}, int64[1] two = {2}, int64 depth = {8}, float[2] off_on = {0, 1}> {
+    embedded = OneHot(input_ids, depth, off_on)
+    mask = Cast<to = 1>(attention_mask)
+    wide = Unsqueeze(mask, two)
+    counted = Mul(embedded, wide)
+    total = ReduceSum<keepdims = 0>(counted, one)
+    length = ReduceSum<keepdims = 1>(mask, one)
+    vector = Div(total, length)
+}
+"""
+LOUDNESS = """
+<ir_version: 9, opset_import: ["" : 18]>
+loudness (float[N,1000] wave) => (float[N,2] logits)
+<int64[1] time = {1}, float quiet = {0.1}, float sharp = {50}, float minus = {-1}> {
+    positive = Abs(wave)
+    level = ReduceMean<keepdims = 1>(positive, time)
+    above = Sub(level, quiet)
+    loud = Mul(above, sharp)
+    silent = Mul(loud, minus)
+    logits = Concat<axis = 1>(silent, loud)
+}
+"""
+VOCABULARY = ["[PAD]", "[UNK]", "red", "green", "blue", "cat", "dog", "sea"]
+ORIGIN = {"source": "made by the tests", "licence": "Apache-2.0", "data": "none"}
+
+
+def png(colour: tuple[int, int, int], size: tuple[int, int] = (16, 16)) -> bytes:
+    """A picture of one colour."""
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def wav(wave: Any, rate: int = 1000, **options: str) -> bytes:
+    """A recording; `options` are soundfile's format and subtype."""
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate, **{"format": "WAV", **options})
+    return file.getvalue()
+
+
+def tone(level: float, seconds: float = 1.0, rate: int = 1000) -> bytes:
+    time = np.arange(round(seconds * rate)) / rate
+    return wav(level * np.sin(2 * np.pi * 50 * time), rate)
+
+
+def write_model(
+    models: Path,
+    graph: str | bytes,
+    change: Callable[[dict[str, Any]], None] | None = None,
+    **content: Any,
+) -> Path:
+    """A model folder of a small graph; `change` edits its manifest before it is written."""
+    manifest: dict[str, Any] = {
+        "format": 1,
+        "version": 1,
+        "description": "A small model of the tests.",
+        "origin": ORIGIN,
+        **content,
+    }
+    files = manifest.pop("files")
+    folder = models / str(manifest["name"]) / str(manifest["version"])
+    folder.mkdir(parents=True)
+    data = graph if isinstance(graph, bytes) else _serialise(graph)
+    (folder / "model.onnx").write_bytes(data)
+    manifest["graphs"] = [{"file": "model.onnx", "sha256": hashlib.sha256(data).hexdigest()}]
+    for name, bytes_ in {"card.md": b"# A small model\n", **files}.items():
+        (folder / name).write_bytes(bytes_)
+    answer = answer_example(folder, Manifest.model_validate(manifest))
+    (folder / "example.json").write_text(json.dumps(answer))
+    if change:
+        change(manifest)
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    return folder
+
+
+def write_colours(models: Path, name: str = "colours", **options: Any) -> Path:
+    """Says of a picture whether it is red, green or blue; its vector is the mean colour."""
+    return write_model(
+        models,
+        options.pop("graph", COLOURS),
+        name=name,
+        preprocessing={"modality": "image", "input": "pixels", "size": [8, 8]},
+        tasks={
+            "classify": {"output": "logits"},
+            "embed": {"output": "vector", "width": 3},
+        },
+        batching={"max_batch": 8},
+        example={"file": "example.png", "tolerance": {"fp32": 1e-4}},
+        files={"labels.txt": b"red\ngreen\nblue\n", "example.png": png((200, 30, 40))},
+        **options,
+    )
+
+
+def write_words(models: Path, name: str = "words", **options: Any) -> Path:
+    """Counts words: the vector holds the share of each word of the vocabulary."""
+    return write_model(
+        models,
+        WORDS,
+        name=name,
+        preprocessing={"modality": "text", "max_length": 16},
+        tasks={"embed": {"output": "vector", "width": 8}},
+        batching={"max_batch": 8, "max_cost": 64},
+        example={"file": "example.txt", "tolerance": {"fp32": 1e-5}},
+        files={"tokenizer.json": _tokenizer(), "example.txt": b"red cat sea"},
+        **options,
+    )
+
+
+def write_loudness(models: Path, name: str = "loudness", **options: Any) -> Path:
+    """Says of a second of sound whether it is silent or loud."""
+    return write_model(
+        models,
+        LOUDNESS,
+        name=name,
+        preprocessing={"modality": "audio", "input": "wave", "sample_rate": 1000, "seconds": 1},
+        tasks={"classify": {"output": "logits"}},
+        batching={"max_batch": 8},
+        example={"file": "example.wav", "tolerance": {"fp32": 1e-4}},
+        files={"labels.txt": b"silent\nloud\n", "example.wav": tone(0.5)},
+        **options,
+    )
+
+
+@pytest.fixture
+def small_models(tmp_path: Path) -> Path:
+    """A folder with one small model of each modality."""
+    folder = tmp_path / "models"
+    for write in (write_colours, write_words, write_loudness):
+        write(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real photographs, sentences and recordings, where there are any."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the folder of real data is not here")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def _serialise(text: str) -> bytes:
+    graph = onnx.parser.parse_model(text)
+    onnx.checker.check_model(graph)
+    data: bytes = graph.SerializeToString()
+    return data
+
+
+def _tokenizer() -> bytes:
+    words = {word: number for number, word in enumerate(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer.to_str().encode()

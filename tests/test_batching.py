@@ -1,0 +1,289 @@
+"""The batcher's promises."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from service.batching import Batcher, BatchLimits, Reply, Row
+from service.errors import BatchFailed, DeadlineExceeded, NotReady, QueueFull
+from service.metrics import BATCHES, DROPPED, ModelSeries
+from service.preprocessing import Sample
+
+pytestmark = pytest.mark.anyio
+
+
+class Doubler:
+    """A model that doubles numbers, waits for leave, and writes down its batches."""
+
+    def __init__(self, *, held: bool = False) -> None:
+        self.batches: list[list[int]] = []
+        self.started = threading.Semaphore(0)
+        self.go = threading.Event()
+        if not held:
+            self.go.set()
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Row]:
+        self.batches.append([int(sample.data) for sample in samples])
+        self.started.release()
+        assert self.go.wait(10)
+        if any(sample.data < 0 for sample in samples):
+            raise ValueError("no negative numbers")
+        return [{"sum": sample.data * 2} for sample in samples]
+
+    async def has_started(self) -> None:
+        """Until one batch more has begun to run."""
+        assert await asyncio.to_thread(self.started.acquire, timeout=10)
+
+
+def batcher(model: Doubler, *, lanes: int = 1, **limits: int) -> Batcher:
+    return Batcher(model, BatchLimits(**{"items": 8, **limits}), lanes, ModelSeries("doubler", 1))
+
+
+def number(value: int, cost: int = 1) -> Sample:
+    return Sample(np.array(value), cost)
+
+
+def total(reply: Reply) -> int:
+    return int(reply.row["sum"])
+
+
+async def wait_for_queue(batcher: Batcher, callers: int) -> None:
+    """Until that many callers wait, each having had its turn on the event loop."""
+    while len(batcher._waiting) < callers:  # noqa: ASYNC110  every turn is one step of a caller
+        await asyncio.sleep(0)
+
+
+async def submit_behind_a_held_batch(
+    batcher: Batcher, model: Doubler, samples: Sequence[Sample]
+) -> list[asyncio.Task[Reply]]:
+    """Occupy the only lane with the number 0, then queue these."""
+    first = asyncio.create_task(batcher.submit(number(0)))
+    await model.has_started()
+    callers = [asyncio.create_task(batcher.submit(sample)) for sample in samples]
+    await wait_for_queue(batcher, len(samples))
+    return [first, *callers]
+
+
+async def test_every_caller_gets_its_own_reply() -> None:
+    async with batcher(Doubler(), lanes=2) as doubler:
+        replies = await asyncio.gather(*(doubler.submit(number(n)) for n in range(50)))
+    assert [total(reply) for reply in replies] == [n * 2 for n in range(50)]
+
+
+async def test_what_waits_while_the_lane_is_busy_becomes_one_batch() -> None:
+    model = Doubler(held=True)
+    async with batcher(model) as doubler:
+        callers = await submit_behind_a_held_batch(doubler, model, [number(n) for n in range(1, 6)])
+        model.go.set()
+        await asyncio.gather(*callers)
+    assert model.batches == [[0], [1, 2, 3, 4, 5]]
+
+
+async def test_two_lanes_run_two_batches_at_once() -> None:
+    model = Doubler(held=True)
+    async with batcher(model, lanes=2, items=1) as doubler:
+        callers = [asyncio.create_task(doubler.submit(number(n))) for n in (1, 2, 3)]
+        await model.has_started()
+        await model.has_started()
+        assert sorted(model.batches) == [[1], [2]]
+        model.go.set()
+        await asyncio.gather(*callers)
+
+
+async def test_a_batch_holds_no_more_items_than_it_may() -> None:
+    model = Doubler(held=True)
+    async with batcher(model, items=4) as doubler:
+        callers = await submit_behind_a_held_batch(
+            doubler, model, [number(n) for n in range(1, 11)]
+        )
+        model.go.set()
+        await asyncio.gather(*callers)
+    assert [len(batch) for batch in model.batches] == [1, 4, 4, 2]
+
+
+async def test_a_batch_costs_no_more_than_it_may_padding_counted() -> None:
+    model = Doubler(held=True)
+    async with batcher(model, cost=30) as doubler:
+        costs = [10, 10, 10, 9, 10]
+        callers = await submit_behind_a_held_batch(
+            doubler, model, [number(n, cost) for n, cost in enumerate(costs, 1)]
+        )
+        model.go.set()
+        await asyncio.gather(*callers)
+    assert model.batches == [[0], [1, 2, 3], [4, 5]]
+
+
+async def test_a_sample_beyond_the_budget_runs_alone() -> None:
+    model = Doubler()
+    async with batcher(model, cost=30) as doubler:
+        assert total(await doubler.submit(number(4, cost=99))) == 8
+
+
+async def test_like_lengths_run_together_and_the_oldest_is_never_passed_over() -> None:
+    model = Doubler(held=True)
+    async with batcher(model) as doubler:
+        lengths = {1: 100, 2: 5, 3: 95, 4: 5, 5: 5, 6: 100}
+        callers = await submit_behind_a_held_batch(
+            doubler, model, [number(n, length) for n, length in lengths.items()]
+        )
+        model.go.set()
+        await asyncio.gather(*callers)
+    assert model.batches == [[0], [1, 6, 3], [2, 4, 5]]
+
+
+async def test_why_a_batch_was_released_is_counted() -> None:
+    before = {
+        reason: BATCHES.labels("doubler", "1", reason)._value.get()
+        for reason in ("idle", "full", "cost", "unlike")
+    }
+    model = Doubler(held=True)
+    async with batcher(model, items=2, cost=150) as doubler:
+        lengths = [10, 10, 10, 60, 100, 100]
+        callers = await submit_behind_a_held_batch(
+            doubler, model, [number(n, length) for n, length in enumerate(lengths, 1)]
+        )
+        model.go.set()
+        await asyncio.gather(*callers)
+    assert model.batches == [[0], [1, 2], [3], [4], [5], [6]]
+    counted = {
+        reason: BATCHES.labels("doubler", "1", reason)._value.get() - before[reason]
+        for reason in before
+    }
+    assert counted == {"idle": 2, "full": 1, "unlike": 1, "cost": 2}
+
+
+async def test_a_caller_who_leaves_does_not_disturb_the_others() -> None:
+    model = Doubler(held=True)
+    async with batcher(model) as doubler:
+        callers = await submit_behind_a_held_batch(doubler, model, [number(n) for n in (1, 2, 3)])
+        callers[2].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await callers[2]
+        model.go.set()
+        replies = await asyncio.gather(callers[0], callers[1], callers[3])
+    assert [total(reply) for reply in replies] == [0, 2, 6]
+    assert model.batches == [[0], [1, 3]], "who has left costs nothing"
+
+
+async def test_a_caller_may_leave_while_its_batch_runs() -> None:
+    model = Doubler(held=True)
+    async with batcher(model) as doubler:
+        callers = await submit_behind_a_held_batch(doubler, model, [number(1)])
+        callers[0].cancel()
+        model.go.set()
+        assert total(await callers[1]) == 2
+
+
+async def test_of_eight_only_the_failing_item_fails() -> None:
+    model = Doubler(held=True)
+    async with batcher(model) as doubler:
+        callers = await submit_behind_a_held_batch(
+            doubler, model, [number(n) for n in (1, 2, 3, 4, 5, -6, 7, 8)]
+        )
+        model.go.set()
+        outcomes = await asyncio.gather(*callers, return_exceptions=True)
+    good = [total(outcome) for outcome in outcomes if isinstance(outcome, Reply)]
+    assert good == [0, 2, 4, 6, 8, 10, 14, 16]
+    assert isinstance(outcomes[6], BatchFailed)
+    assert "no negative numbers" in str(outcomes[6])
+
+
+async def test_a_model_that_fails_goes_on_serving() -> None:
+    async with batcher(Doubler()) as doubler:
+        with pytest.raises(BatchFailed):
+            await doubler.submit(number(-1))
+        assert total(await doubler.submit(number(1))) == 2
+
+
+async def test_a_full_queue_says_so_at_once_and_when_to_come_back() -> None:
+    model = Doubler(held=True)
+    async with batcher(model, queue=3) as doubler:
+        callers = await submit_behind_a_held_batch(doubler, model, [number(n) for n in (1, 2, 3)])
+        with pytest.raises(QueueFull) as refusal:
+            await doubler.submit(number(4))
+        assert refusal.value.retry_after is not None
+        assert refusal.value.retry_after >= 0
+        model.go.set()
+        await asyncio.gather(*callers)
+        assert total(await doubler.submit(number(4))) == 8
+
+
+async def test_the_expected_wait_grows_with_the_queue() -> None:
+    model = Doubler()
+    async with batcher(model, items=1) as doubler:
+        await doubler.submit(number(1))
+        assert doubler.expected_wait() == 0
+        model.go.clear()
+        await model.has_started()
+        callers = await submit_behind_a_held_batch(doubler, model, [number(1)])
+        short = doubler.expected_wait()
+        callers += [asyncio.create_task(doubler.submit(number(n))) for n in range(9)]
+        await wait_for_queue(doubler, 10)
+        assert doubler.expected_wait() == pytest.approx(10 * short)
+        assert short > 0
+        model.go.set()
+        await asyncio.gather(*callers)
+
+
+async def test_a_deadline_that_passes_in_the_queue_costs_no_work() -> None:
+    dropped = DROPPED.labels("doubler", "1", "expired")
+    before = dropped._value.get()
+    model = Doubler(held=True)
+    async with batcher(model) as doubler:
+        first = asyncio.create_task(doubler.submit(number(0)))
+        await model.has_started()
+        soon = asyncio.get_running_loop().time() + 0.02
+        with pytest.raises(DeadlineExceeded):
+            await doubler.submit(number(1), deadline=soon)
+        model.go.set()
+        await first
+    assert model.batches == [[0]]
+    assert dropped._value.get() == before + 1
+
+
+async def test_a_deadline_holds_while_the_model_runs() -> None:
+    model = Doubler(held=True)
+    async with batcher(model) as doubler:
+        soon = asyncio.get_running_loop().time() + 0.02
+        with pytest.raises(DeadlineExceeded):
+            await doubler.submit(number(1), deadline=soon)
+        model.go.set()
+
+
+async def test_draining_finishes_what_waits_and_takes_no_more() -> None:
+    model = Doubler(held=True)
+    doubler = batcher(model)
+    callers = await submit_behind_a_held_batch(doubler, model, [number(n) for n in (1, 2)])
+    draining = asyncio.create_task(doubler.drain(10))
+    await asyncio.sleep(0)
+    with pytest.raises(NotReady):
+        await doubler.submit(number(3))
+    model.go.set()
+    await draining
+    assert [total(caller.result()) for caller in callers] == [0, 2, 4]
+
+
+async def test_draining_does_not_wait_longer_than_it_may() -> None:
+    model = Doubler(held=True)
+    doubler = batcher(model)
+    callers = await submit_behind_a_held_batch(doubler, model, [number(1)])
+    await doubler.drain(0.02)
+    with pytest.raises(NotReady):
+        await callers[1]
+    model.go.set()
+    assert total(await callers[0]) == 0
+
+
+async def test_a_reply_says_where_its_time_went() -> None:
+    model = Doubler(held=True)
+    async with batcher(model) as doubler:
+        callers = await submit_behind_a_held_batch(doubler, model, [number(1)])
+        await asyncio.sleep(0.02)
+        model.go.set()
+        first, second = await asyncio.gather(*callers)
+    assert first.queue_seconds < first.infer_seconds
+    assert first.infer_seconds >= 0.02
+    assert second.queue_seconds >= 0.02
