@@ -1,0 +1,237 @@
+"""Pictures of every kind become the same pixels."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.errors import TooLarge, Unreadable
+from service.limits import InputLimits
+from service.manifest import ImagePreprocessing
+from service.preprocessing import Array, ImagePreprocessor
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def preprocessor(limits: InputLimits | None = None, **spec: Any) -> ImagePreprocessor:
+    spec = {"modality": "image", "input": "pixels", "size": (8, 8), **spec}
+    return ImagePreprocessor(ImagePreprocessing(**spec), limits or InputLimits())
+
+
+def quarters(side: int = 64) -> Image.Image:
+    """Red, green / blue, white."""
+    picture = Image.new("RGB", (side, side))
+    half = side // 2
+    for number, colour in enumerate((RED, GREEN, BLUE, WHITE)):
+        left, top = number % 2 * half, number // 2 * half
+        picture.paste(colour, (left, top, left + half, top + half))
+    return picture
+
+
+def encode(picture: Image.Image, form: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+def corners(pixels: Array) -> list[list[int]]:
+    """The four corner pixels, in reading order."""
+    return [pixels[y, x].tolist() for y in (0, -1) for x in (0, -1)]
+
+
+def assert_quarters(pixels: Array, tolerance: int = 0) -> None:
+    expected = np.array([RED, GREEN, BLUE, WHITE])
+    assert np.abs(np.array(corners(pixels), int) - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "tolerance"),
+    [
+        ("PNG", {}, 0),
+        ("BMP", {}, 0),
+        ("TIFF", {}, 0),
+        ("TIFF", {"compression": "tiff_lzw"}, 0),
+        ("GIF", {}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("WEBP", {"quality": 90}, 8),
+        ("JPEG", {"quality": 95}, 4),
+        ("JPEG", {"quality": 95, "progressive": True}, 4),
+    ],
+)
+def test_every_format_gives_the_same_pixels(
+    form: str, options: dict[str, Any], tolerance: int
+) -> None:
+    sample = preprocessor().decode(encode(quarters(), form, **options))
+    assert sample.data.shape == (8, 8, 3)
+    assert sample.data.dtype == np.uint8
+    assert_quarters(sample.data, tolerance)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_honoured(form: str, orientation: int) -> None:
+    stored = {
+        1: [],
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }
+    picture = quarters()
+    for turn in stored[orientation]:
+        picture = picture.transpose(turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    sample = preprocessor().decode(encode(picture, form, exif=exif))
+    assert_quarters(sample.data, tolerance=16)
+
+
+def test_a_turned_picture_is_cropped_as_people_see_it() -> None:
+    wide = Image.new("RGB", (90, 30), RED)
+    wide.paste(GREEN, (30, 0, 60, 30))
+    wide.paste(BLUE, (60, 0, 90, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, shown standing
+    lying = wide.transpose(Image.Transpose.ROTATE_90)  # what a person sees is wide
+    sample = preprocessor(size=(4, 12), resample="nearest").decode(encode(lying, "PNG", exif=exif))
+    assert sample.data[:, :4].reshape(-1, 3).tolist() == [list(RED)] * 16
+    assert sample.data[:, 8:].reshape(-1, 3).tolist() == [list(BLUE)] * 16
+
+
+def test_greyscale_and_black_and_white() -> None:
+    grey = preprocessor().decode(encode(Image.new("L", (9, 9), 77), "PNG"))
+    assert np.unique(grey.data).tolist() == [77]
+    white = preprocessor().decode(encode(Image.new("1", (9, 9), 1), "PNG"))
+    assert np.unique(white.data).tolist() == [255]
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_to_eight(form: str) -> None:
+    levels = np.full((9, 9), 0x80FF, np.uint16)
+    sample = preprocessor().decode(encode(Image.fromarray(levels), form))
+    assert np.unique(sample.data).tolist() == [0x80]
+
+
+def test_a_palette_is_looked_up() -> None:
+    sample = preprocessor().decode(encode(quarters().quantize(4), "PNG"))
+    assert_quarters(sample.data)
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_transparency_lies_on_white(form: str) -> None:
+    picture = quarters().convert("RGBA")
+    picture.paste((0, 0, 0, 0), (32, 32, 64, 64))
+    sample = preprocessor().decode(encode(picture, form, lossless=True))
+    assert_quarters(sample.data)
+
+
+def test_half_transparency_is_half_white() -> None:
+    sample = preprocessor().decode(encode(Image.new("RGBA", (9, 9), (0, 0, 0, 128)), "PNG"))
+    assert np.unique(sample.data).tolist() == [127]
+
+
+def test_a_transparent_palette_colour_lies_on_white() -> None:
+    picture = Image.new("P", (9, 9), 1)
+    picture.putpalette([*RED, 0, 0, 0])
+    sample = preprocessor().decode(encode(picture, "GIF", transparency=1))
+    assert np.unique(sample.data).tolist() == [255]
+
+
+def test_cmyk_becomes_rgb() -> None:
+    sample = preprocessor().decode(encode(quarters().convert("CMYK"), "JPEG", quality=95))
+    assert_quarters(sample.data, tolerance=8)
+
+
+def test_of_an_animation_the_first_frame_counts() -> None:
+    frames = [Image.new("RGB", (9, 9), colour) for colour in (RED, GREEN)]
+    animation = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert preprocessor().decode(animation).data[0, 0].tolist() == list(RED)
+
+
+def test_the_centre_is_kept_and_the_crop_narrows_it() -> None:
+    wide = Image.new("RGB", (300, 100), RED)
+    wide.paste(GREEN, (100, 0, 200, 100))
+    wide.paste(BLUE, (140, 40, 160, 60))
+    payload = encode(wide, "PNG")
+    whole = preprocessor(resample="nearest").decode(payload).data
+    assert corners(whole) == [list(GREEN)] * 4
+    narrow = preprocessor(resample="nearest", crop=0.2).decode(payload).data
+    assert corners(narrow) == [list(BLUE)] * 4
+
+
+def test_stretching_keeps_the_whole_picture() -> None:
+    wide = Image.new("RGB", (300, 100), RED)
+    wide.paste(BLUE, (150, 0, 300, 100))
+    sample = preprocessor(resample="nearest", fit="stretch").decode(encode(wide, "PNG"))
+    assert corners(sample.data) == [list(RED), list(BLUE)] * 2
+
+
+def test_a_large_jpeg_is_decoded_small_and_gives_the_same_answer() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    large = Image.fromarray(noise).resize((3200, 2400), Image.Resampling.BICUBIC)
+    small = preprocessor(size=(24, 32)).decode(encode(large, "JPEG", quality=95)).data
+    exact = preprocessor(size=(24, 32)).decode(encode(large, "PNG")).data
+    difference = np.abs(small.astype(int) - exact.astype(int))
+    assert difference.mean() < 2
+
+
+def test_normalised_pixels_can_be_turned_back() -> None:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    foreign = preprocessor(layout="NCHW", normalise={"mean": mean, "std": std})
+    sample = foreign.decode(encode(quarters(), "PNG"))
+    assert sample.data.shape == (3, 8, 8)
+    assert sample.data.dtype == np.float32
+    red = (np.array(RED) / 255 - mean) / std
+    np.testing.assert_allclose(sample.data[:, 0, 0], red, rtol=1e-5)
+    assert_quarters(foreign.restore(sample))
+
+
+def test_half_precision_graphs_get_half_precision() -> None:
+    half = preprocessor(normalise={"mean": (0, 0, 0), "std": (1, 1, 1), "dtype": "float16"})
+    assert half.decode(encode(quarters(), "PNG")).data.dtype == np.float16
+
+
+def test_samples_are_stacked_into_one_feed() -> None:
+    image = preprocessor()
+    samples = [image.decode(encode(Image.new("RGB", (9, 9), c), "PNG")) for c in (RED, BLUE)]
+    feeds = image.collate(samples)
+    assert list(feeds) == ["pixels"]
+    assert feeds["pixels"].shape == (2, 8, 8, 3)
+    assert feeds["pixels"][1, 0, 0].tolist() == list(BLUE)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"GIF89a",
+        b"\xff\xd8\xff\xe0 no more",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        encode(quarters(), "PNG")[:80],
+        encode(quarters(), "JPEG")[:400],
+        encode(quarters(), "TIFF")[:200],
+        encode(quarters(), "WEBP")[:60],
+        encode(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"),
+        encode(quarters(), "PPM"),
+    ],
+)
+def test_what_is_no_picture_is_unreadable(payload: bytes) -> None:
+    with pytest.raises(Unreadable):
+        preprocessor().decode(payload)
+
+
+def test_a_picture_beyond_the_limit_is_refused_from_its_header() -> None:
+    header_only = encode(Image.new("1", (2000, 2000)), "PNG")[:60]
+    with pytest.raises(TooLarge, match="2000 x 2000"):
+        preprocessor(InputLimits(pixels=3_999_999)).decode(header_only)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1)])
+def test_extreme_shapes_are_pictures_too(size: tuple[int, int]) -> None:
+    sample = preprocessor().decode(encode(Image.new("RGB", size, GREEN), "PNG"))
+    assert np.unique(sample.data.reshape(-1, 3), axis=0).tolist() == [list(GREEN)]
