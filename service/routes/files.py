@@ -1,7 +1,7 @@
 """Files in, labels or vectors out: `/v1/{image,text,audio}/{classify,embed}` and similarity."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -52,16 +52,28 @@ class Comparison(BaseModel):
     against: str | list[str] | None = None
 
 
-def file_route(path: str, modality: Modality, answer: dict[str, Any]) -> Callable[..., Any]:
+Endpoint = Callable[..., Coroutine[Any, Any, Response]]
+
+
+def file_route(
+    path: str, modality: Modality, answer: dict[str, Any]
+) -> Callable[[Endpoint], Endpoint]:
     """Both verbs: POST, and PUT, which `curl -T` sends."""
-    return router.api_route(
-        path,
-        methods=["POST", "PUT"],
-        response_model=Answer,
-        openapi_extra=examples.request(modality),
-        responses=examples.response(answer),
-        generate_unique_id_function=lambda route: f"{modality}_{route.name}",
-    )
+
+    def register(endpoint: Endpoint) -> Endpoint:
+        for verb in ("POST", "PUT"):
+            router.add_api_route(
+                path,
+                endpoint,
+                methods=[verb],
+                operation_id=f"{endpoint.__name__}_{verb.lower()}",
+                response_model=Answer,
+                openapi_extra=examples.request(modality),
+                responses=examples.response(answer),
+            )
+        return endpoint
+
+    return register
 
 
 @file_route("/v1/image/classify", "image", examples.IMAGE_LABELS)

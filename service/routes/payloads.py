@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 
 from service.errors import BadRequest, CallerError, TooLarge, Unreadable
 from service.manifest import Modality
@@ -79,8 +79,9 @@ async def _read_multipart(request: Request, modality: Modality, most: int) -> li
                         f"part {field} is not a file (with curl: -F '{field}=@FILE');"
                         " parameters go into the query"
                     )
-    except MultiPartException as error:
-        raise BadRequest(f"the multipart body is broken: {error.message}") from error
+    except HTTPException as error:  # Starlette has made one of its own parser's errors
+        kind = TooLarge if error.detail.startswith("Too many") else BadRequest
+        raise kind(f"multipart: {error.detail}") from error
     return items
 
 
