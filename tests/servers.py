@@ -1,0 +1,124 @@
+"""Real servers for tests: processes on free ports that are ready when the `with` block begins."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+
+PROJECT = Path(__file__).parents[1]
+READY_SECONDS = 60.0
+STOP_SECONDS = 30.0
+
+
+class NotServing(Exception):
+    """A server did not become ready, or did not end."""
+
+
+@contextmanager
+def served(
+    models: Path, *, workers: int = 1, env: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """The base URL of a real `bentoml serve` of this checkout with the models of that folder."""
+    settings = {"SENSORIUM_MODELS": str(models), "SENSORIUM_WORKERS": str(workers)}
+    command = [sys.executable, "-m", "bentoml", "serve", "service.app:Sensorium"]
+    with running(
+        command, cwd=PROJECT, env={**plain_environment(), **settings, **(env or {})}
+    ) as url:
+        yield url
+
+
+@contextmanager
+def running(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Iterator[str]:
+    """The base URL of a `bentoml serve` command, from `/readyz` saying 200 until SIGTERM.
+
+    It gets a free port and a BENTOML_HOME of its own, unless `env` names one: every
+    `bentoml serve` empties the metrics of all others with the same home.
+
+    Raises:
+        NotServing: it is not ready in time, or ends early, or does not end when told to.
+    """
+    port = free_port()
+    with TemporaryDirectory(prefix="sensorium-server-") as folder:
+        log = Path(folder) / "log.txt"
+        own = {"BENTOML_HOME": folder, "BENTOML_DO_NOT_TRACK": "True"}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, "--host", "127.0.0.1", "--port", str(port)],
+                cwd=cwd,
+                env={**own, **env},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            url = f"http://127.0.0.1:{port}"
+            try:
+                _wait_until_ready(url, process, log)
+                yield url
+            except Exception as error:
+                error.add_note(f"the server's log:\n{_read(log)}")
+                raise
+            finally:
+                _stop(process, log)
+
+
+def plain_environment() -> dict[str, str]:
+    """This process's environment without what would change the server."""
+    foreign = ("SENSORIUM_", "BENTOML_", "PROMETHEUS_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    answer = "nothing"
+    deadline = time.monotonic() + READY_SECONDS
+    with httpx.Client(base_url=url, timeout=5, trust_env=False) as client:
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise NotServing(f"it ended with status {process.returncode}")
+            try:
+                response = client.get("/readyz")
+            except httpx.TransportError as error:
+                answer = repr(error)
+            else:
+                answer = f"{response.status_code} {response.text}"
+                if response.status_code == 200:
+                    return
+            time.sleep(0.05)
+    raise NotServing(f"not ready after {READY_SECONDS:.0f} s; it said {answer}")
+
+
+def _stop(process: subprocess.Popen[bytes], log: Path) -> None:
+    """SIGTERM, as an operator would; what is left of its processes is killed."""
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired as late:
+        raise NotServing(f"it did not end after SIGTERM:\n{_read(log)}") from late
+    finally:
+        _kill_group(process.pid)
+
+
+def _kill_group(group: int) -> None:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _read(log: Path) -> str:
+    return log.read_text(errors="replace")
