@@ -1,0 +1,77 @@
+"""The layers point downward, and serving needs no PyTorch."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WEB = {"fastapi", "starlette", "bentoml"}
+# Each may import what stands to its right, and nothing to its left.
+LAYERS = [
+    "app", "routes", "pipeline", "repository", "model", "pictures", "batching", "session",
+    "meaning", "preprocessing", "manifest", "metrics", "settings", "limits", "errors", "version",
+]  # fmt: skip
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The dotted names of all that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(dotted: str) -> str | None:
+    parts = dotted.split(".")
+    return parts[1] if parts[0] == "service" and len(parts) > 1 else None
+
+
+@pytest.mark.parametrize("path", modules("service"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_layers_point_downward(path: Path) -> None:
+    own = path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    for imported in imports(path):
+        other = layer(imported)
+        if other is not None:
+            assert LAYERS.index(other) >= LAYERS.index(own), f"{own} imports {imported}"
+
+
+@pytest.mark.parametrize("path", modules("service"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_the_routes_know_http(path: Path) -> None:
+    inside = path.relative_to(ROOT / "service").parts[0]
+    if inside not in ("app.py", "routes"):
+        assert not WEB & {imported.split(".")[0] for imported in imports(path)}
+
+
+def test_service_imports_nothing_of_training_and_loadtests_nothing_of_ours() -> None:
+    for path in modules("service"):
+        assert not {"training", "torch"} & {name.split(".")[0] for name in imports(path)}, path
+    for path in modules("loadtests"):
+        assert not {"training", "service"} & {name.split(".")[0] for name in imports(path)}, path
+
+
+def test_training_knows_no_http() -> None:
+    for path in modules("training"):
+        for imported in imports(path):
+            assert not imported.startswith(("service.routes", "service.app")), path
+            assert imported.split(".")[0] not in WEB, path
+
+
+def test_a_serving_process_loads_no_torch_and_draws_nothing_at_its_start() -> None:
+    program = (
+        "import sys, service.app;"
+        "print(*(name for name in ('torch', 'onnx', 'matplotlib') if name in sys.modules))"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
