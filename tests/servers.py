@@ -60,7 +60,7 @@ def running(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Ite
             )
             url = f"http://127.0.0.1:{port}"
             try:
-                _wait_until_ready(url, process, log)
+                _wait_until_ready(url, process)
                 yield url
             except Exception as error:
                 error.add_note(f"the server's log:\n{_read(log)}")
@@ -83,7 +83,7 @@ def free_port() -> int:
     return port
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     answer = "nothing"
     deadline = time.monotonic() + READY_SECONDS
     with httpx.Client(base_url=url, timeout=5, trust_env=False) as client:
