@@ -1,0 +1,108 @@
+"""EfficientNet-Lite0: a picture becomes 1,000 class scores and a vector of 1,280 features.
+
+Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", 2019. The
+Lite variant has no squeeze-and-excitation, and ReLU6 in place of swish, so that it suits CPUs.
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+SIZE = 224  # pixels, height and width
+WIDTH = 1280  # of the vector
+CLASSES = 1000
+
+# The weights were trained with TensorFlow: its range of pixels and its BatchNorm's epsilon.
+PIXEL_MEAN, PIXEL_STD = 127.0, 128.0
+EPSILON = 1e-3
+
+# repeats, kernel, stride of the first, expansion, channels out
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+STEM = 32
+
+
+class EfficientNetLite0(nn.Module):
+    """uint8[N, 224, 224, 3] -> logits float32[N, 1000], vector float32[N, 1280]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_stem = SameConv(3, STEM, kernel=3, stride=2)
+        self.bn0 = nn.BatchNorm2d(STEM, eps=EPSILON)
+        blocks, channels = [], STEM
+        for repeats, kernel, stride, expansion, out in STAGES:
+            for repeat in range(repeats):
+                blocks.append(Block(channels, out, kernel, 1 if repeat else stride, expansion))
+                channels = out
+        self.blocks = nn.ModuleList(blocks)
+        self.conv_head = SameConv(channels, WIDTH)
+        self.bn1 = nn.BatchNorm2d(WIDTH, eps=EPSILON)
+        self.fc = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        x = (pixels.permute(0, 3, 1, 2).float() - PIXEL_MEAN) / PIXEL_STD  # [N, 3, 224, 224]
+        x = relu6(self.bn0(self.conv_stem(x)))  # [N, 32, 112, 112]
+        for block in self.blocks:
+            x = block(x)
+        x = relu6(self.bn1(self.conv_head(x)))  # [N, 1280, 7, 7]
+        vector = x.mean(dim=(2, 3))
+        return self.fc(vector), vector
+
+
+class Block(nn.Module):
+    """Widen, look around in each channel by itself, narrow; a shortcut where the shape stays."""
+
+    def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = channels * expansion
+        self.widens = expansion > 1
+        self.shortcut = stride == 1 and channels == out
+        if self.widens:
+            self.expand_conv = SameConv(channels, wide)
+            self.bn0 = nn.BatchNorm2d(wide, eps=EPSILON)
+        self.depthwise_conv = SameConv(wide, wide, kernel, stride, groups=wide)
+        self.bn1 = nn.BatchNorm2d(wide, eps=EPSILON)
+        self.project_conv = SameConv(wide, out)
+        self.bn2 = nn.BatchNorm2d(out, eps=EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = relu6(self.bn0(self.expand_conv(x))) if self.widens else x
+        y = relu6(self.bn1(self.depthwise_conv(y)))
+        y = self.bn2(self.project_conv(y))
+        return x + y if self.shortcut else y
+
+
+class SameConv(nn.Conv2d):
+    """A convolution padded as TensorFlow's "SAME" does: the odd pixel goes right and below.
+
+    All sizes that a stride of 2 meets here are even, so that the padding is kernel - stride.
+    """
+
+    def __init__(
+        self, channels: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__(channels, out, kernel, stride, groups=groups, bias=False)
+        before = (kernel - stride) // 2
+        after = kernel - stride - before
+        self.pad = nn.ZeroPad2d((before, after, before, after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.pad(x))
+
+
+def relu6(x: Tensor) -> Tensor:
+    return torch.clamp(x, 0, 6)
+
+
+def rename_weights(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published names with their leading underscores taken off: `_blocks.0._bn1.weight`."""
+    return {re.sub(r"(^|\.)_", r"\1", name): tensor for name, tensor in published.items()}
