@@ -1,0 +1,72 @@
+"""Metrics are right with several workers, and when one of them was killed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from tests.conftest import png
+from tests.servers import PROJECT, served
+
+WORK = """
+import os
+from service.metrics import ModelSeries
+series = ModelSeries("colours", 1)
+series.load(waiting=3, running=2)
+series.state("ready")
+series.done("ok")
+os._exit(0)                 # as abruptly as a kill
+"""
+READ = "from service.metrics import render; print(render().decode())"
+
+
+def run(program: str, folder: Path) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PROJECT,
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def value(text: str, series: str) -> float | None:
+    for line in text.splitlines():
+        if line.startswith(series + " "):
+            return float(line.split()[-1])
+    return None
+
+
+def test_what_a_killed_worker_did_counts_what_it_held_does_not(tmp_path: Path) -> None:
+    for _ in range(2):
+        run(WORK, tmp_path)
+    assert len(list(tmp_path.glob("gauge_livesum_*.db"))) == 2
+    text = run(READ, tmp_path)
+    done = 'sensorium_items_total{model="colours",outcome="ok",version="1"}'
+    assert value(text, done) == 2
+    assert value(text, 'sensorium_queue_items{model="colours",version="1"}') is None
+    assert not list(tmp_path.glob("gauge_livesum_*.db"))
+
+
+def test_two_workers_sum_right(small_models: Path) -> None:
+    picture = png((250, 10, 10))
+    items = 'sensorium_items_total{model="colours",outcome="ok",version="1"}'
+    decoded = 'sensorium_stage_seconds_count{model="colours",stage="decode",version="1"}'
+    loaded = 'sensorium_model_state{model="colours",state="ready",version="1"}'
+    good = 0
+    unkept = httpx.Limits(max_keepalive_connections=0)
+    with (
+        served(small_models, workers=2) as url,
+        httpx.Client(base_url=url, limits=unkept) as client,
+    ):
+        for _ in range(200):  # each on a connection of its own
+            response = client.post("/v1/image/classify", content=picture)
+            # One worker may load yet while the other is ready.
+            assert response.status_code in (200, 503), response.text
+            good += response.status_code == 200
+        text = client.get("/metrics").text
+    assert value(text, items) == value(text, decoded) == good > 0
+    assert value(text, loaded) == 2, "both workers have written"
