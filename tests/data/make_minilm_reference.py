@@ -22,7 +22,8 @@ teacher engine river mountain violin kitchen letter market winter storm garden b
 programmer hospital train ticket ocean whale forest camera battery window bread coffee money bank
 transfer card payment lost found asked answered carried repaired opened closed painted measured
 forgot remembered slowly suddenly never always almost seventeen 42 3.5 e-mail don't café naïve
-Zürich photosynthesis antidisestablishmentarianism spectrogram tokenisation neural network 北京 привет 🙂
+Zürich photosynthesis antidisestablishmentarianism spectrogram tokenisation neural network 北京
+привет 🙂
 """.split()  # noqa: SIM905
 ENDS = ["", "", "", ",", ".", "?", "!"]
 LENGTHS = [*range(1, 21), *range(24, 100, 4), *range(100, 300, 20), 300]
