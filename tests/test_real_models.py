@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from tests.conftest import tone
 from tests.servers import served
@@ -31,7 +31,7 @@ TEXTS: list[str] = REFERENCE["texts"]
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    for name in ("efficientnet-lite0", "all-minilm-l6-v2", "spoken-digits"):
+    for name in ("efficientnet-lite0", "all-minilm-l6-v2"):
         if not (MODELS / name / "1/manifest.yaml").is_file():
             pytest.skip(f"{name} is not built; make models does that")
     with served(MODELS) as url:
@@ -96,19 +96,10 @@ async def test_twelve_megapixels_give_the_same_answer(
     client: httpx.AsyncClient, shared_data: Path
 ) -> None:
     photos = sorted((shared_data / "photos").glob("*.JPEG"))[::25]
-    grain = np.random.default_rng(0).normal(0, 4, (3000, 4000, 1))
+    assert len(photos) == 20
     for path in photos:
-        small = Image.open(path).convert("RGB")
-        scale = (12e6 / (small.width * small.height)) ** 0.5
-        large = small.resize(
-            (round(small.width * scale), round(small.height * scale)), Image.Resampling.BICUBIC
-        )
-        noise = np.resize(grain, (large.height, large.width, 1))
-        large = Image.fromarray((np.asarray(large) + noise).clip(0, 255).astype(np.uint8))
-        file = io.BytesIO()
-        large.save(file, "JPEG", quality=90)
         expected = await client.post("/v1/image/classify", content=path.read_bytes())
-        found = await client.post("/v1/image/classify", content=file.getvalue())
+        found = await client.post("/v1/image/classify", content=_enlarged(path))
         assert top(found) == top(expected), path.name
 
 
@@ -218,4 +209,16 @@ def test_promtool_finds_nothing_to_say(url: str) -> None:
 def _turned(picture: bytes, angle: int) -> bytes:
     file = io.BytesIO()
     Image.open(io.BytesIO(picture)).rotate(angle).save(file, "JPEG")
+    return file.getvalue()
+
+
+def _enlarged(path: Path) -> bytes:
+    """The photograph with twelve megapixels, and the grain that a camera gives."""
+    small = Image.open(path).convert("RGB")
+    scale = (12e6 / (small.width * small.height)) ** 0.5
+    size = (round(small.width * scale), round(small.height * scale))
+    grain = Image.merge("RGB", [Image.effect_noise(size, 4)] * 3)
+    large = ImageChops.add(small.resize(size, Image.Resampling.BICUBIC), grain, offset=-128)
+    file = io.BytesIO()
+    large.save(file, "JPEG", quality=90)
     return file.getvalue()
