@@ -1,10 +1,10 @@
 """Every failure of training is one sentence for the person who typed the command.
 
-    TrainingError
-    ├── WeightsUnavailable   pip could not fetch them, or they are not the pinned ones
-    ├── ExportFailed         the graph is not what the service takes
-    ├── ParityFailed         the graph does not compute what the network computes
-    └── FolderExists         that version of the model is there already
+TrainingError
+├── WeightsUnavailable   pip could not fetch them, or they are not the pinned ones
+├── ExportFailed         the graph is not what the service takes
+├── ParityFailed         the graph does not compute what the network computes
+└── FolderExists         that version of the model is there already
 """
 
 

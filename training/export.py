@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.limits import core_budget
+from service.session import Session
+from service.settings import Provider
 from training.errors import ExportFailed, ParityFailed
 
-OPSET = 20             # has everything that we use; onnxruntime reads it since 1.17
+OPSET = 20  # has everything that we use; onnxruntime reads it since 1.17
 Feeds = Mapping[str, NDArray[Any]]
 DynamicAxes = Mapping[str, Mapping[int, str]]
 
@@ -62,9 +63,7 @@ def export(
     _check(path, dynamic)
 
 
-def check_parity(
-    network: nn.Module, graph: Path, batches: Iterable[Feeds], limit: float
-) -> float:
+def check_parity(network: nn.Module, graph: Path, batches: Iterable[Feeds], limit: float) -> float:
     """The greatest absolute difference between onnxruntime and PyTorch, over all outputs.
 
     Args:
@@ -76,16 +75,13 @@ def check_parity(
         ParityFailed: they differ by more than `limit`, or in shape.
     """
     network.eval()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = core_budget()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
+    session = Session(graph, Provider.CPU, core_budget())
+    names = list(session.outputs)
     greatest = 0.0
     for feeds in batches:
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
         try:
-            found = session.run(names, dict(feeds))
+            found = session.run(feeds, names)
         except Exception as error:  # onnxruntime's own classes are not public
             raise ParityFailed(f"{graph.name} cannot run on {shapes}: {error}") from error
         for name, expected, actual in zip(names, _forward(network, feeds), found, strict=True):

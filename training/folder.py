@@ -11,7 +11,7 @@ from service.manifest import Manifest, write_manifest
 from service.settings import Settings
 from training.errors import FolderExists
 
-Content = bytes | str | Path           # of one file; a path is copied from
+Content = bytes | str | Path  # of one file; a path is copied from
 
 
 def write_folder(

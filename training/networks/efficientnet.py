@@ -78,7 +78,8 @@ class Block(nn.Module):
         y = relu6(self.bn0(self.expand_conv(x))) if self.widens else x
         y = relu6(self.bn1(self.depthwise_conv(y)))
         y = self.bn2(self.project_conv(y))
-        return x + y if self.shortcut else y
+        out: Tensor = x + y if self.shortcut else y
+        return out
 
 
 class SameConv(nn.Conv2d):

@@ -94,7 +94,7 @@ class Layer(nn.Module):
 
 def split(x: Tensor) -> Tensor:
     """Channels into heads: [N, L, 384] -> [N, 12, L, 32]."""
-    return x.unflatten(2, (HEADS, WIDTH // HEADS)).transpose(1, 2)
+    return x.reshape(x.shape[0], x.shape[1], HEADS, WIDTH // HEADS).transpose(1, 2)
 
 
 def rename_weights(published: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,26 +3,30 @@
 import torch
 from torch import Tensor, nn
 
-# Convolutions see edges, then formants, then their movement: wider as the picture shrinks.
-CHANNELS = (24, 32, 48, 64)
+# Edges first, then formants, then how they move: more filters as the picture gets smaller.
+FILTERS = (24, 32, 48, 64)
+SHRINKAGE = 8  # of the picture, by the convolutions
+# Five frames of what is left are 0.4 s: most of a word, so that "two" differs from "zero".
+CONTEXT = 5
+WIDTH = 96
 HIDDEN = 128
 DROPOUT = 0.2
-# Of ln(power) below the loudest point, about 43 dB: what is fainter is background.
+# In ln(power) below the loudest point, 43 dB: what is fainter is background.
 DYNAMIC_RANGE = 10.0
 
 
 class SpectrogramNet(nn.Module):
-    """Convolutions, pooling over the whole picture, and a classifier of two layers.
+    """Convolutions over the picture, then over time, and a classifier of two layers.
 
     The input is taken relative to its own loudest point, so that neither the gain of the
-    recording nor the silence around the word matters: both end at zero, as does the
-    convolutions' own padding.
+    recording nor the silence around the word matters: silence becomes zero, as the
+    convolutions' own padding is.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, bands: int) -> None:
         super().__init__()
-        first, second, third, fourth = CHANNELS
-        self.convolutions = nn.Sequential(
+        first, second, third, fourth = FILTERS
+        self.picture = nn.Sequential(
             _convolve(1, first, stride=2),
             _convolve(first, second),
             nn.MaxPool2d(2),
@@ -30,19 +34,27 @@ class SpectrogramNet(nn.Module):
             nn.MaxPool2d(2),
             _convolve(third, fourth),
         )
+        self.time = nn.Sequential(
+            nn.Conv1d(
+                fourth * (bands // SHRINKAGE), WIDTH, CONTEXT, padding=CONTEXT // 2, bias=False
+            ),
+            nn.BatchNorm1d(WIDTH),
+            nn.ReLU(),
+        )
         self.head = nn.Sequential(
-            nn.Linear(2 * fourth, HIDDEN),
+            nn.Linear(2 * WIDTH, HIDDEN),
             nn.ReLU(),
             nn.Dropout(DROPOUT),
             nn.Linear(HIDDEN, classes),
             nn.LogSoftmax(dim=1),
         )
+        _put_channels_last(self.picture)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """float32[N, bands, frames] in ln(power) -> log-probabilities: float32[N, classes]."""
-        picture = _relative_level(spectrogram).unsqueeze(1)  # [N, 1, bands, frames]
-        maps = self.convolutions(picture)  # [N, channels, bands / 8, frames / 8]
-        pooled = torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)  # [N, 2 * channels]
+        """float32[N, bands, frames] of ln(power) -> log-probabilities: float32[N, classes]."""
+        maps = self.picture(_relative_level(spectrogram).unsqueeze(1))  # [N, filters, b/8, f/8]
+        moments = self.time(maps.flatten(1, 2))  # [N, width, f/8]
+        pooled = torch.cat([moments.mean(dim=2), moments.amax(dim=2)], dim=1)  # [N, 2 * width]
         log_probabilities: Tensor = self.head(pooled)
         return log_probabilities
 
@@ -57,5 +69,12 @@ def _convolve(channels: int, filters: int, stride: int = 1) -> nn.Sequential:
 
 def _relative_level(spectrogram: Tensor) -> Tensor:
     """ln(power) -> 1 at the loudest point, 0 at `DYNAMIC_RANGE` below it and fainter."""
-    loudest = spectrogram.amax((1, 2), keepdim=True)
+    loudest = spectrogram.amax(dim=(1, 2), keepdim=True)
     return (1 + (spectrogram - loudest) / DYNAMIC_RANGE).clamp(min=0)
+
+
+def _put_channels_last(network: nn.Module) -> None:
+    """Lay the filters out so that the convolutions take half the time on a CPU."""
+    for weights in network.parameters():
+        if weights.dim() == 4:
+            weights.data = weights.data.contiguous(memory_format=torch.channels_last)

