@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ class Job:
 
     sample: Sample
     deadline: float  # on the event loop's clock, seconds
-    arrived: float
+    arrived: float  # by perf_counter: uvloop's own clock only counts milliseconds
     reply: asyncio.Future[Reply]
 
     @property
@@ -109,12 +110,12 @@ class Batcher:
             NotReady: the batcher is draining.
             BatchFailed: the model cannot compute this sample.
         """
-        loop = asyncio.get_running_loop()
         if self._closed:
             raise NotReady("the model is being taken out of service")
         if len(self._waiting) >= self._limits.queue:
             raise QueueFull(f"{len(self._waiting)} items wait already", self.expected_wait())
-        job = Job(sample, deadline, loop.time(), loop.create_future())
+        reply = asyncio.get_running_loop().create_future()
+        job = Job(sample, deadline, time.perf_counter(), reply)
         self._waiting.append(job)
         self._open_lane()
         self._report_load()
@@ -199,10 +200,9 @@ class Batcher:
 
     async def _compute(self, jobs: list[Job]) -> None:
         """Run one batch and answer each job; retry by halves, so that only the culprit fails."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = time.perf_counter()
         try:
-            rows = await loop.run_in_executor(
+            rows = await asyncio.get_running_loop().run_in_executor(
                 self._threads, self._run, [job.sample for job in jobs]
             )
         except Exception as error:  # whatever the model raises is an answer to its callers
@@ -214,7 +214,7 @@ class Batcher:
             await self._compute(jobs[:middle])
             await self._compute(jobs[middle:])
             return
-        seconds = loop.time() - started
+        seconds = time.perf_counter() - started
         self._rate.observe(seconds, len(jobs))
         for job, row in zip(jobs, rows, strict=True):
             if not job.reply.done():

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TypeVar
 
 from service.errors import DeadlineExceeded
@@ -51,14 +52,13 @@ class Pipeline:
             CallerError: the file cannot be used.
             LoadError: not now.
         """
-        clock = asyncio.get_running_loop().time
-        started = clock()
+        started = perf_counter()
         sample = await self.decode(served.model.decode, payload, deadline)
-        decoded = clock()
+        decoded = perf_counter()
         reply = await served.batcher.submit(sample, deadline)
-        replied = clock()
+        replied = perf_counter()
         values = served.model.interpret(task, reply.row)
-        ended = clock()
+        ended = perf_counter()
 
         timings = Timings(
             decoded - started, reply.queue_seconds, reply.infer_seconds, ended - replied

@@ -13,12 +13,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-from tests.servers import NotServing
+from tests.servers import as_user
 
 BUILDER = 65534  # who runs the steps where the tests are run by root: nobody
 INSTRUCTION = re.compile(r"([A-Z]+)\s+(.*)")
@@ -65,6 +65,11 @@ def read_steps(dockerfile: Path) -> list[Step]:
             rest = rest[flag.end() :]
         steps.append(Step(name, flags, rest))
     return steps
+
+
+def builder() -> int | None:
+    """Who runs the steps; where the tests are not run by root, whoever runs them."""
+    return BUILDER if os.getuid() == 0 else None
 
 
 class Build:
@@ -147,16 +152,13 @@ class Build:
                 copied.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, copied)
             self._give(inside)
-            for path in inside.rglob("*"):
-                self._give(path)
 
     def _run(self, step: Step) -> None:
         done = subprocess.run(
             ["/bin/sh", "-c", self._here(step.words)],
             cwd=self.stage.workdir,
             env=self.environment,
-            user=self.builder,
-            extra_groups=[] if self.builder else None,
+            **as_user(builder()),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -168,8 +170,8 @@ class Build:
     def _env(self, step: Step) -> None:
         for assignment in shlex.split(step.words):
             name, _, value = assignment.partition("=")
-            value = value.replace("$PATH", self.environment["PATH"])
-            self.stage.environment[name] = self._here(value)
+            value = self._here(value).replace("$PATH", self.environment["PATH"])
+            self.stage.environment[name] = value
 
     def _user(self, step: Step) -> None:
         user, group = map(int, step.words.split(":"))  # by number: Kubernetes checks it so
@@ -185,14 +187,71 @@ class Build:
     def _cmd(self, step: Step) -> None:
         self.stage.command = json.loads(step.words)  # in exec form: signals reach it
 
-    @property
-    def builder(self) -> int | None:
-        return BUILDER if os.getuid() == 0 else None
-
     def _here(self, words: str) -> str:
         """The same words with the image's own paths where they are on this machine."""
         return OWN_PATH.sub(f"{self._root}/", words)
 
-    def _give(self, path: Path) -> None:
-        if self.builder:
-            os.chown(path, self.builder, self.builder, follow_symlinks=False)
+    def _give(self, folder: Path) -> None:
+        """To the user who runs the steps."""
+        if builder():
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, BUILDER, BUILDER, follow_symlinks=False)
+
+
+def read_ignored(context: Path) -> Callable[[PurePosixPath], bool]:
+    """Whether `.dockerignore` keeps a path of the context from the build; the last pattern wins."""
+    lines = (context / ".dockerignore").read_text().splitlines()
+    patterns = [line for line in lines if line and not line.startswith("#")]
+
+    def ignored(path: PurePosixPath) -> bool:
+        verdict = False
+        for pattern in patterns:
+            if any(_matches(part, pattern.lstrip("!")) for part in (path, *path.parents)):
+                verdict = not pattern.startswith("!")
+        return verdict
+
+    return ignored
+
+
+def _matches(path: PurePosixPath, pattern: str) -> bool:
+    if pattern.startswith("**/"):
+        return fnmatch(path.name, pattern.removeprefix("**/"))
+    parts = pattern.split("/")
+    return len(parts) == len(path.parts) and all(map(fnmatch, path.parts, parts))
+
+
+def _sent(context: Path, given: Path) -> Iterator[Path]:
+    """The files that a COPY of `given` takes from the context."""
+    ignored = read_ignored(context)
+    for path in [given] if given.is_file() else sorted(given.rglob("*")):
+        if path.is_file() and not ignored(PurePosixPath(path.relative_to(context))):
+            yield path
+
+
+def _link(source: Path, target: Path) -> None:
+    """A copy that shares the files' content: a stage's files are replaced, never written into."""
+    shutil.copytree(source, target, symlinks=True, copy_function=os.link)
+
+
+def _find_python() -> str:
+    """A Python that the builder may run; the tests' own may lie in a home that is closed to it.
+
+    Raises:
+        LookupError: there is none.
+    """
+    candidates = [sys.executable, "/usr/local/bin/python3", "/usr/bin/python3"]
+    trial = "import ensurepip, sys, venv; assert sys.version_info >= (3, 11); print(sys._base_executable)"
+    for candidate in candidates:
+        try:
+            done = subprocess.run(
+                [candidate, "-c", trial],
+                **as_user(builder()),
+                cwd="/",
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return done.stdout.strip()
+    raise LookupError(f"none of {candidates} is a Python with venv that user {BUILDER} may run")

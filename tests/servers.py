@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypedDict
 
 import httpx
 
@@ -36,11 +37,14 @@ def served(
 
 
 @contextmanager
-def running(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Iterator[str]:
+def running(
+    command: Sequence[str], *, cwd: Path, env: Mapping[str, str], user: int | None = None
+) -> Iterator[str]:
     """The base URL of a `bentoml serve` command, from `/readyz` saying 200 until SIGTERM.
 
     It gets a free port and a BENTOML_HOME of its own, unless `env` names one: every
-    `bentoml serve` empties the metrics of all others with the same home.
+    `bentoml serve` empties the metrics of all others with the same home. `user` is whose process
+    it is, by number; only root can choose.
 
     Raises:
         NotServing: it is not ready in time, or ends early, or does not end when told to.
@@ -48,12 +52,14 @@ def running(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Ite
     port = free_port()
     with TemporaryDirectory(prefix="sensorium-server-") as folder:
         log = Path(folder) / "log.txt"
-        own = {"BENTOML_HOME": folder, "BENTOML_DO_NOT_TRACK": "True"}
+        home = {"BENTOML_HOME": folder, "BENTOML_DO_NOT_TRACK": "True"}
+        address = {"BENTOML_HOST": "127.0.0.1", "BENTOML_PORT": str(port)}
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*command, "--host", "127.0.0.1", "--port", str(port)],
+                command,
                 cwd=cwd,
-                env={**own, **env},
+                env={**home, **env, **address},
+                **as_user(user),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -67,6 +73,19 @@ def running(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Ite
                 raise
             finally:
                 _stop(process, log)
+
+
+class AsUser(TypedDict, total=False):
+    """The arguments of `subprocess` that say whose a process is."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+def as_user(number: int | None) -> AsUser:
+    """That user, without any group of ours; with None, the present one."""
+    return {} if number is None else {"user": number, "group": number, "extra_groups": []}
 
 
 def plain_environment() -> dict[str, str]:
