@@ -99,6 +99,18 @@ class Build:
         for step in read_steps(self._context / "Dockerfile"):
             getattr(self, f"_{step.instruction.lower()}")(step)
 
+    def ask(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A command, as `docker exec` would run it."""
+        return subprocess.run(
+            command,
+            cwd=self.stage.workdir,
+            env={**self.environment, **environment},
+            **as_user(self.stage.user),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def path(self, path: str) -> Path:
         """Where that path of the image is."""
         return self._root / path.lstrip("/")
@@ -146,7 +158,9 @@ class Build:
                 _link(self._stages / step.flags["from"] / source.lstrip("/"), destination)
                 continue
             given = self._context / source
-            inside = destination / given.name if target == "./" else destination
+            inside = destination / given.name if given.is_file() else destination
+            if given.is_dir():
+                inside.mkdir()
             for path in _sent(self._context, given):
                 copied = inside / path.relative_to(given)
                 copied.parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +254,7 @@ def _find_python() -> str:
         LookupError: there is none.
     """
     candidates = [sys.executable, "/usr/local/bin/python3", "/usr/bin/python3"]
-    trial = "import ensurepip, sys, venv; assert sys.version_info >= (3, 11); print(sys._base_executable)"
+    trial = "import ensurepip, venv, sys; print(sys._base_executable, sys.version_info >= (3, 11))"
     for candidate in candidates:
         try:
             done = subprocess.run(
@@ -253,5 +267,7 @@ def _find_python() -> str:
             )
         except (OSError, subprocess.CalledProcessError):
             continue
-        return done.stdout.strip()
+        python, new_enough = done.stdout.split()
+        if new_enough == "True":
+            return python
     raise LookupError(f"none of {candidates} is a Python with venv that user {BUILDER} may run")

@@ -1,0 +1,82 @@
+"""Payloads: real files from folders, and the request bodies that carry them."""
+
+import csv
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Modality = Literal["image", "text", "audio"]
+
+MEDIA_TYPES: dict[Modality, dict[str, str]] = {
+    "image": {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"},
+    "text": {".txt": "text/plain", ".csv": "text/plain"},
+    "audio": {".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg"},
+}
+MOST = 500  # of a modality: they are all held in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """One file, or one text of a table."""
+
+    name: str
+    media_type: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """One request's body, its media type, and what it carries, in order."""
+
+    form: str  # "raw", "multipart", "json"
+    content_type: str
+    content: bytes
+    payloads: Sequence[Payload]
+
+
+def read_payloads(modality: Modality, files: Iterable[Path]) -> list[Payload]:
+    """The payloads of one modality among files; of very many, some from everywhere.
+
+    A `.csv` file is a table whose column `text` holds a text in each row.
+    """
+    found = [payload for path in sorted(files) for payload in _read(modality, path)]
+    return found[:: -(-len(found) // MOST)] if found else []
+
+
+def raw(payload: Payload) -> Body:
+    return Body("raw", payload.media_type, payload.content, [payload])
+
+
+def multipart(payloads: Sequence[Payload]) -> Body:
+    """A form with one file a payload, as `curl -F file=@...` sends it."""
+    boundary = uuid.uuid4().hex
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{index}"\r\n'
+        f"Content-Type: {payload.media_type}\r\n\r\n".encode()
+        + payload.content
+        + b"\r\n"
+        for index, payload in enumerate(payloads)
+    ]
+    content = b"".join([*parts, f"--{boundary}--\r\n".encode()])
+    return Body("multipart", f"multipart/form-data; boundary={boundary}", content, payloads)
+
+
+def json_texts(payloads: Sequence[Payload]) -> Body:
+    texts = [payload.content.decode() for payload in payloads]
+    return Body("json", "application/json", json.dumps({"input": texts}).encode(), payloads)
+
+
+def _read(modality: Modality, path: Path) -> Iterator[Payload]:
+    media_type = MEDIA_TYPES[modality].get(path.suffix.lower())
+    if media_type is None:
+        return
+    if path.suffix.lower() != ".csv":
+        yield Payload(str(path), media_type, path.read_bytes())
+        return
+    with path.open(encoding="utf-8", newline="") as table:
+        for number, row in enumerate(csv.DictReader(table), start=1):
+            if text := row.get("text"):
+                yield Payload(f"{path}:{number}", media_type, text.encode())
