@@ -52,7 +52,8 @@ train: $(VENV)/.serve $(VENV)/.train   ## the models that are trained here: spok
 load: $(VENV)/.load   ## a short load test of the running service
 	$(BIN)/locust --config loadtests/locust.conf
 
-lock:              ## choose the newest versions and write them down
-	$(PYTHON) -m pip install --quiet uv
-	uv pip compile --universal --python-version 3.11 --no-header --no-annotate \
-	  --all-groups pyproject.toml --output-file requirements.lock
+COMPILE := $(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --no-header --no-annotate
+lock: $(VENV)/.test   ## choose the newest versions and write them down; a bento's are some of them
+	$(COMPILE) --group install --group serve --group train --group test --group load \
+	  --output-file requirements.lock
+	$(COMPILE) --group serve --constraint requirements.lock --output-file requirements-serve.lock

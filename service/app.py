@@ -5,13 +5,14 @@ bentoml serve service.app:Sensorium
 
 import asyncio
 import logging
+import sys
 from importlib.metadata import version
 
 import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import metrics
-from service.errors import ProviderMissing
+from service.errors import OperatorError, ProviderMissing
 from service.pipeline import Pipeline
 from service.repository import Repository
 from service.routes import build_api
@@ -23,7 +24,12 @@ from service.version import VERSION
 logger = logging.getLogger(__name__)
 
 settings = Settings()
+try:
+    state = State(settings, Repository(settings), Pipeline(settings.decoders))
+except OperatorError as error:
+    sys.exit(str(error))  # here, so that the start ends: BentoML would restart a worker for ever
 api = build_api(settings)
+api.state.sensorium = state
 
 # BentoML's own deadline is a net under ours, which answers with a problem document.
 NET_SECONDS = 120
@@ -52,24 +58,20 @@ class Front:
 class Sensorium:
     """One service for pictures, text and sound."""
 
-    def __init__(self) -> None:
-        self._state = State(settings, Repository(settings), Pipeline(settings.decoders))
-        api.state.sensorium = self._state
-
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
         """Load in the background: the process lives, and says itself when it is ready."""
         logging.getLogger("service").setLevel(logging.INFO)
         provider = _announce_provider()
         metrics.BUILD.labels(VERSION, version("bentoml"), version("onnxruntime"), provider).set(1)
-        self._loading = asyncio.create_task(self._state.repository.open())
+        self._loading = asyncio.create_task(state.repository.open())
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
         """Finish what is queued."""
         self._loading.cancel()
-        await self._state.repository.close()
-        self._state.pipeline.close()
+        await state.repository.close()
+        state.pipeline.close()
 
 
 Sensorium.add_asgi_middleware(Front)  # type: ignore[attr-defined]  # the decorator makes a Service
