@@ -55,6 +55,11 @@ def test_inputs_and_outputs_have_the_names_that_were_asked_for(graph: Path) -> N
     assert [value.name for value in content.output] == ["total", "scaled"]
 
 
+def test_a_graph_says_nothing_of_the_machine_that_made_it(graph: Path) -> None:
+    assert str(Path(__file__).parent).encode() not in graph.read_bytes()
+    assert not any(node.metadata_props or node.doc_string for node in onnx.load(graph).graph.node)
+
+
 def test_a_graph_that_computes_the_same_passes_at_every_size(graph: Path) -> None:
     assert 0 <= check_parity(Sums(), graph, BATCHES, limit=1e-4) < 1e-5
 

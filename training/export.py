@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from service.limits import core_budget
@@ -59,6 +60,8 @@ def export(
             verbose=False,
         )
         assert program is not None
+        # Else every node names the files and lines of the checkout that it was exported in.
+        ClearMetadataAndDocStringPass()(program.model)
         program.save(path, external_data=False)
     _check(path, dynamic)
 
