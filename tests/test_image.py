@@ -1,6 +1,7 @@
 """Pictures of every kind become the same pixels."""
 
 import io
+import itertools
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,13 @@ def test_the_centre_is_kept_and_the_crop_narrows_it() -> None:
     assert corners(whole) == [list(GREEN)] * 4
     narrow = preprocessor(resample="nearest", crop=0.2).decode(payload).data
     assert corners(narrow) == [list(BLUE)] * 4
+
+
+def test_whatever_the_size_the_box_stays_within_the_picture() -> None:
+    image = preprocessor(size=(224, 224), resample="nearest")
+    for width, height in itertools.product(range(211, 340, 7), range(211, 340, 7)):
+        payload = encode(Image.new("1", (width, height)), "PNG")
+        assert image.decode(payload).data.shape == (224, 224, 3)
 
 
 def test_stretching_keeps_the_whole_picture() -> None:

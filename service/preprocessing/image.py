@@ -103,13 +103,14 @@ class ImagePreprocessor:
     def _resize(self, picture: Image.Image, sides_swapped: bool) -> Image.Image:
         """Crop and resample in one step: only the pixels that stay are computed."""
         height, width = reversed(self.spec.size) if sides_swapped else self.spec.size
-        box_width, box_height = float(picture.width), float(picture.height)
+        kept_width, kept_height = float(picture.width), float(picture.height)
         if self.spec.fit == "crop":
-            scale = min(box_width / width, box_height / height)
-            box_width, box_height = scale * width, scale * height
-        box_width, box_height = box_width * self.spec.crop, box_height * self.spec.crop
-        left, top = (picture.width - box_width) / 2, (picture.height - box_height) / 2
-        box = (left, top, left + box_width, top + box_height)
+            scale = min(picture.width / width, picture.height / height)
+            kept_width, kept_height = scale * width, scale * height
+        # Rounding must not carry the box beyond the picture, so both margins are at least 0.
+        across = max(0.0, (picture.width - kept_width * self.spec.crop) / 2)
+        down = max(0.0, (picture.height - kept_height * self.spec.crop) / 2)
+        box = (across, down, picture.width - across, picture.height - down)
         return picture.resize((width, height), self._resample, box)
 
 
