@@ -1,0 +1,234 @@
+"""Fitting a network to recordings: honest splits, repeatable weights, a folder that serves."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service.model import Model, load
+from service.settings import Settings
+from tests.conftest import wav
+from training import audio
+from training.augmentation import augment, change_speed
+from training.datasets import BadData, find_recordings
+from training.disturbance import DISTURBANCES, Disturbance
+from training.errors import FolderExists
+from training.loop import Batches, Schedule, Score, measure, train
+from training.networks.spectrogram import SpectrogramNet
+from training.spectrograms import Spectrograms, compute_spectrograms
+
+TONES = {"low": 300, "middle": 900, "high": 2400}  # Hz
+SPEAKERS = {"ann": 1.0, "bob": 0.9, "cem": 1.1}  # how high they sing
+TAKES = range(3, 9)  # the first two are of the test split
+SHORT = audio.Recipe(Schedule(4, 3e-3, 0.05, 0.1, patience=4), batch=9)
+RELEASED = Path(__file__).parents[1] / "models/spoken-digits/1"
+
+
+def sing(hz: float, take: int, rate: int = 8000) -> bytes:
+    """A tone of half a second in a little noise, no two takes alike."""
+    time = np.arange(rate // 2) / rate
+    noise = np.random.default_rng(take).normal(0, 0.003, len(time))
+    return wav(0.2 * np.sin(2 * np.pi * hz * (1 + 0.01 * take) * time) + noise, rate)
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three words, sung by three speakers, laid out as training wants them."""
+    folder = tmp_path_factory.mktemp("data") / "songs"
+    for word, hz in TONES.items():
+        (folder / word).mkdir(parents=True)
+        for speaker, height in SPEAKERS.items():
+            for take in TAKES:
+                (folder / word / f"{speaker}_{take:02}.wav").write_bytes(sing(hz * height, take))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def material(songs: Path) -> Spectrograms:
+    return compute_spectrograms(find_recordings(songs), audio.PREPROCESSING, (0.9, 1.1))
+
+
+def parse(*words: str | Path) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    audio.add_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+def fit_songs(songs: Path, models: Path, *words: str | Path) -> None:
+    few = ("--epochs", "6", "--batch", "6", "--learning-rate", "0.01", "--threads", "1")
+    audio.run(parse("--data", songs, "--models", models, "--name", "songs", *few, *words))
+
+
+def test_one_command_goes_from_recordings_to_a_folder_that_serves(
+    songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = tmp_path / "mine.WAV"
+    example.write_bytes(sing(TONES["high"], take=99))
+    (tmp_path / "models/songs/1").mkdir(parents=True)
+    words = ("--example", example, "--credit", "sung by sines", "--version", "1", "--replace")
+    fit_songs(songs, tmp_path / "models", *words)
+    model = load(tmp_path / "models/songs/1", Settings())
+    assert model.labels == ("high", "low", "middle")
+    files = {path.name for path in model.folder.iterdir()}
+    assert files >= {"card.md", "confusion.png", "example.wav", "example.json"}
+    assert answer(model, sing(TONES["low"], take=50)) == "low"
+    card = (model.folder / "card.md").read_text()
+    for part in ("sung by sines", "speaker bob left out", "![Confusion matrices](confusion.png)"):
+        assert part in card
+    assert model.manifest.evaluation[1].value == 1.0  # tones of known speakers are easy
+    said = capsys.readouterr().out
+    assert all(f"without {speaker}" in said for speaker in SPEAKERS)
+
+
+def test_a_version_is_counted_up_and_never_overwritten_unasked(songs: Path, tmp_path: Path) -> None:
+    (tmp_path / "songs" / "3").mkdir(parents=True)
+    with pytest.raises(FolderExists, match="3 exists"):
+        fit_songs(songs, tmp_path, "--version", "3")
+    fit_songs(songs, tmp_path, "--epochs", "1")
+    assert load(tmp_path / "songs" / "4", Settings()).manifest.version == 4
+
+
+def test_a_speaker_who_is_left_out_is_not_trained_on_and_test_takes_are_in_neither_split(
+    material: Spectrograms,
+) -> None:
+    for speaker in SPEAKERS:
+        training, validation = material.split_by_speaker(speaker)
+        assert speaker not in material.speakers[training]
+        assert set(material.speakers[validation]) == {speaker}
+        assert not material.is_test[training].any()
+        assert not material.is_test[validation].any()
+        assert len(training) + len(validation) == (~material.is_test).sum()
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(
+    material: Spectrograms,
+) -> None:
+    training, _ = material.split_by_take()
+
+    def weights(seed: int) -> Tensor:
+        recipe = audio.Recipe(SHORT.schedule, SHORT.batch, seed)
+        network = audio.fit(material, training, recipe, stop_after=2).network
+        return torch.cat([part.flatten() for part in network.parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_early_stopping_keeps_the_best_epoch_and_ends_when_patience_does() -> None:
+    losses = iter([0.9, 0.5, 0.7, 0.6, 0.4])  # the fifth epoch is never reached
+    seen: list[nn.Module] = []
+
+    def validate(network: nn.Module) -> Score:
+        seen.append(nn.Linear(2, 2))
+        seen[-1].load_state_dict(network[0].state_dict())  # type: ignore[index]
+        return Score(next(losses), 0.5)
+
+    network = nn.Sequential(nn.Linear(2, 2), nn.LogSoftmax(dim=1))
+    inputs, labels = torch.eye(2).repeat(4, 1), torch.tensor([0, 1] * 4)
+    batches = Batches(labels, 4, lambda chosen, _: inputs[chosen], seed=0)
+    outcome = train(network, batches, Schedule(9, 0.1, 0.0, 0.0, patience=2), validate)
+    assert (outcome.best, len(outcome.epochs)) == (2, 4)
+    assert outcome.epochs[outcome.best - 1].valid == Score(0.5, 0.5)
+    best = seen[1].get_parameter("weight")
+    assert torch.equal(outcome.network.get_parameter("0.weight"), best)
+    assert not torch.equal(seen[3].get_parameter("weight"), best)
+
+
+def test_the_loss_falls(material: Spectrograms) -> None:
+    training, test = material.split_by_take()
+    schedule = Schedule(6, 1e-2, 0.05, 0.0, patience=6)
+    outcome = audio.fit(material, training, audio.Recipe(schedule, batch=6))
+    assert outcome.epochs[-1].loss < outcome.epochs[0].loss / 2
+    assert measure(outcome.network, *material.unchanged(test)).accuracy == 1
+
+
+def test_gain_and_silence_around_it_do_not_change_what_the_network_sees() -> None:
+    network = SpectrogramNet(classes=3, bands=16).eval()
+    word = torch.rand(1, 16, 40) * 5
+    framed = torch.full((1, 16, 64), -18.0)
+    framed[:, :, 8:48] = word
+    quieter = framed - 4.6
+    assert torch.allclose(network(framed), network(quieter), atol=1e-5)
+
+
+def test_augmentation_changes_every_sample_in_its_own_way_and_leaves_the_original_alone() -> None:
+    original = torch.full((4, 40, 101), -18.0)
+    original[:, 10:20, 20:60] = 0.0
+    copy = original.clone()
+    random = torch.Generator().manual_seed(0)
+    changed = augment(original, audio.AUGMENTATION, -18.0, random)
+    assert torch.equal(original, copy)
+    assert changed.shape == original.shape
+    assert torch.isfinite(changed).all()
+    for left in range(4):
+        for right in range(left):
+            assert not torch.equal(changed[left], changed[right])
+
+
+def test_a_faster_recording_is_shorter_and_higher() -> None:
+    rate = 16_000
+    wave = np.sin(2 * np.pi * 500 * np.arange(rate) / rate).astype(np.float32)
+    faster = change_speed(wave, 1.25, rate)
+    assert len(faster) == pytest.approx(len(wave) / 1.25, abs=2)
+    assert np.abs(np.fft.rfft(faster)).argmax() * rate / len(faster) == pytest.approx(625, abs=3)
+
+
+def test_a_damaged_recording_is_named(tmp_path: Path) -> None:
+    for word in ("yes", "no"):
+        (tmp_path / word).mkdir()
+        for speaker in SPEAKERS:
+            for take in (4, 5):
+                (tmp_path / word / f"{speaker}_{take}.wav").write_bytes(sing(400, take))
+    (tmp_path / "no/bob_5.wav").write_bytes(b"RIFF, and then nothing")
+    with pytest.raises(BadData, match=r"no/bob_5.wav: not a recording that can be read"):
+        compute_spectrograms(find_recordings(tmp_path), audio.PREPROCESSING, ())
+
+
+def test_an_example_that_cannot_be_read_stops_before_the_work(songs: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="--example"):
+        fit_songs(songs, tmp_path, "--example", tmp_path / "missing.wav")
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        (["a_04.wav", "a_05.wav"], "two speakers"),
+        (["a_05.wav", "b_05.wav"], "no takes 00 to 04"),
+        (["a_04.wav", "a_05.wav", "b_04.wav"], "speaker b has no takes from 05 on"),
+    ],
+)
+def test_data_that_cannot_be_split_are_refused(
+    tmp_path: Path, names: list[str], complaint: str
+) -> None:
+    for word in ("yes", "no"):
+        (tmp_path / word).mkdir()
+        for name in names:
+            (tmp_path / word / name).write_bytes(sing(400, 1))
+    with pytest.raises(BadData, match=complaint):
+        compute_spectrograms(find_recordings(tmp_path), audio.PREPROCESSING, ())
+
+
+def test_the_released_model_knows_the_official_test_takes(shared_data: Path) -> None:
+    model = load(RELEASED, Settings())
+    assert accuracy(model, shared_data, lambda path: path.read_bytes()) >= 0.98
+
+
+@pytest.mark.parametrize("what", DISTURBANCES)
+def test_the_released_model_survives_the_road_to_the_service(shared_data: Path, what: str) -> None:
+    model = load(RELEASED, Settings())
+    assert accuracy(model, shared_data, DISTURBANCES[what]) >= 0.95
+
+
+def accuracy(model: Model, shared_data: Path, read: Disturbance) -> float:
+    recordings = find_recordings(shared_data / "digits")
+    takes = [take for take in recordings.takes if take.is_test]
+    right = [answer(model, read(take.path)) == recordings.labels[take.label] for take in takes]
+    return float(np.mean(right))
+
+
+def answer(model: Model, payload: bytes) -> str:
+    [scores] = model.answers([model.decode(payload)])
+    return model.labels[int(scores["classify"].argmax())]

@@ -1,0 +1,330 @@
+"""Fit a network to short recordings: choices on speakers left out, then one fit on all of them.
+
+python -m training fit audio --data ../shared/data/digits
+"""
+
+import argparse
+import math
+import shlex
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from service.errors import CallerError
+from service.limits import InputLimits, core_budget
+from service.manifest import (
+    AudioPreprocessing,
+    Classify,
+    Example,
+    Figure,
+    Graph,
+    LogMel,
+    Manifest,
+    Origin,
+    Tasks,
+    sha256,
+)
+from service.preprocessing import AudioPreprocessor
+from training.augmentation import Augmentation, augment
+from training.datasets import (
+    DIGITS_URL,
+    BadData,
+    Recordings,
+    fetch_digits,
+    find_recordings,
+)
+from training.disturbance import DISTURBANCES
+from training.export import check_parity, export
+from training.folder import Content, check_free, write_folder
+from training.loop import Batches, Outcome, Schedule, Score, measure, train
+from training.networks.spectrogram import SpectrogramNet
+from training.report import Answers, Findings, HeldOut, draw_confusion, write_card
+from training.spectrograms import Indices, Spectrograms, compute_spectrograms
+
+NAME = "spoken-digits"
+DESCRIPTION = "Says which of {labels} was spoken in a short recording."
+CREDIT = "Free Spoken Digit Dataset (Jakobovski et al., v1.0.10), CC BY-SA 4.0"
+LICENCE = "CC BY-SA 4.0"  # as the data that the weights are made of
+
+LOG_MEL = LogMel(
+    window=512,  # 32 ms: resolves the harmonics of a voice
+    hop=160,  # 10 ms: a plosive is not much longer
+    bands=40,
+    low_hz=80.0,  # below is hum
+    high_hz=3_800.0,  # the data end at 4 kHz; better microphones must not look different
+    floor=1e-8,  # the noise of 16-bit samples: quieter is silence
+)
+PREPROCESSING = AudioPreprocessing(
+    modality="audio",
+    input="spectrogram",
+    sample_rate=16_000,  # what most speech models take; the data's 8 kHz are resampled to it
+    seconds=1.0,  # 99 % of the takes are shorter
+    keep="centre",
+    log_mel=LOG_MEL,
+)
+# Each speaker at seven speeds is like seven speakers; beyond a fourth, words sound unnatural.
+OTHER_SPEEDS = (0.8, 0.87, 0.93, 1.07, 1.15, 1.25)
+AUGMENTATION = Augmentation(
+    shift=0.15,  # the silence that users leave before a word
+    stretch=0.2,
+    formants=0.08,
+    colour=1.0,
+    noise=0.6,
+    noise_below_peak=(5.0, 13.0),  # 21 to 56 dB
+    mask_bands=0.3,
+    mask_frames=0.24,
+)
+SCHEDULE = Schedule(
+    epochs=24,  # the validation loss has been flat for some by then
+    learning_rate=3e-3,  # three times more diverges at first, three times less ends lower
+    weight_decay=0.05,
+    label_smoothing=0.1,
+    patience=8,
+)
+BATCH = 64  # smaller ones take longer, larger ones end lower
+SEED = 0
+
+GRAPH, LABELS, PICTURE = "model.onnx", "labels.txt", "confusion.png"
+OUTPUT = "log_probabilities"
+# The flags that make a model what it is; the others say where it goes.
+REPRODUCING = (
+    "data", "name", "example", "example_source", "credit", "licence", "epochs", "patience",
+    "learning_rate", "weight_decay", "label_smoothing", "batch", "seed",
+)  # fmt: skip
+PARITY_SIZES = (1, 2, 3, 8)
+PARITY_LIMIT = 1e-4
+TOLERANCE = 1e-3  # of a probability, between this machine's onnxruntime and another's
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The numbers of a fit that flags change."""
+
+    schedule: Schedule = SCHEDULE
+    batch: int = BATCH
+    seed: int = SEED
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `python -m training fit audio`."""
+    add = parser.add_argument
+    add("--data", type=Path, help="DIR/<class>/<speaker>_<take>.wav (default: download digits)")
+    add("--url", default=DIGITS_URL, help="where the digits are downloaded from")
+    add("--cache", type=Path, default=Path(".cache/datasets"), help="where a download is kept")
+    add("--name", default=NAME, help="the model's name (default: %(default)s)")
+    add("--models", type=Path, default=Path("models"), help="the folder of model folders")
+    add("--version", type=int, help="refused if it is there (default: the next free number)")
+    add("--replace", action="store_true", help="put it in the place of an older --version")
+    add("--example", type=Path, help="the recording that travels with the model"
+        " (default: the first test take)")  # fmt: skip
+    add(
+        "--example-source", default="a recording of the test split", help="its origin, for the card"
+    )
+    add("--credit", help="the data's title and licence, for the card")
+    add("--licence", default=LICENCE, help="of the model (default: %(default)s)")
+    add("--epochs", type=int, default=SCHEDULE.epochs)
+    add("--patience", type=int, default=SCHEDULE.patience)
+    add("--learning-rate", type=float, default=SCHEDULE.learning_rate)
+    add("--weight-decay", type=float, default=SCHEDULE.weight_decay)
+    add("--label-smoothing", type=float, default=SCHEDULE.label_smoothing)
+    add("--batch", type=int, default=BATCH)
+    add("--seed", type=int, default=SEED)
+    add("--threads", type=int, default=core_budget(), help="less where other work is done")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fit, measure, export and write a model folder.
+
+    Raises:
+        TrainingError: with a sentence for whoever typed the command.
+    """
+    began = time.monotonic()
+    version = args.version or _next_version(args.models / args.name)
+    check_free(args.models / args.name / str(version), replace=args.replace)
+    data = find_recordings(args.data or fetch_digits(args.cache, args.url))
+    _check_example(args.example)
+    torch.set_num_threads(args.threads)
+    recipe = _recipe(args)
+    material = compute_spectrograms(data, PREPROCESSING, OTHER_SPEEDS)
+    folds = [_hold_out(material, speaker, recipe) for speaker in data.speakers]
+    epochs = round(statistics.median(fold.best_epoch for fold in folds))
+    mean = statistics.mean(fold.answers.accuracy for fold in folds)
+    print(
+        f"mean over speakers left out: {mean:.3f}; the last fit takes {epochs} epochs", flush=True
+    )
+    training, test = material.split_by_take()
+    network = fit(material, training, recipe, stop_after=epochs, title="all speakers").network
+    answers = _answers(network, material, test)
+    print(f"official test split: {answers.accuracy:.3f}", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = Path(scratch, GRAPH)
+        parity = _export(network, material, test, graph)
+        findings = Findings(
+            folds=tuple(folds),
+            test=answers,
+            disturbed=_try_disturbances(network, data),
+            epochs=epochs,
+            parameters=sum(weights.numel() for weights in network.parameters()),
+            parity=parity,
+            minutes=(time.monotonic() - began) / 60,
+            threads=args.threads,
+        )
+        folder = _release(args, version, data, findings, graph)
+    print(f"{folder} written; PyTorch and onnxruntime differ by at most {parity:.1g}")
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    schedule = Schedule(
+        epochs=args.epochs,
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        label_smoothing=args.label_smoothing,
+        patience=args.patience,
+    )
+    return Recipe(schedule, args.batch, args.seed)
+
+
+def _check_example(recording: Path | None) -> None:
+    """Say before the work, not after it, that the recording cannot be used."""
+    if recording is None:
+        return
+    try:
+        AudioPreprocessor(PREPROCESSING, InputLimits()).decode(recording.read_bytes())
+    except (CallerError, OSError) as error:
+        raise BadData(f"--example {recording}: {error}") from error
+
+
+def _hold_out(material: Spectrograms, speaker: str, recipe: Recipe) -> HeldOut:
+    """One fold: train on the others, stop when this speaker's loss no longer falls."""
+    training, validation = material.split_by_speaker(speaker)
+    takes, labels = material.unchanged(validation)
+
+    def validate(network: nn.Module) -> Score:
+        return measure(network, takes, labels)
+
+    outcome = fit(material, training, recipe, validate=validate, title=f"without {speaker}")
+    answers = _answers(outcome.network, material, validation)
+    last = outcome.epochs[-1].valid
+    assert last is not None
+    print(f"without {speaker}: {answers.accuracy:.3f} at epoch {outcome.best}", flush=True)
+    return HeldOut(speaker, answers, outcome.best, last.accuracy)
+
+
+def fit(
+    material: Spectrograms,
+    training: Indices,
+    recipe: Recipe,
+    *,
+    validate: Callable[[nn.Module], Score] | None = None,
+    stop_after: int | None = None,
+    title: str = "",
+) -> Outcome:
+    """Train a new network on some of the takes; the same seed gives the same weights."""
+    torch.manual_seed(recipe.seed)
+    network = SpectrogramNet(material.classes, material.bands)
+    takes = torch.from_numpy(training)
+    speeds = len(material.at_speeds)
+    silence = math.log(LOG_MEL.floor)
+
+    def draw(chosen: Tensor, random: torch.Generator) -> Tensor:
+        speed = torch.randint(speeds, chosen.shape, generator=random)
+        return augment(material.at_speeds[speed, takes[chosen]], AUGMENTATION, silence, random)
+
+    batches = Batches(material.labels[takes], recipe.batch, draw, recipe.seed)
+    return train(network, batches, recipe.schedule, validate, stop_after, title)
+
+
+def _answers(network: nn.Module, material: Spectrograms, takes: Indices) -> Answers:
+    spectrograms, labels = material.unchanged(takes)
+    with torch.inference_mode():
+        given = network(spectrograms).argmax(dim=1)
+    return Answers(labels.numpy(), given.numpy())
+
+
+def _try_disturbances(network: nn.Module, data: Recordings) -> dict[str, float]:
+    """Accuracy on the test takes after each of the disturbances."""
+    preprocessor = AudioPreprocessor(PREPROCESSING, InputLimits())
+    takes = [take for take in data.takes if take.is_test]
+    labels = torch.tensor([take.label for take in takes])
+    accuracies = {}
+    for what, disturb in DISTURBANCES.items():
+        samples = [preprocessor.decode(disturb(take.path)) for take in takes]
+        feeds = preprocessor.collate(samples)
+        score = measure(network, torch.from_numpy(feeds[PREPROCESSING.input]), labels)
+        accuracies[what] = score.accuracy
+    return accuracies
+
+
+def _export(network: nn.Module, material: Spectrograms, test: Indices, graph: Path) -> float:
+    """Write the graph; the greatest difference between it and the network."""
+    name = PREPROCESSING.input
+    takes, _ = material.unchanged(test)
+    export(network, {name: takes[:2]}, [OUTPUT], {name: {0: "batch"}}, graph)
+    # Spread over the split, so that a batch holds several words and speakers.
+    batches = [{name: takes[:: -(-len(takes) // size)].numpy()} for size in PARITY_SIZES]
+    return check_parity(network, graph, batches, PARITY_LIMIT)
+
+
+def _release(
+    args: argparse.Namespace, version: int, data: Recordings, findings: Findings, graph: Path
+) -> Path:
+    """Write the model folder, and prove it by the serving path."""
+    test_takes = [take.path for take in data.takes if take.is_test]
+    recording: Path = args.example or test_takes[0]
+    example = f"example{recording.suffix.lower()}"
+    credit = args.credit or (CREDIT if args.name == NAME else f"recordings in {data.folder.name}/")
+    manifest = Manifest(
+        format=1,
+        name=args.name,
+        version=version,
+        description=DESCRIPTION.format(
+            labels=f"{', '.join(data.labels[:-1])} or {data.labels[-1]}"
+        ),
+        preprocessing=PREPROCESSING,
+        graphs=(Graph(file=GRAPH, sha256=sha256(graph)),),
+        tasks=Tasks(classify=Classify(output=OUTPUT, activation="log_softmax", labels=LABELS)),
+        example=Example(file=example, tolerance={"fp32": TOLERANCE}),
+        origin=Origin(source="trained here, from scratch", licence=args.licence, data=credit),
+        evaluation=(
+            _figure(findings.held_out_accuracy, "mean over speakers left out of training"),
+            _figure(findings.test.accuracy, "official test split, takes 00 to 04"),
+        ),
+    )
+    command = _command(args, args.models / args.name / str(version) / example)
+    card = write_card(manifest, findings, data.labels, PICTURE, args.example_source, command)
+    files: dict[str, Content] = {
+        GRAPH: graph,
+        LABELS: "".join(f"{label}\n" for label in data.labels),
+        example: recording,
+        PICTURE: draw_confusion(findings, data.labels),
+        manifest.card: card,
+    }
+    return write_folder(args.models, manifest, files, replace=args.replace)
+
+
+def _figure(accuracy: float, data: str) -> Figure:
+    return Figure(metric="accuracy", value=round(accuracy, 4), data=data)
+
+
+def _command(args: argparse.Namespace, example: Path) -> str:
+    """What trains this model again, with the example that it brings."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    words = ["python", "-m", "training", "fit", "audio"]
+    for name in REPRODUCING:
+        value = getattr(args, name)
+        if value != parser.get_default(name):
+            kept = example if name == "example" else value
+            words += [f"--{name.replace('_', '-')}", str(kept)]
+    return shlex.join(words)
+
+
+def _next_version(model: Path) -> int:
+    versions = [int(path.name) for path in model.glob("*") if path.name.isdecimal()]
+    return max(versions, default=0) + 1

@@ -1,0 +1,95 @@
+"""Recordings as spectrograms, computed by the code that serves, at several speeds, once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from service.errors import CallerError
+from service.limits import InputLimits
+from service.manifest import AudioPreprocessing
+from service.preprocessing import AudioPreprocessor
+from service.preprocessing.audio import fit_length
+from training.augmentation import change_speed
+from training.datasets import BadData, Recording, Recordings
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrograms:
+    """All takes of a data set; test takes are among them, and kept apart by the splits."""
+
+    at_speeds: Tensor  # float32[speeds, takes, bands, frames]; the first is the take's own
+    labels: Tensor  # int64[takes]
+    classes: int
+    speakers: NDArray[np.str_]  # [takes]
+    is_test: NDArray[np.bool_]  # [takes]
+
+    @property
+    def bands(self) -> int:
+        return self.at_speeds.shape[2]
+
+    def unchanged(self, takes: Indices) -> tuple[Tensor, Tensor]:
+        """Takes at their own speed, float32[n, bands, frames], and their labels, int64[n]."""
+        chosen = torch.from_numpy(takes)
+        return self.at_speeds[0, chosen], self.labels[chosen]
+
+    def split_by_speaker(self, speaker: str) -> tuple[Indices, Indices]:
+        """The training takes of all others, and this speaker's; test takes are in neither."""
+        own = self.speakers == speaker
+        return np.flatnonzero(~own & ~self.is_test), np.flatnonzero(own & ~self.is_test)
+
+    def split_by_take(self) -> tuple[Indices, Indices]:
+        """All training takes, and the official test split."""
+        return np.flatnonzero(~self.is_test), np.flatnonzero(self.is_test)
+
+
+def compute_spectrograms(
+    data: Recordings, spec: AudioPreprocessing, other_speeds: Sequence[float]
+) -> Spectrograms:
+    """Read every recording.
+
+    Raises:
+        BadData: a recording cannot be read, or a split would be empty.
+    """
+    _check_splits(data)
+    preprocessor = AudioPreprocessor(spec, InputLimits())
+    rows = [
+        _at_speeds(preprocessor, take, (1.0, *other_speeds))
+        for take in tqdm(data.takes, desc="spectrograms", unit="take", leave=False)
+    ]
+    return Spectrograms(
+        at_speeds=torch.from_numpy(np.stack(rows, axis=1)),
+        labels=torch.tensor([take.label for take in data.takes]),
+        classes=len(data.labels),
+        speakers=np.array([take.speaker for take in data.takes]),
+        is_test=np.array([take.is_test for take in data.takes]),
+    )
+
+
+def _check_splits(data: Recordings) -> None:
+    if len(data.speakers) < 2:
+        raise BadData("at least two speakers are needed, so that one can be left out")
+    if not any(take.is_test for take in data.takes):
+        raise BadData("there are no takes 00 to 04, the test split: <speaker>_<take>.wav")
+    for speaker in data.speakers:
+        if all(take.is_test for take in data.takes if take.speaker == speaker):
+            raise BadData(f"speaker {speaker} has no takes from 05 on: <speaker>_<take>.wav")
+
+
+def _at_speeds(
+    preprocessor: AudioPreprocessor, take: Recording, speeds: Sequence[float]
+) -> NDArray[np.float32]:
+    """One take at each speed: float32[speeds, bands, frames]."""
+    try:
+        wave, _ = preprocessor.waveform(take.path.read_bytes())
+    except (CallerError, OSError) as error:
+        raise BadData(f"{take.path}: {error}") from error
+    rate, samples = preprocessor.spec.sample_rate, preprocessor.spec.samples
+    waves = (change_speed(wave, factor, rate) for factor in speeds)
+    return np.stack([preprocessor.features(fit_length(wave, samples)) for wave in waves])
