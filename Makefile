@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 3000
-DATA   ?= ../shared/data
+DATA   ?=
 
 MODELS := models/efficientnet-lite0/1/manifest.yaml models/all-minilm-l6-v2/1/manifest.yaml
 
@@ -47,7 +47,9 @@ format:            ## lay the code out
 	$(BIN)/ruff format .
 
 train: $(VENV)/.serve $(VENV)/.train   ## the models that are trained here: spoken digits
-	$(BIN)/python -m training fit audio --data $(DATA)/digits
+	$(BIN)/python -m training fit audio $(if $(DATA),--data $(DATA)) \
+	  --example models/spoken-digits/1/example.wav \
+	  --example-source '"seven", synthesised: espeak-ng -v en-us -s 150 seven'
 
 load: $(VENV)/.load   ## a short load test of the running service
 	$(BIN)/locust --config loadtests/locust.conf
