@@ -267,5 +267,6 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
