@@ -10,6 +10,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.limits import InputLimits, core_budget
 
 
+MOST_TIMEOUT_MS = 100_000  # beyond it BentoML's own deadline would answer, in a shape of its own
+
+
 class Provider(StrEnum):
     """Where models run. `auto` takes the best there is; the others insist."""
 
@@ -37,7 +40,7 @@ class Settings(BaseSettings):
     max_audio_seconds: PositiveFloat = Field(600.0, description="Seconds of one recording.")
     max_text_bytes: PositiveInt = Field(1_000_000, description="Bytes of one text.")
     timeout_ms: PositiveInt = Field(
-        30_000, description="Deadline of a request that brings no X-Timeout-Ms."
+        30_000, le=MOST_TIMEOUT_MS, description="Deadline of a request that brings no X-Timeout-Ms."
     )
     drain_seconds: PositiveFloat = Field(
         10.0, description="How long queued work may take to finish at shutdown."

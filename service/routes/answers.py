@@ -11,6 +11,7 @@ from starlette.responses import Response
 from service.errors import BadRequest
 from service.pipeline import Timings
 from service.routes.problems import Problem
+from service.settings import MOST_TIMEOUT_MS
 
 
 class Label(BaseModel):
@@ -48,8 +49,10 @@ def deadline_of(request: Request, default_ms: int) -> float:
         BadRequest: the header is not a number of milliseconds.
     """
     given = request.headers.get("x-timeout-ms", str(default_ms))
-    if not (given.isdecimal() and given.isascii() and 0 < int(given) <= 3_600_000):
-        raise BadRequest("X-Timeout-Ms must be a whole number from 1 to 3600000", "X-Timeout-Ms")
+    if not (given.isdecimal() and given.isascii() and 0 < int(given) <= MOST_TIMEOUT_MS):
+        raise BadRequest(
+            f"X-Timeout-Ms must be a whole number from 1 to {MOST_TIMEOUT_MS}", "X-Timeout-Ms"
+        )
     return asyncio.get_running_loop().time() + int(given) / 1000
 
 

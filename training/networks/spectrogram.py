@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 # Edges first, then formants, then how they move: more filters as the picture gets smaller.
 FILTERS = (24, 32, 48, 64)
-SHRINKAGE = 8  # of the picture, by the convolutions
-# Five frames of what is left are 0.4 s: most of a word, so that "two" differs from "zero".
-CONTEXT = 5
+SHRINKAGE = 8  # of the bands, by the convolutions; frames shrink by 4, so that plosives stay
+# Nine of the frames that are left are 0.36 s: most of a word, so that "two" differs from "zero".
+CONTEXT = 9
 WIDTH = 96
 HIDDEN = 128
 DROPOUT = 0.2
@@ -29,7 +29,7 @@ class SpectrogramNet(nn.Module):
         self.picture = nn.Sequential(
             _convolve(1, first, stride=2),
             _convolve(first, second),
-            nn.MaxPool2d(2),
+            nn.MaxPool2d((2, 1)),
             _convolve(second, third),
             nn.MaxPool2d(2),
             _convolve(third, fourth),
@@ -52,8 +52,8 @@ class SpectrogramNet(nn.Module):
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """float32[N, bands, frames] of ln(power) -> log-probabilities: float32[N, classes]."""
-        maps = self.picture(_relative_level(spectrogram).unsqueeze(1))  # [N, filters, b/8, f/8]
-        moments = self.time(maps.flatten(1, 2))  # [N, width, f/8]
+        maps = self.picture(_relative_level(spectrogram).unsqueeze(1))  # [N, filters, b/8, f/4]
+        moments = self.time(maps.flatten(1, 2))  # [N, width, f/4]
         pooled = torch.cat([moments.mean(dim=2), moments.amax(dim=2)], dim=1)  # [N, 2 * width]
         log_probabilities: Tensor = self.head(pooled)
         return log_probabilities
