@@ -34,7 +34,7 @@ class Edge:
             await send(message)
 
         declared = headers.get("content-length", "0")
-        if not declared.isdecimal():
+        if not re.fullmatch("[0-9]{1,18}", declared):
             error = BadRequest("Content-Length is not a number")
             await respond(describe(error, request_id))(scope, receive, send_with_id)
         elif int(declared) > self._max_body_bytes:
