@@ -13,6 +13,7 @@
     │   └── NotReady           the model or the service is loading, draining or refused
     └── OperatorError        whoever runs the service mends it
         ├── BadModel           a model folder that cannot be served as it is
+        │   └── EncoderMissing   a head whose encoder is not loaded
         ├── BatchFailed        the model failed on this very input
         └── ProviderMissing    hardware that was asked for is not there
 
@@ -80,6 +81,10 @@ class OperatorError(SensoriumError):
 
 class BadModel(OperatorError):
     """The model folder cannot be served as it is; the sentence names file and field."""
+
+
+class EncoderMissing(BadModel):
+    """The head names an encoder that is not loaded, or that has other weights."""
 
 
 class BatchFailed(OperatorError):

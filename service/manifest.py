@@ -28,6 +28,7 @@ Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Triple = tuple[float, float, float]
 Modality = Literal["image", "text", "audio"]
+Kind = Literal["image", "text", "audio", "multimodal"]  # of what a request brings
 Task = Literal["classify", "embed"]
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -105,8 +106,41 @@ class AudioPreprocessing(Frozen):
         return self
 
 
+class EncoderReference(Frozen):
+    """An encoder, by the weights that its vectors come from: others mean nothing to the head."""
+
+    name: Name
+    modality: Modality
+    width: Positive
+    sha256: Sha256  # of the weights: the encoder's `origin.sha256`
+
+
+class VectorPreprocessing(Frozen):
+    """A head: its input is made of encoders' vectors, not of a file.
+
+    With several encoders the vectors stand in their order, each followed by a 1; one that is
+    missing is zeros, followed by a 0.
+    """
+
+    modality: Literal["vector"]
+    input: str  # the graph's input: float32[N, width]
+    encoders: Annotated[tuple[EncoderReference, ...], Field(min_length=1)]
+
+    @property
+    def width(self) -> int:
+        flags = len(self.encoders) if len(self.encoders) > 1 else 0
+        return sum(encoder.width for encoder in self.encoders) + flags
+
+    @model_validator(mode="after")
+    def _one_encoder_a_modality(self) -> "VectorPreprocessing":
+        if len({encoder.modality for encoder in self.encoders}) < len(self.encoders):
+            raise ValueError("encoders: at most one for each modality")
+        return self
+
+
 Preprocessing = Annotated[
-    ImagePreprocessing | TextPreprocessing | AudioPreprocessing, Field(discriminator="modality")
+    ImagePreprocessing | TextPreprocessing | AudioPreprocessing | VectorPreprocessing,
+    Field(discriminator="modality"),
 ]
 
 
@@ -200,8 +234,15 @@ class Manifest(Frozen):
     card: FileName = "card.md"
 
     @property
-    def modality(self) -> Modality:
-        return self.preprocessing.modality
+    def modalities(self) -> tuple[Modality, ...]:
+        """What a request for this model may bring: a head takes what its encoders take."""
+        if isinstance(self.preprocessing, VectorPreprocessing):
+            return tuple(encoder.modality for encoder in self.preprocessing.encoders)
+        return (self.preprocessing.modality,)
+
+    @property
+    def kind(self) -> Kind:
+        return self.modalities[0] if len(self.modalities) == 1 else "multimodal"
 
     def files(self) -> Iterator[tuple[str, str]]:
         """(field, file name) of everything that must lie beside the manifest."""

@@ -1,7 +1,7 @@
 """A loaded model: a folder that was verified, warmed, and answers its own example as it must."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,25 @@ from typing import Any
 import numpy as np
 
 from service.batching import Row
-from service.errors import BadModel, CallerError
-from service.manifest import Classify, Graph, Manifest, Task, read_manifest
+from service.errors import BadModel, CallerError, EncoderMissing
+from service.manifest import (
+    Classify,
+    EncoderReference,
+    Graph,
+    Manifest,
+    Modality,
+    Task,
+    VectorPreprocessing,
+    read_manifest,
+)
 from service.meaning import Floats, probabilities
-from service.preprocessing import Preprocessor, Sample, TensorSpec, build_preprocessor
+from service.preprocessing import (
+    Preprocessor,
+    Sample,
+    TensorSpec,
+    VectorPreprocessor,
+    build_preprocessor,
+)
 from service.session import Session, choose_provider
 from service.settings import Provider, Settings
 
@@ -28,9 +43,23 @@ class Model:
     preprocessor: Preprocessor
     session: Session
     labels: tuple[str, ...]  # empty for a model that does not classify
+    encoders: "tuple[Model, ...]" = ()  # whose vectors a head takes
 
     def decode(self, payload: bytes) -> Sample:
         return self.preprocessor.decode(payload)
+
+    def join(self, vectors: Mapping[Modality, Floats]) -> Sample:
+        """A head's sample, of its encoders' vectors."""
+        assert isinstance(self.preprocessor, VectorPreprocessor)
+        return self.preprocessor.join(vectors)
+
+    def sample(self, payload: bytes) -> Sample:
+        """One file as the graph takes it, computed now; a head's first encoder reads it."""
+        if not self.encoders:
+            return self.decode(payload)
+        encoder = self.encoders[0]
+        [answer] = encoder.answers([encoder.decode(payload)])
+        return self.join({encoder.manifest.modalities[0]: answer["embed"]})
 
     def run(self, samples: Sequence[Sample]) -> list[Row]:
         """One batch through the graph: a row for each sample, in order."""
@@ -52,32 +81,50 @@ class Model:
         return [{task: self.interpret(task, row) for task in tasks} for row in self.run(samples)]
 
 
-def load(folder: Path, settings: Settings) -> Model:
+FindEncoder = Callable[[EncoderReference], Model]
+
+
+def no_encoder(wanted: EncoderReference) -> Model:
+    """Raises:
+    EncoderMissing: always.
+    """
+    raise EncoderMissing(f"preprocessing.encoders: {wanted.name} with those weights is not loaded")
+
+
+def load(folder: Path, settings: Settings, find_encoder: FindEncoder = no_encoder) -> Model:
     """A model folder, verified, warmed and true to its example.
 
+    Args:
+        find_encoder: gives a head the loaded encoders that it names.
+
     Raises:
+        EncoderMissing: a head's encoder is not there.
         BadModel: with a sentence that names the file and the field.
         ProviderMissing: the settings insist on hardware that is not there.
     """
     manifest = read_manifest(folder)
-    model = _open(folder, manifest, settings)
+    model = _open(folder, manifest, settings, find_encoder)
     _check_tensors(model)
     _check_example(model)
     return model
 
 
-def answer_example(folder: Path, manifest: Manifest) -> dict[str, list[float]]:
+def answer_example(
+    folder: Path, manifest: Manifest, find_encoder: FindEncoder = no_encoder
+) -> dict[str, list[float]]:
     """What a model folder answers to its own example: the content of its `example.json`.
 
     Takes the first graph for the CPU; the folder needs no manifest file yet.
     """
-    model = _open(folder, manifest, Settings(provider=Provider.CPU))
-    sample = model.decode((folder / manifest.example.file).read_bytes())
+    model = _open(folder, manifest, Settings(provider=Provider.CPU), find_encoder)
+    sample = model.sample((folder / manifest.example.file).read_bytes())
     [answer] = model.answers([sample])
     return {task: values.tolist() for task, values in answer.items()}
 
 
-def _open(folder: Path, manifest: Manifest, settings: Settings) -> Model:
+def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: FindEncoder) -> Model:
+    spec = manifest.preprocessing
+    encoders = spec.encoders if isinstance(spec, VectorPreprocessing) else ()
     provider = choose_provider(settings.provider)
     graph = _choose_graph(manifest, provider)
     return Model(
@@ -88,6 +135,7 @@ def _open(folder: Path, manifest: Manifest, settings: Settings) -> Model:
         preprocessor=build_preprocessor(manifest.preprocessing, folder, settings.input_limits),
         session=Session(folder / graph.file, provider, settings.threads_per_lane),
         labels=_read_labels(folder, manifest),
+        encoders=tuple(find_encoder(encoder) for encoder in encoders),
     )
 
 
@@ -174,7 +222,7 @@ def _check_example(model: Model) -> None:
     """Answer the example alone and in batches of growing size; this warms the session as well."""
     example = model.manifest.example
     try:
-        sample = model.decode((model.folder / example.file).read_bytes())
+        sample = model.sample((model.folder / example.file).read_bytes())
     except CallerError as error:
         raise BadModel(f"{model.folder / example.file}: example.file: {error}") from error
     expected = _read_expected(model)

@@ -1,15 +1,17 @@
 """The one path of a request: decode, submit, interpret."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from time import perf_counter
 from typing import TypeVar
 
-from service.errors import DeadlineExceeded
-from service.manifest import Task
+from service.batching import Reply
+from service.errors import BadRequest, DeadlineExceeded
+from service.manifest import Modality, Task
 from service.meaning import Floats
+from service.preprocessing import Sample
 from service.repository import Served
 
 T = TypeVar("T")
@@ -34,6 +36,18 @@ class Prediction:
     timings: Timings
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What came of one file in the model that reads it."""
+
+    sample: Sample
+    reply: Reply
+    decode_seconds: float
+
+
+Item = Mapping[Modality, bytes]  # one file, or for a multimodal head several
+
+
 class Pipeline:
     """Files in, predictions out, for any model."""
 
@@ -41,32 +55,63 @@ class Pipeline:
         self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
 
     async def predict(
-        self, served: Served, task: Task, payload: bytes, deadline: float
-    ) -> Prediction:
-        """One item's answer.
+        self, models: Sequence[Served], task: Task, item: Item, deadline: float
+    ) -> list[Prediction]:
+        """One item's answer from each model; heads of one encoder share one pass through it.
 
         Args:
             deadline: on the event loop's clock, in seconds.
 
         Raises:
-            CallerError: the file cannot be used.
+            CallerError: a file cannot be used.
             LoadError: not now.
         """
-        started = perf_counter()
-        sample = await self.decode(served.model.decode, payload, deadline)
-        decoded = perf_counter()
-        reply = await served.batcher.submit(sample, deadline)
-        replied = perf_counter()
-        values = served.model.interpret(task, reply.row)
-        ended = perf_counter()
-
-        timings = Timings(
-            decoded - started, reply.queue_seconds, reply.infer_seconds, ended - replied
+        for served in models:
+            _check_parts(served, item)
+        readers = {r for served in models for r in served.readers if r.modality in item}
+        readings = await asyncio.gather(
+            *(self._read(reader, item[reader.modality], deadline) for reader in readers)
         )
-        for stage in ("decode", "queue", "infer", "interpret"):
-            served.series.stage(stage, getattr(timings, stage))
-        served.series.stage("total", ended - started)
-        return Prediction(values, sample.truncated, timings)
+        read = dict(zip(readers, readings, strict=True))
+        return await asyncio.gather(
+            *(self._answer(served, task, read, deadline) for served in models)
+        )
+
+    async def _read(self, reader: Served, payload: bytes, deadline: float) -> Reading:
+        """Decode, submit."""
+        started = perf_counter()
+        sample = await self.decode(reader.model.decode, payload, deadline)
+        decode_seconds = perf_counter() - started
+        reply = await reader.batcher.submit(sample, deadline)
+        reader.series.stage("decode", decode_seconds)
+        _record(reader, reply)
+        return Reading(sample, reply, decode_seconds)
+
+    async def _answer(
+        self, served: Served, task: Task, read: Mapping[Served, Reading], deadline: float
+    ) -> Prediction:
+        """Interpret; what a head interprets is first computed of its encoders' vectors."""
+        readings = [read[reader] for reader in served.readers if reader in read]
+        replies = [reading.reply for reading in readings]
+        if served.encoders:
+            vectors = {
+                reader.modality: reader.model.interpret("embed", read[reader].reply.row)
+                for reader in served.encoders
+                if reader in read
+            }
+            replies.append(await served.batcher.submit(served.model.join(vectors), deadline))
+            _record(served, replies[-1])
+        started = perf_counter()
+        values = served.model.interpret(task, replies[-1].row)
+        timings = Timings(
+            decode=max(reading.decode_seconds for reading in readings),
+            queue=sum(reply.queue_seconds for reply in replies),
+            infer=sum(reply.infer_seconds for reply in replies),
+            interpret=perf_counter() - started,
+        )
+        served.series.stage("interpret", timings.interpret)
+        served.series.stage("total", sum(astuple(timings)))
+        return Prediction(values, any(r.sample.truncated for r in readings), timings)
 
     async def decode(self, decode: Callable[[bytes], T], payload: bytes, deadline: float) -> T:
         """Run a decoder in the pool; its libraries release the interpreter's lock."""
@@ -79,3 +124,19 @@ class Pipeline:
 
     def close(self) -> None:
         self._decoders.shutdown(wait=False, cancel_futures=True)
+
+
+def _check_parts(served: Served, item: Item) -> None:
+    """Raises:
+    BadRequest: the item holds what the model does not take.
+    """
+    manifest = served.model.manifest
+    if unknown := sorted(set(item) - set(manifest.modalities)):
+        raise BadRequest(
+            f"{manifest.name} takes {', '.join(manifest.modalities)}, not {unknown[0]}", unknown[0]
+        )
+
+
+def _record(served: Served, reply: Reply) -> None:
+    served.series.stage("queue", reply.queue_seconds)
+    served.series.stage("infer", reply.infer_seconds)

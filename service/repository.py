@@ -8,26 +8,42 @@ from pathlib import Path
 from typing import Literal
 
 from service.batching import Batcher, BatchLimits
-from service.errors import BadRequest, NotFound, NotReady, OperatorError, Unsupported
-from service.manifest import Manifest, Modality, Task
+from service.errors import (
+    BadRequest,
+    EncoderMissing,
+    NotFound,
+    NotReady,
+    OperatorError,
+    Unsupported,
+)
+from service.manifest import EncoderReference, Kind, Modality, Task
 from service.metrics import ModelSeries
-from service.model import Model, answer_example, load
+from service.model import Model, load, no_encoder
 from service.settings import Settings
-
-__all__ = ["Entry", "Repository", "Served", "answer_example", "load"]
 
 logger = logging.getLogger(__name__)
 
 State = Literal["loading", "ready", "failed"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Served:
     """A model that takes work."""
 
     model: Model
     batcher: Batcher
     series: ModelSeries
+    encoders: "tuple[Served, ...]" = ()  # whose vectors a head takes
+
+    @property
+    def readers(self) -> "tuple[Served, ...]":
+        """Those that read the files: itself, or a head's encoders."""
+        return self.encoders or (self,)
+
+    @property
+    def modality(self) -> Modality:
+        """Of the files that it reads; a multimodal head reads none."""
+        return self.model.manifest.modalities[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +71,18 @@ class Repository:
         self.draining = False
 
     async def open(self) -> None:
-        """Load every model, one after the other, off the event loop."""
+        """Load every model, one after the other, off the event loop; heads after encoders."""
+        heads = []
         for key, entry in list(self._entries.items()):
-            self._entries[key] = await self._load(entry)
+            try:
+                self._entries[key] = await self._load(entry)
+            except EncoderMissing:
+                heads.append((key, entry))
+        for key, entry in heads:
+            try:
+                self._entries[key] = await self._load(entry)
+            except EncoderMissing as error:
+                self._entries[key] = self._refuse(entry, str(error))
 
     async def close(self) -> None:
         """Take no more work; finish what is queued within the setting's seconds."""
@@ -104,11 +129,11 @@ class Repository:
         raise NotFound(f"{name} has no version {version}; it has: {known}")
 
     def choose(
-        self, modality: Modality, task: Task | None, name: str | None, version: str | None
+        self, kind: Kind, task: Task | None, name: str | None, version: str | None
     ) -> Served:
         """The model for a request: the one that it names, else the only one that can do it.
 
-        Without a task, any model of the modality will do.
+        Without a task, any model that reads files of this kind will do.
 
         Raises:
             NotFound, NotReady: the model that was named is not there, or does not serve.
@@ -116,66 +141,98 @@ class Repository:
             BadRequest: several could do it, and none is named.
         """
         if name is None:
-            return self._only(modality, task)
+            return self._only(kind, task)
         entry = self.find(name, version)
         if entry.served is None:
             reason = entry.reason or "it is being loaded"
             raise NotReady(f"{name} version {entry.version} does not serve: {reason}")
         manifest = entry.served.model.manifest
-        if not _can(manifest, modality, task):
+        if not _can(entry.served.model, kind, task):
             raise Unsupported(
-                f"{name} cannot {task or 'preview'} {modality}; it can"
-                f" {' and '.join(manifest.tasks.outputs())} {manifest.modality}"
+                f"{name} cannot {task or 'preview'} {kind}; it can"
+                f" {' and '.join(manifest.tasks.outputs())} {manifest.kind}"
             )
         return entry.served
 
-    def able(self, modality: Modality, task: Task | None) -> list[str]:
+    def able(self, kind: Kind, task: Task | None) -> list[str]:
         """The names of the models that can do this now."""
         return sorted(
             {
                 entry.name
                 for entry in self._entries.values()
-                if entry.served and _can(entry.served.model.manifest, modality, task)
+                if entry.served and _can(entry.served.model, kind, task)
             }
         )
 
-    def _only(self, modality: Modality, task: Task | None) -> Served:
-        names = self.able(modality, task)
+    def _only(self, kind: Kind, task: Task | None) -> Served:
+        names = self.able(kind, task)
         if len(names) > 1:
             raise BadRequest(
-                f"several models can {task or 'preview'} {modality}:"
+                f"several models can {task or 'preview'} {kind}:"
                 f" say model= one of {', '.join(names)}",
                 param="model",
             )
         if not names:
             if any(entry.state == "loading" for entry in self._entries.values()):
                 raise NotReady("the models are being loaded")
-            raise NotFound(f"no model that is ready can {task or 'preview'} {modality}")
-        return self.choose(modality, task, names[0], None)
+            raise NotFound(f"no model that is ready can {task or 'preview'} {kind}")
+        return self.choose(kind, task, names[0], None)
 
     async def _load(self, entry: Entry) -> Entry:
-        folder = self._settings.models / entry.name / entry.version
+        """The entry, ready or failed.
+
+        Raises:
+            EncoderMissing: it is a head whose encoder is not ready, or not yet.
+        """
         if entry.state == "failed":
-            logger.error("model refused: %s", entry.reason)
-            return entry
+            return self._refuse(entry, str(entry.reason))
         series = ModelSeries(entry.name, int(entry.version))
         series.state("loading")
+        folder = self._settings.models / entry.name / entry.version
         try:
-            model = await asyncio.to_thread(load, folder, self._settings)
+            model = await asyncio.to_thread(load, folder, self._settings, self._find_encoder)
+        except EncoderMissing:
+            raise
         except OperatorError as error:
-            logger.error("model refused: %s", error)
-            series.state("failed")
-            return Entry(entry.name, entry.version, "failed", reason=str(error))
+            return self._refuse(entry, str(error))
         series.state("ready")
         logger.info("model ready: %s version %s", entry.name, entry.version)
         batching = model.manifest.batching
         limits = BatchLimits(batching.max_batch, batching.max_cost, self._settings.max_queue)
         batcher = Batcher(model.run, limits, self._settings.lanes_per_model, series)
-        return Entry(entry.name, entry.version, "ready", served=Served(model, batcher, series))
+        encoders = tuple(self._serving(encoder) for encoder in model.encoders)
+        served = Served(model, batcher, series, encoders)
+        return Entry(entry.name, entry.version, "ready", served=served)
+
+    def _refuse(self, entry: Entry, reason: str) -> Entry:
+        logger.error("model refused: %s", reason)
+        if entry.version.isdigit():
+            ModelSeries(entry.name, int(entry.version)).state("failed")
+        return Entry(entry.name, entry.version, "failed", reason=reason)
+
+    def _find_encoder(self, wanted: EncoderReference) -> Model:
+        """The loaded encoder with those very weights, whatever its version."""
+        for entry in reversed(self.entries()):
+            if entry.name == wanted.name and entry.served:
+                manifest = entry.served.model.manifest
+                embed = manifest.tasks.embed
+                same = manifest.origin.sha256 == wanted.sha256
+                if same and embed and embed.width == wanted.width:
+                    return entry.served.model
+        return no_encoder(wanted)
+
+    def _serving(self, model: Model) -> Served:
+        """Whoever serves this very model."""
+        return next(
+            entry.served
+            for entry in self._entries.values()
+            if entry.served and entry.served.model is model
+        )
 
 
-def _can(manifest: Manifest, modality: Modality, task: Task | None) -> bool:
-    return manifest.modality == modality and (task is None or task in manifest.tasks.outputs())
+def _can(model: Model, kind: Kind, task: Task | None) -> bool:
+    able = task in model.manifest.tasks.outputs() if task else not model.encoders
+    return model.manifest.kind == kind and able
 
 
 def _order(entry: Entry) -> tuple[str, int]:

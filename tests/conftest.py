@@ -16,8 +16,9 @@ import yaml
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from service.manifest import Manifest
-from service.model import answer_example
+from service.manifest import EncoderReference, Manifest
+from service.model import Model, answer_example, load
+from service.settings import Settings
 
 SHARED_DATA = Path(__file__).parents[2] / "shared/data"
 
@@ -56,8 +57,26 @@ loudness (float[N,1000] wave) => (float[N,2] logits)
     logits = Concat<axis = 1>(silent, loud)
 }
 """
+WARMTH = """
+<ir_version: 9, opset_import: ["" : 18]>
+warmth (float[N,3] vector) => (float[N,2] logits)
+<float[3,2] weights = {1, 0, 0, 0, 0, 1}> {
+    logits = MatMul(vector, weights)
+}
+"""
+MOOD = """
+<ir_version: 9, opset_import: ["" : 18]>
+mood (float[N,13] vector) => (float[N,13] logits) {
+    logits = Identity(vector)
+}
+"""
 VOCABULARY = ["[PAD]", "[UNK]", "red", "green", "blue", "cat", "dog", "sea"]
-ORIGIN = {"source": "made by the tests", "licence": "Apache-2.0", "data": "none"}
+ORIGIN = {
+    "source": "made by the tests",
+    "sha256": "0" * 64,
+    "licence": "Apache-2.0",
+    "data": "none",
+}
 
 
 def png(colour: tuple[int, int, int], size: tuple[int, int] = (16, 16)) -> bytes:
@@ -94,6 +113,11 @@ def write_model(
         **content,
     }
     files = manifest.pop("files")
+    encoders: dict[str, Model] = manifest.pop("encoders", {})
+
+    def find_encoder(wanted: EncoderReference) -> Model:
+        return encoders[wanted.name]
+
     folder = models / str(manifest["name"]) / str(manifest["version"])
     folder.mkdir(parents=True)
     data = graph if isinstance(graph, bytes) else _serialise(graph)
@@ -101,7 +125,7 @@ def write_model(
     manifest["graphs"] = [{"file": "model.onnx", "sha256": hashlib.sha256(data).hexdigest()}]
     for name, bytes_ in {"card.md": b"# A small model\n", **files}.items():
         (folder / name).write_bytes(bytes_)
-    answer = answer_example(folder, Manifest.model_validate(manifest))
+    answer = answer_example(folder, Manifest.model_validate(manifest), find_encoder)
     (folder / "example.json").write_text(json.dumps(answer))
     if change:
         change(manifest)
@@ -155,6 +179,53 @@ def write_loudness(models: Path, name: str = "loudness", **options: Any) -> Path
         files={"labels.txt": b"silent\nloud\n", "example.wav": tone(0.5)},
         **options,
     )
+
+
+def write_warmth(models: Path, name: str = "warmth", **options: Any) -> Path:
+    """A head on `colours`: is there more red than blue?"""
+    return write_model(
+        models,
+        WARMTH,
+        name=name,
+        encoders={"colours": load(models / "colours/1", Settings())},
+        preprocessing={
+            "modality": "vector",
+            "input": "vector",
+            "encoders": [reference("colours", "image", 3)],
+        },
+        tasks={"classify": {"output": "logits"}},
+        example={"file": "example.png", "tolerance": {"fp32": 1e-4}},
+        files={"labels.txt": b"warm\ncold\n", "example.png": png((200, 30, 40))},
+        **options,
+    )
+
+
+def write_mood(models: Path, name: str = "mood", **options: Any) -> Path:
+    """A head on `colours` and `words`, whose answer shows its own input."""
+    encoders = {"colours": load(models / "colours/1", Settings())}
+    encoders["words"] = load(models / "words/1", Settings())
+    return write_model(
+        models,
+        MOOD,
+        name=name,
+        encoders=encoders,
+        preprocessing={
+            "modality": "vector",
+            "input": "vector",
+            "encoders": [reference("colours", "image", 3), reference("words", "text", 8)],
+        },
+        tasks={"classify": {"output": "logits", "activation": "none"}},
+        example={"file": "example.png", "tolerance": {"fp32": 1e-4}},
+        files={
+            "labels.txt": "\n".join(f"input {n}" for n in range(13)).encode(),
+            "example.png": png((200, 30, 40)),
+        },
+        **options,
+    )
+
+
+def reference(name: str, modality: str, width: int) -> dict[str, Any]:
+    return {"name": name, "modality": modality, "width": width, "sha256": ORIGIN["sha256"]}
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from service import repository
 from service.manifest import Manifest, write_manifest
+from service.model import FindEncoder, answer_example, load, no_encoder
 from service.settings import Settings
 from training.errors import FolderExists
 
@@ -15,7 +15,12 @@ Content = bytes | str | Path  # of one file; a path is copied from
 
 
 def write_folder(
-    models: Path, manifest: Manifest, files: Mapping[str, Content], *, replace: bool = False
+    models: Path,
+    manifest: Manifest,
+    files: Mapping[str, Content],
+    *,
+    replace: bool = False,
+    find_encoder: FindEncoder = no_encoder,
 ) -> Path:
     """Write `models/<name>/<version>/` and return it.
 
@@ -26,6 +31,7 @@ def write_folder(
         files: every file that the manifest names, but for the example's expected answer.
         replace: put it in the place of an older folder of that version. For what can be rebuilt
             from its sources alone; a released version is never changed.
+        find_encoder: gives a head the loaded encoders that it names.
 
     Raises:
         FolderExists: the version is there already, and `replace` is not set.
@@ -43,9 +49,9 @@ def write_folder(
         for name, content in files.items():
             _write(folder / name, content)
         write_manifest(manifest, folder)
-        answer = repository.answer_example(folder, manifest)
+        answer = answer_example(folder, manifest, find_encoder)
         (folder / manifest.example.expected).write_text(json.dumps(answer) + "\n")
-        repository.load(folder, Settings())
+        load(folder, Settings(), find_encoder)
         _move(folder, target, old=Path(staging, "old"))
     return target
 

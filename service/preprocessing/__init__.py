@@ -3,11 +3,17 @@
 from pathlib import Path
 
 from service.limits import InputLimits
-from service.manifest import ImagePreprocessing, Preprocessing, TextPreprocessing
+from service.manifest import (
+    ImagePreprocessing,
+    Preprocessing,
+    TextPreprocessing,
+    VectorPreprocessing,
+)
 from service.preprocessing.audio import AudioPreprocessor
 from service.preprocessing.image import ImagePreprocessor
 from service.preprocessing.sample import Array, Preprocessor, Sample, TensorSpec
 from service.preprocessing.text import TextPreprocessor
+from service.preprocessing.vector import VectorPreprocessor
 
 __all__ = [
     "Array",
@@ -17,6 +23,7 @@ __all__ = [
     "Sample",
     "TensorSpec",
     "TextPreprocessor",
+    "VectorPreprocessor",
     "build_preprocessor",
 ]
 
@@ -31,4 +38,6 @@ def build_preprocessor(spec: Preprocessing, folder: Path, limits: InputLimits) -
         return ImagePreprocessor(spec, limits)
     if isinstance(spec, TextPreprocessing):
         return TextPreprocessor(spec, folder, limits)
+    if isinstance(spec, VectorPreprocessing):
+        return VectorPreprocessor(spec)
     return AudioPreprocessor(spec, limits)

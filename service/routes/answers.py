@@ -37,6 +37,12 @@ class Answer(BaseModel):
     results: list[Result]
 
 
+class Answers(BaseModel):
+    """Several models' answers to the same items, in the order in which they were asked."""
+
+    answers: list[Answer]
+
+
 class Similarity(BaseModel):
     model: str
     version: str

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service.manifest import Modality
+from service.manifest import Kind, Modality
 
 MEDIA = {
     "image": ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff"),
@@ -32,8 +32,24 @@ VECTOR = _answer("all-minilm-l6-v2", vector=[0.021, -0.043, 0.008])
 SIMILARITY = {"model": "all-minilm-l6-v2", "version": "1", "similarities": [[0.83, 0.04]]}
 
 
-def request(modality: Modality) -> dict[str, Any]:
-    """The request bodies of a route: raw, multipart or JSON."""
+PARTS = {
+    "image": {"type": "string", "format": "binary"},
+    "text": {"type": "string"},
+    "audio": {"type": "string", "format": "binary"},
+}
+
+
+def request(kind: Kind) -> dict[str, Any]:
+    """The request bodies of a route: raw, multipart or JSON; several files only as multipart."""
+    if kind == "multimodal":
+        schema = {"type": "object", "additionalProperties": False, "properties": PARTS}
+        content: dict[str, Any] = {"multipart/form-data": {"schema": schema}}
+    else:
+        content = _bodies(kind)
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _bodies(modality: Modality) -> dict[str, Any]:
     item: dict[str, Any] = ITEM_BASE64
     sample: object = {"base64": "UklGRiQAAABXQVZF..."}
     if modality == "text":
@@ -61,7 +77,7 @@ def request(modality: Modality) -> dict[str, Any]:
             "several": {"value": {"input": [sample, sample]}},
         },
     }
-    return {"requestBody": {"required": True, "content": content}}
+    return content
 
 
 def response(answer: dict[str, Any]) -> dict[int | str, dict[str, Any]]:

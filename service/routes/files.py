@@ -9,12 +9,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from service.errors import BadRequest, SensoriumError
-from service.manifest import Modality, Task
+from service.manifest import Kind, Modality, Task
 from service.meaning import ZERO_SHOT_SCALE, Floats, best, cosines, softmax
 from service.pipeline import Prediction
 from service.repository import Served
 from service.routes import examples
-from service.routes.answers import Answer, Label, Result, Similarity, deadline_of, respond
+from service.routes.answers import (
+    Answer,
+    Answers,
+    Label,
+    Result,
+    Similarity,
+    deadline_of,
+    respond,
+)
 from service.routes.payloads import Item, encode_text, read_items
 from service.routes.problems import code_of, describe
 from service.routes.state import Shared, State
@@ -33,7 +41,13 @@ class ModelQuery(BaseModel):
     version: Version | None = Field(None, description="Without one, the highest that is ready.")
 
 
-class ClassifyQuery(ModelQuery):
+class ClassifyQuery(BaseModel):
+    """Which model, or models: several give `{"answers": [...]}`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: list[str] = Field([], max_length=32, description="Repeat it to ask several models.")
+    version: Version | None = Field(None, description="Without one, the highest that is ready.")
     top_k: int = Field(5, ge=1, le=10_000, description="How many labels, the likeliest first.")
 
 
@@ -55,10 +69,9 @@ class Comparison(BaseModel):
 Endpoint = Callable[..., Coroutine[Any, Any, Response]]
 
 
-def file_route(
-    path: str, modality: Modality, answer: dict[str, Any]
-) -> Callable[[Endpoint], Endpoint]:
+def file_route(path: str, kind: Modality, answer: dict[str, Any]) -> Callable[[Endpoint], Endpoint]:
     """Both verbs: POST, and PUT, which `curl -T` sends."""
+    several = path.endswith("/classify")
 
     def register(endpoint: Endpoint) -> Endpoint:
         for verb in ("POST", "PUT"):
@@ -67,8 +80,8 @@ def file_route(
                 endpoint,
                 methods=[verb],
                 operation_id=f"{endpoint.__name__}_{verb.lower()}",
-                response_model=Answer,
-                openapi_extra=examples.request(modality),
+                response_model=Answer | Answers if several else Answer,
+                openapi_extra=examples.request(kind),
                 responses=examples.response(answer),
             )
         return endpoint
@@ -99,7 +112,7 @@ async def classify_text(
     """Labels of texts: a model's own (`model=`), or those of the query by likeness (`labels=`)."""
     if query.labels:
         return await _classify_by_likeness(request, shared, query)
-    if query.model is None:
+    if not query.model:
         encoders = ", ".join(shared.repository.able("text", "embed")) or "none"
         models = ", ".join(shared.repository.able("text", "classify")) or "none"
         raise BadRequest(
@@ -109,6 +122,19 @@ async def classify_text(
             "model",
         )
     return await _classify(request, shared, "text", query)
+
+
+@router.post(
+    "/v1/multimodal/classify",
+    response_model=Answer | Answers,
+    openapi_extra=examples.request("multimodal"),
+    responses=examples.response(examples.TEXT_LABELS),
+)
+async def classify_parts(
+    request: Request, shared: Shared, query: Annotated[ClassifyQuery, Query()]
+) -> Response:
+    """Labels of what several files say together: parts named image, text, audio; some may miss."""
+    return await _classify(request, shared, "multimodal", query)
 
 
 @file_route("/v1/image/embed", "image", examples.VECTOR)
@@ -152,16 +178,19 @@ async def compare_texts(
     return respond(document, [prediction.timings for prediction in predictions])
 
 
-async def _classify(
-    request: Request, shared: State, modality: Modality, query: ClassifyQuery
-) -> Response:
-    served = shared.repository.choose(modality, "classify", query.model, query.version)
-    labels = served.model.labels
+Fields = dict[str, Any]  # what a prediction adds to its `Result`
+Read = Callable[[Served, Prediction], Fields]
 
-    def read(prediction: Prediction) -> Fields:
-        return {"labels": _rank(labels, prediction.values, query.top_k)}
 
-    return await _answer(request, shared, served, "classify", read)
+async def _classify(request: Request, shared: State, kind: Kind, query: ClassifyQuery) -> Response:
+    choose = shared.repository.choose
+    names: list[str | None] = [*query.model] or [None]
+    models = [choose(kind, "classify", name, query.version) for name in names]
+
+    def read(served: Served, prediction: Prediction) -> Fields:
+        return {"labels": _rank(served.model.labels, prediction.values, query.top_k)}
+
+    return await _answer(request, shared, models, "classify", read, kind)
 
 
 async def _embed(
@@ -169,90 +198,90 @@ async def _embed(
 ) -> Response:
     served = shared.repository.choose(modality, "embed", query.model, query.version)
 
-    def read(prediction: Prediction) -> Fields:
+    def read(_: Served, prediction: Prediction) -> Fields:
         return {"vector": prediction.values.tolist()}
 
-    return await _answer(request, shared, served, "embed", read)
+    return await _answer(request, shared, [served], "embed", read, modality)
 
 
 async def _classify_by_likeness(
     request: Request, shared: State, query: TextClassifyQuery
 ) -> Response:
-    served = shared.repository.choose("text", "embed", query.model, query.version)
+    if len(query.model) > 1:
+        raise BadRequest("labels= are compared by the vectors of one model only", "model")
+    name = query.model[0] if query.model else None
+    served = shared.repository.choose("text", "embed", name, query.version)
     deadline = deadline_of(request, shared.settings.timeout_ms)
     words = await _embed_words(shared, served, query.labels, deadline)
     vectors = [prediction.values for prediction in words]
 
-    def read(prediction: Prediction) -> Fields:
+    def read(_: Served, prediction: Prediction) -> Fields:
         [likeness] = cosines([prediction.values], vectors)
         return {"labels": _rank(query.labels, softmax(likeness * ZERO_SHOT_SCALE), query.top_k)}
 
-    return await _answer(request, shared, served, "embed", read)
-
-
-Fields = dict[str, Any]  # what a prediction adds to its `Result`
+    return await _answer(request, shared, [served], "embed", read, "text")
 
 
 async def _answer(
-    request: Request,
-    shared: State,
-    served: Served,
-    task: Task,
-    read: Callable[[Prediction], Fields],
+    request: Request, shared: State, models: list[Served], task: Task, read: Read, kind: Kind
 ) -> Response:
-    """Every item's prediction, read as the route wants it; a single item's error is raised."""
+    """Every model's prediction of every item, read as the route wants it.
+
+    Raises:
+        SensoriumError: the only item has no answer.
+    """
     deadline = deadline_of(request, shared.settings.timeout_ms)
-    items = await read_items(request, served.model.manifest.modality, shared.settings.max_items)
+    items = await read_items(request, kind, shared.settings.max_items)
     outcomes = await asyncio.gather(
-        *(_predict(shared, served, task, item, deadline) for item in items)
+        *(_predict(shared, models, task, item, deadline) for item in items)
     )
     if len(outcomes) == 1 and isinstance(outcomes[0], SensoriumError):
         raise outcomes[0]
-    document = Answer(
-        model=served.model.manifest.name,
-        version=str(served.model.manifest.version),
-        results=[
-            _result(index, outcome, read, request.state.request_id)
-            for index, outcome in enumerate(outcomes)
-        ],
-    )
-    return respond(document, [o.timings for o in outcomes if isinstance(o, Prediction)])
-
-
-def _result(
-    index: int,
-    outcome: Prediction | SensoriumError,
-    read: Callable[[Prediction], Fields],
-    request_id: str,
-) -> Result:
-    if isinstance(outcome, SensoriumError):
-        return Result(index=index, status="error", error=describe(outcome, request_id))
-    truncated = True if outcome.truncated else None
-    return Result(index=index, status="ok", truncated=truncated, **read(outcome))
+    answers = []
+    for number, served in enumerate(models):
+        results = []
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, SensoriumError):
+                problem = describe(outcome, request.state.request_id)
+                results.append(Result(index=index, status="error", error=problem))
+            else:
+                truncated = True if outcome[number].truncated else None
+                fields = read(served, outcome[number])
+                results.append(Result(index=index, status="ok", truncated=truncated, **fields))
+        manifest = served.model.manifest
+        answers.append(Answer(model=manifest.name, version=str(manifest.version), results=results))
+    document = answers[0] if len(answers) == 1 else Answers(answers=answers)
+    good = [outcome for outcome in outcomes if not isinstance(outcome, SensoriumError)]
+    return respond(document, [prediction.timings for outcome in good for prediction in outcome])
 
 
 async def _predict(
-    shared: State, served: Served, task: Task, item: Item, deadline: float
-) -> Prediction | SensoriumError:
-    """One item's prediction, or why there is none; counted by its outcome."""
+    shared: State, models: list[Served], task: Task, item: Item, deadline: float
+) -> list[Prediction] | SensoriumError:
+    """One item's prediction by each model, or why there is none; counted by its outcome."""
+    outcome: list[Prediction] | SensoriumError
     try:
         if isinstance(item, SensoriumError):
             raise item
-        prediction = await shared.pipeline.predict(served, task, item, deadline)
+        outcome = await shared.pipeline.predict(models, task, item, deadline)
     except SensoriumError as error:
-        served.series.done(code_of(error))
-        return error
-    served.series.done("ok")
-    return prediction
+        outcome = error
+    for served in models:
+        served.series.done(code_of(outcome) if isinstance(outcome, SensoriumError) else "ok")
+    return outcome
 
 
 async def _embed_words(
     shared: State, served: Served, words: Sequence[str], deadline: float
 ) -> list[Prediction]:
     """The vectors of texts that belong to the request itself: one that fails, fails it."""
-    return await asyncio.gather(
-        *(shared.pipeline.predict(served, "embed", encode_text(word), deadline) for word in words)
+    predictions = await asyncio.gather(
+        *(
+            shared.pipeline.predict([served], "embed", {"text": encode_text(word)}, deadline)
+            for word in words
+        )
     )
+    return [prediction for [prediction] in predictions]
 
 
 def _texts(given: str | list[str] | None) -> list[str]:

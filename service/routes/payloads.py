@@ -3,16 +3,20 @@
 import base64
 import binascii
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast, get_args
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from service.errors import BadRequest, CallerError, TooLarge, Unreadable
-from service.manifest import Modality
+from service.manifest import Kind, Modality
 
-Item = bytes | CallerError  # one bad item is that item's error, not the request's
+Payload = bytes | CallerError  # one bad item is that item's error, not the request's
+Item = Mapping[Modality, bytes] | CallerError
+
+MODALITIES = get_args(Modality)
 
 FORMS = (
     "a raw body, multipart files, or JSON"
@@ -20,25 +24,29 @@ FORMS = (
 )
 
 
-async def read_items(request: Request, modality: Modality, most: int) -> list[Item]:
-    """The request's items, in order.
+async def read_items(request: Request, kind: Kind, most: int) -> list[Item]:
+    """The request's items, in order; a multimodal request is one item of several files.
 
     Raises:
         BadRequest: the body is of none of the three forms, or empty.
         TooLarge: there are more than `most` items.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multimodal":
+        return [await _read_parts(request, media_type)]
+    payloads: list[Payload]
     if media_type == "multipart/form-data":
-        items = await _read_multipart(request, modality, most)
+        parts = await _read_multipart(request, most)
+        payloads = [_part(field, value, kind) for field, value in parts]
     elif media_type == "application/json":
-        items = _read_json(await request.body(), modality)
+        payloads = _read_json(await request.body(), kind)
     else:
-        items = [await request.body()]
-    if not items or items == [b""]:
+        payloads = [await request.body()]
+    if not payloads or payloads == [b""]:
         raise BadRequest(f"the request holds no item; send {FORMS}")
-    if len(items) > most:
-        raise TooLarge(f"the request holds {len(items)} items; at most {most} are taken at once")
-    return items
+    if len(payloads) > most:
+        raise TooLarge(f"the request holds {len(payloads)} items; at most {most} are taken at once")
+    return [p if isinstance(p, CallerError) else {kind: p} for p in payloads]
 
 
 def parse_json(body: bytes) -> Any:
@@ -65,27 +73,45 @@ def encode_text(text: str) -> bytes:
         raise Unreadable(f"the text holds a lone surrogate at {error.start}") from error
 
 
-async def _read_multipart(request: Request, modality: Modality, most: int) -> list[Item]:
-    items: list[Item] = []
+async def _read_parts(request: Request, media_type: str) -> dict[Modality, bytes]:
+    """The parts of one multimodal item, each named by what it is."""
+    names = ", ".join(MODALITIES)
+    if media_type != "multipart/form-data":
+        raise BadRequest(f"send multipart/form-data with parts named of {names}")
+    item: dict[Modality, bytes] = {}
+    for field, value in await _read_multipart(request, most=len(MODALITIES)):
+        if field not in MODALITIES or field in item:
+            raise BadRequest(f"part {field}: each part is named once, of {names}", field)
+        item[cast(Modality, field)] = _part(field, value, cast(Modality, field))
+    if not item:
+        raise BadRequest(f"the request holds no part; name them of {names}")
+    return item
+
+
+async def _read_multipart(request: Request, most: int) -> list[tuple[str, bytes | str]]:
+    """(name, content) of each part: bytes of a file, text of a field."""
     try:
         async with request.form(max_files=most, max_fields=most) as form:
-            for field, value in form.multi_items():
-                if isinstance(value, UploadFile):
-                    items.append(await value.read())
-                elif modality == "text":
-                    items.append(encode_text(value))
-                else:
-                    raise BadRequest(
-                        f"part {field} is not a file (with curl: -F '{field}=@FILE');"
-                        " parameters go into the query"
-                    )
+            return [
+                (name, await value.read() if isinstance(value, UploadFile) else value)
+                for name, value in form.multi_items()
+            ]
     except HTTPException as error:  # Starlette has made one of its own parser's errors
         kind = TooLarge if error.detail.startswith("Too many") else BadRequest
         raise kind(f"multipart: {error.detail}") from error
-    return items
 
 
-def _read_json(body: bytes, modality: Modality) -> list[Item]:
+def _part(field: str, value: bytes | str, modality: Modality) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if modality == "text":
+        return encode_text(value)
+    raise BadRequest(
+        f"part {field} is not a file (with curl: -F '{field}=@FILE'); parameters go into the query"
+    )
+
+
+def _read_json(body: bytes, modality: Modality) -> list[Payload]:
     document = parse_json(body)
     if not isinstance(document, dict) or set(document) != {"input"}:
         raise BadRequest(f"the JSON body must have one key, input; send {FORMS}", "input")
@@ -94,7 +120,7 @@ def _read_json(body: bytes, modality: Modality) -> list[Item]:
     return [_read_value(value, modality) for value in values]
 
 
-def _read_value(value: object, modality: Modality) -> Item:
+def _read_value(value: object, modality: Modality) -> Payload:
     try:
         match value:
             case str(text) if modality == "text":

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from service import pictures
-from service.errors import BadRequest
+from service.errors import BadRequest, SensoriumError
 from service.manifest import Modality
 from service.preprocessing import AudioPreprocessor, ImagePreprocessor, TextPreprocessor
 from service.preprocessing.text import Token
@@ -99,6 +99,6 @@ async def _turn(
     items = await read_items(request, modality, shared.settings.max_items)
     if len(items) != 1:
         raise BadRequest("a preview takes one item")
-    if not isinstance(items[0], bytes):
+    if isinstance(items[0], SensoriumError):
         raise items[0]
-    return await shared.pipeline.decode(turn, items[0], deadline)
+    return await shared.pipeline.decode(turn, items[0][modality], deadline)

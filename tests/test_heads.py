@@ -1,0 +1,150 @@
+"""Heads: classifiers on encoders' vectors, served beside them."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.errors import EncoderMissing
+from service.metrics import BATCH_ITEMS
+from service.model import load
+from service.repository import Repository
+from service.settings import Settings
+from tests.conftest import png, tone, write_mood, write_warmth
+from tests.test_manifest import setting
+from tests.test_routes import problem, serving, top
+
+pytestmark = pytest.mark.anyio
+
+RED, BLUE = png((250, 10, 10)), png((10, 10, 250))
+
+
+@pytest.fixture
+def models(small_models: Path) -> Path:
+    write_warmth(small_models)
+    write_mood(small_models)
+    return small_models
+
+
+def scores(result: dict[str, Any]) -> list[float]:
+    """A result's scores in the order of the labels of `mood`."""
+    by_label = {label["label"]: label["score"] for label in result["labels"]}
+    return [by_label[f"input {number}"] for number in range(13)]
+
+
+async def test_a_head_classifies_what_its_encoder_sees(models: Path) -> None:
+    async with serving(models) as client:
+        files = [("f", ("a", RED)), ("f", ("b", BLUE))]
+        response = await client.post("/v1/image/classify?model=warmth", files=files)
+    assert top(response) == ["warm", "cold"]
+    assert response.json()["model"] == "warmth"
+
+
+async def test_several_models_answer_on_one_pass_of_the_encoder(models: Path) -> None:
+    passes = BATCH_ITEMS.labels("colours", "1")
+    async with serving(models) as client:
+        before = passes._sum.get()
+        query = "model=warmth&model=colours&model=warmth&top_k=1"
+        response = await client.post(f"/v1/image/classify?{query}", content=BLUE)
+        assert passes._sum.get() == before + 1
+    answers = response.json()["answers"]
+    assert [answer["model"] for answer in answers] == ["warmth", "colours", "warmth"]
+    found = [answer["results"][0]["labels"][0]["label"] for answer in answers]
+    assert found == ["cold", "blue", "cold"]
+
+
+async def test_a_bad_item_is_an_error_in_every_model_s_answer(models: Path) -> None:
+    async with serving(models) as client:
+        files = [("f", ("a", RED)), ("f", ("b", b"no picture"))]
+        query = "model=warmth&model=colours"
+        response = await client.post(f"/v1/image/classify?{query}", files=files)
+    for answer in response.json()["answers"]:
+        assert [result["status"] for result in answer["results"]] == ["ok", "error"]
+
+
+async def test_with_a_head_beside_it_a_model_must_be_named(models: Path) -> None:
+    async with serving(models) as client:
+        response = await client.post("/v1/image/classify", content=RED)
+        assert "colours, warmth" in problem(response, 400, "bad_request")["detail"]
+        preview = await client.post("/v1/image/preview", content=RED)
+        assert preview.status_code == 200, "a head has nothing to preview"
+        embedded = await client.post("/v1/image/embed", content=RED)
+        assert embedded.json()["model"] == "colours"
+
+
+async def test_the_parts_of_one_item_are_classified_together(models: Path) -> None:
+    async with serving(models) as client:
+        parts = {"image": ("a.png", BLUE), "text": (None, b"sea")}
+        response = await client.post("/v1/multimodal/classify?top_k=13", files=parts)
+    [result] = response.json()["results"]
+    sea = [0, 0, 0, 0, 0, 0, 0, 1]
+    np.testing.assert_allclose(scores(result), [10, 10, 250, 1, *sea, 1])
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"image": ("a.png", BLUE)}, [10, 10, 250, 1, *[0] * 8, 0]),
+        ({"text": ("a.txt", b"sea")}, [0, 0, 0, 0, *[0] * 7, 1, 1]),
+    ],
+)
+async def test_a_part_may_be_missing(models: Path, parts: Any, expected: list[float]) -> None:
+    async with serving(models) as client:
+        response = await client.post("/v1/multimodal/classify?top_k=13", files=parts)
+    [result] = response.json()["results"]
+    np.testing.assert_allclose(scores(result), expected)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"content": b"red"},
+        {"files": {"smell": ("a", RED)}},
+        {"files": [("image", ("a", RED)), ("image", ("b", BLUE))]},
+        {"files": {"image": (None, b"not a file")}},
+        {"files": {"audio": ("a.wav", tone(0.5))}},
+        {"json": {"input": "red"}},
+    ],
+)
+async def test_parts_that_cannot_be_used_are_refused(models: Path, body: Any) -> None:
+    async with serving(models) as client:
+        response = await client.post("/v1/multimodal/classify", **body)
+    problem(response, 400, "bad_request")
+
+
+async def test_a_bad_part_is_the_item_s_problem(models: Path) -> None:
+    async with serving(models) as client:
+        parts = {"image": ("a.png", b"no picture"), "text": ("a.txt", b"sea")}
+        problem(await client.post("/v1/multimodal/classify", files=parts), 422, "unreadable")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        setting("preprocessing.encoders.0.sha256", "1" * 64),
+        setting("preprocessing.encoders.0.name", "paints"),
+    ],
+)
+async def test_a_head_without_its_encoder_is_refused(small_models: Path, change: Any) -> None:
+    write_warmth(small_models, change=change)
+    repository = Repository(Settings(models=small_models))
+    await repository.open()
+    [entry] = [entry for entry in repository.entries() if entry.name == "warmth"]
+    await repository.close()
+    assert entry.state == "failed"
+    assert "preprocessing.encoders" in str(entry.reason)
+
+
+def test_a_head_is_not_loaded_alone(models: Path) -> None:
+    with pytest.raises(EncoderMissing, match="colours"):
+        load(models / "warmth/1", Settings())
+
+
+async def test_a_client_of_a_single_model_sees_no_list(models: Path) -> None:
+    async with serving(models) as client:
+        response: httpx.Response = await client.post(
+            "/v1/image/classify?model=colours", content=RED
+        )
+    assert set(response.json()) == {"model", "version", "results"}
