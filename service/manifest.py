@@ -9,7 +9,6 @@ models/<name>/<version>/
 """
 
 import hashlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -272,7 +271,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     manifest = _parse(path)
-    if re.fullmatch(r"\d+", folder.name) is None or int(folder.name) != manifest.version:
+    if folder.name != str(manifest.version):
         raise BadModel(f"{path}: version: {manifest.version} stands in a folder {folder.name}")
     if folder.parent.name != manifest.name:
         raise BadModel(f"{path}: name: {manifest.name} stands in a folder {folder.parent.name}")

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeVar
 
@@ -66,6 +66,7 @@ class Pipeline:
             CallerError: a file cannot be used.
             LoadError: not now.
         """
+        started = perf_counter()
         for served in models:
             _check_parts(served, item)
         readers = {r for served in models for r in served.readers if r.modality in item}
@@ -73,9 +74,12 @@ class Pipeline:
             *(self._read(reader, item[reader.modality], deadline) for reader in readers)
         )
         read = dict(zip(readers, readings, strict=True))
-        return await asyncio.gather(
+        predictions = await asyncio.gather(
             *(self._answer(served, task, read, deadline) for served in models)
         )
+        for served in models:
+            served.series.stage("total", perf_counter() - started)
+        return predictions
 
     async def _read(self, reader: Served, payload: bytes, deadline: float) -> Reading:
         """Decode, submit."""
@@ -110,7 +114,6 @@ class Pipeline:
             interpret=perf_counter() - started,
         )
         served.series.stage("interpret", timings.interpret)
-        served.series.stage("total", sum(astuple(timings)))
         return Prediction(values, any(r.sample.truncated for r in readings), timings)
 
     async def decode(self, decode: Callable[[bytes], T], payload: bytes, deadline: float) -> T:

@@ -195,6 +195,9 @@ class Repository:
             raise
         except OperatorError as error:
             return self._refuse(entry, str(error))
+        except Exception as error:  # whatever it is, the other models are to be loaded
+            logger.exception("%s cannot be loaded", folder)
+            return self._refuse(entry, f"{folder}: cannot be loaded: {error!r}")
         series.state("ready")
         logger.info("model ready: %s version %s", entry.name, entry.version)
         batching = model.manifest.batching

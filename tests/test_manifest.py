@@ -180,6 +180,7 @@ def test_a_graph_for_one_picture_at_a_time_is_served_when_the_manifest_says_so(
 @pytest.mark.anyio
 async def test_a_model_that_is_refused_does_not_stop_the_others(small_models: Path) -> None:
     write_colours(small_models, "liar", change=setting("tasks.embed.width", 4))
+    write_colours(small_models, "odd").rename(small_models / "odd/01")
     (small_models / "empty").mkdir()
     (small_models / "colours/latest").mkdir()
     (small_models / ".half-written").mkdir()
@@ -193,7 +194,27 @@ async def test_a_model_that_is_refused_does_not_stop_the_others(small_models: Pa
     assert "tasks.embed" in str(reason)
     assert states["empty", "-"][0] == "failed"
     assert "a version is a number" in str(states["colours", "latest"][1])
-    assert len(states) == 6
+    assert "version: 1 stands in a folder 01" in str(states["odd", "01"][1])
+    assert len(states) == 7
+
+
+@pytest.mark.anyio
+async def test_what_nobody_foresaw_fails_one_model_only(
+    small_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path, *args: Any) -> Any:
+        if folder.parent.name == "words":
+            raise MemoryError("too large")
+        return load(folder, *args)
+
+    monkeypatch.setattr("service.repository.load", fail)
+    repository = Repository(Settings(models=small_models))
+    await repository.open()
+    states = {entry.name: (entry.state, entry.reason) for entry in repository.entries()}
+    await repository.close()
+    assert states["colours"][0] == states["loudness"][0] == "ready"
+    assert states["words"][0] == "failed"
+    assert "too large" in str(states["words"][1])
 
 
 def test_a_missing_models_folder_stops_the_start(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from service.routes.answers import (
     deadline_of,
     respond,
 )
-from service.routes.payloads import Item, encode_text, read_items
+from service.routes.payloads import Given, encode_text, read_items
 from service.routes.problems import code_of, describe
 from service.routes.state import Shared, State
 
@@ -69,7 +69,9 @@ class Comparison(BaseModel):
 Endpoint = Callable[..., Coroutine[Any, Any, Response]]
 
 
-def file_route(path: str, kind: Modality, answer: dict[str, Any]) -> Callable[[Endpoint], Endpoint]:
+def file_route(
+    path: str, modality: Modality, answer: dict[str, Any]
+) -> Callable[[Endpoint], Endpoint]:
     """Both verbs: POST, and PUT, which `curl -T` sends."""
     several = path.endswith("/classify")
 
@@ -81,7 +83,7 @@ def file_route(path: str, kind: Modality, answer: dict[str, Any]) -> Callable[[E
                 methods=[verb],
                 operation_id=f"{endpoint.__name__}_{verb.lower()}",
                 response_model=Answer | Answers if several else Answer,
-                openapi_extra=examples.request(kind),
+                openapi_extra=examples.request(modality),
                 responses=examples.response(answer),
             )
         return endpoint
@@ -256,7 +258,7 @@ async def _answer(
 
 
 async def _predict(
-    shared: State, models: list[Served], task: Task, item: Item, deadline: float
+    shared: State, models: list[Served], task: Task, item: Given, deadline: float
 ) -> list[Prediction] | SensoriumError:
     """One item's prediction by each model, or why there is none; counted by its outcome."""
     outcome: list[Prediction] | SensoriumError

@@ -3,7 +3,6 @@
 import base64
 import binascii
 import json
-from collections.abc import Mapping
 from typing import Any, cast, get_args
 
 from fastapi import Request
@@ -12,9 +11,10 @@ from starlette.exceptions import HTTPException
 
 from service.errors import BadRequest, CallerError, TooLarge, Unreadable
 from service.manifest import Kind, Modality
+from service.pipeline import Item
 
 Payload = bytes | CallerError  # one bad item is that item's error, not the request's
-Item = Mapping[Modality, bytes] | CallerError
+Given = Item | CallerError
 
 MODALITIES = get_args(Modality)
 
@@ -24,7 +24,7 @@ FORMS = (
 )
 
 
-async def read_items(request: Request, kind: Kind, most: int) -> list[Item]:
+async def read_items(request: Request, kind: Kind, most: int) -> list[Given]:
     """The request's items, in order; a multimodal request is one item of several files.
 
     Raises:
