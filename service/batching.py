@@ -135,8 +135,7 @@ class Batcher:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=None if math.isinf(seconds) else seconds)
         for job in self._waiting:
-            if not job.reply.done():
-                job.reply.set_exception(NotReady("the service stopped before this item's turn"))
+            _refuse(job, NotReady("the service stopped before this item's turn"))
         self._waiting.clear()
         self._threads.shutdown(wait=False)
 
