@@ -1,0 +1,99 @@
+"""Three data sets made to underfit, overfit and fit are named so."""
+
+import io
+from collections.abc import Iterator
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from training.diagnosis import ADVICE, Diagnosis, diagnose, draw_curves
+from training.loop import Batches, Outcome, Schedule, Score, measure, train
+
+SCHEDULE = Schedule(epochs=30, learning_rate=0.01, weight_decay=0, label_smoothing=0, patience=1000)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """So small a network only waits for threads that spin beside other processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def clouds(takes: int, distance: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Two clouds of points in twenty dimensions, their centres so far apart."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.randint(2, (takes,), generator=random)
+    points = torch.randn((takes, 20), generator=random)
+    points[:, 0] += distance * (labels - 0.5)
+    return points, labels
+
+
+def rings(takes: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A ring around a disc: no straight line tells them apart."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.randint(2, (takes,), generator=random)
+    angles = torch.rand(takes, generator=random) * 2 * torch.pi
+    radii = labels + 1 + 0.1 * torch.randn(takes, generator=random)
+    return torch.stack([radii * angles.cos(), radii * angles.sin()], dim=1), labels
+
+
+def linear(inputs: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, 2), nn.LogSoftmax(dim=1))
+
+
+def deep(inputs: int) -> nn.Module:
+    hidden = nn.Linear(inputs, 128)
+    return nn.Sequential(hidden, nn.ReLU(), nn.Linear(128, 2), nn.LogSoftmax(dim=1))
+
+
+def examine(
+    network: nn.Module, known: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]
+) -> tuple[Diagnosis, Outcome]:
+    """Train to the last epoch, so that what is wrong has time to show."""
+    points, labels = known
+    batches = Batches(labels, 16, lambda chosen, _: points[chosen], seed=0)
+    outcome = train(network, batches, SCHEDULE, lambda net: measure(net, *new))
+    last = outcome.network if outcome.best == SCHEDULE.epochs else network
+    guessing = labels.bincount().max().item() / len(labels)
+    return diagnose(measure(last.eval(), *known), measure(last.eval(), *new), guessing), outcome
+
+
+@pytest.mark.parametrize(
+    ("network", "known", "new", "verdict"),
+    [
+        (linear(2), rings(200, 1), rings(200, 2), "underfits"),
+        (deep(20), clouds(48, 1.0, 1), clouds(400, 1.0, 2), "overfits"),
+        (deep(2), rings(200, 1), rings(200, 2), "fits"),
+        (linear(20), clouds(400, 6.0, 1), clouds(400, 6.0, 2), "fits"),
+    ],
+)
+def test_what_was_made_so_is_named_so(
+    network: nn.Module, known: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], verdict: str
+) -> None:
+    torch.manual_seed(0)
+    diagnosis, outcome = examine(network, known, new)
+    assert diagnosis.verdict == verdict, str(diagnosis)
+    picture = Image.open(io.BytesIO(draw_curves(outcome.epochs, outcome.best, diagnosis)))
+    assert min(picture.size) >= 300
+
+
+@pytest.mark.parametrize(
+    ("known", "new", "guessing", "verdict"),
+    [
+        (0.99, 0.97, 0.5, "fits"),
+        (0.99, 0.85, 0.5, "overfits"),
+        (0.85, 0.74, 0.1, "fits"),  # a gap, but the errors do not double
+        (0.55, 0.54, 0.5, "underfits"),
+        (0.55, 0.30, 0.5, "underfits"),  # first it has to learn at all
+        (0.55, 0.54, 0.01, "fits"),  # of a hundred classes, half is not little
+    ],
+)
+def test_the_rule(known: float, new: float, guessing: float, verdict: str) -> None:
+    diagnosis = diagnose(Score(0.1, known), Score(0.2, new), guessing)
+    assert diagnosis.verdict == verdict
+    assert verdict in str(diagnosis)
+    assert ADVICE[diagnosis.verdict] in str(diagnosis)
