@@ -9,7 +9,8 @@ from service.errors import SensoriumError
 from training import importing
 from training.errors import TrainingError
 
-FITS = ("audio",)  # each a module of this package with add_arguments(parser) and run(args)
+# Each a module of this package with add_arguments(parser) and run(args).
+FITS = ("image", "text", "audio")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     fit = commands.add_parser("fit", help="train a model and write its folder")
     fit.add_argument("what", choices=FITS)
-    fit.add_argument("options", nargs=argparse.REMAINDER, help="`fit audio --help` lists them")
+    fit.add_argument("options", nargs=argparse.REMAINDER, help="`fit image --help` lists them")
     args = parser.parse_args(arguments)
     try:
         if args.command == "import":

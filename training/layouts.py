@@ -1,0 +1,205 @@
+"""Labelled data as people have them: folders named by class, or tables of texts.
+
+DIR/<class>/files                           DIR/{train,valid,test}/<class>/files
+FILE.csv or FILE.jsonl with text,label      DIR/{train,valid,test}.csv or .jsonl
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.manifest import Modality
+from training.datasets import BadData
+
+Split = Literal["train", "valid", "test"]
+SPELLINGS: Mapping[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "valid": ("valid", "validation", "val", "dev"),
+    "test": ("test",),
+}
+TABLES = (".csv", ".jsonl")
+FEWEST = 2  # of a class: one to learn from, one to choose by
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One labelled file, or one text of a table."""
+
+    name: str  # where it stands, for people
+    content: Path | str
+    label: str
+
+    def read(self) -> bytes:
+        """The file as a client of the service would send it.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        if isinstance(self.content, Path):
+            return self.content.read_bytes()
+        return self.content.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledData:
+    """All that was found; a split that is not there is empty."""
+
+    labels: tuple[str, ...]  # in the order of the model's output
+    splits: Mapping[Split, tuple[Item, ...]]
+    skipped: tuple[str, ...]  # a sentence for each item that has no usable label
+
+
+def find_items(data: Path, modality: Modality) -> LabelledData:
+    """The labelled items in `data`, whichever of the layouts it has; hidden files are passed over.
+
+    Raises:
+        BadData: there is no such layout, or fewer than two classes.
+    """
+    skipped: list[str] = []
+    found = {split: list(_items(source, skipped)) for split, source in _sources(data, modality)}
+    training = found.get("train", [])
+    labels = sorted({item.label for item in training})
+    if len(labels) < 2:
+        raise BadData(
+            f"{data} holds {len(labels)} classes to train on, two are needed: DIR/<class>/files,"
+            " DIR/{train,valid,test}/<class>/files, or a table with the columns text,label"
+        )
+    splits: dict[Split, tuple[Item, ...]] = {"train": tuple(training), "valid": (), "test": ()}
+    for split in ("valid", "test"):
+        known = [item for item in found.get(split, []) if item.label in labels]
+        splits[split] = tuple(known)
+        skipped += [
+            f"{item.name}: nothing of its class {item.label} is among the training items"
+            for item in found.get(split, [])
+            if item.label not in labels
+        ]
+    return LabelledData(tuple(labels), splits, tuple(skipped))
+
+
+def hold_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+    """Which items to choose by, bool[n]: that share of every class, at least one of each.
+
+    Args:
+        labels: int64[n], two or more of every class.
+    """
+    random = np.random.default_rng(seed)
+    held = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        held[members[: max(1, round(share * len(members)))]] = True
+    return held
+
+
+def check_counts(
+    labels: Sequence[str], counts: Mapping[str, int], fewest: int, skipped: int
+) -> None:
+    """Raises:
+    BadData: a class has fewer items to train on than are needed; the sentence names it.
+    """
+    for label in labels:
+        if (count := counts.get(label, 0)) < fewest:
+            lost = f" ({skipped} items were skipped, see above)" if skipped else ""
+            raise BadData(
+                f"class {label} has {count} of the {fewest} items that are needed to train"
+                f" and to choose by{lost}; add some, or remove the class"
+            )
+
+
+def _sources(data: Path, modality: Modality) -> Iterator[tuple[Split, Path]]:
+    """Each split with the folder of classes, or the table, that holds it."""
+    if not data.exists():
+        raise BadData(f"there is no {data}; --data wants a folder or a table")
+    if data.is_file():
+        _check_table(data, modality)
+        yield "train", data
+        return
+    found = [
+        (split, path)
+        for split, names in SPELLINGS.items()
+        for name in names
+        for path in (data / name, *(data / f"{name}{ending}" for ending in TABLES))
+        if path.exists()
+    ]
+    if not any(split == "train" for split, _ in found):
+        yield "train", data  # folders of classes, one of which may be called test
+        return
+    for split, path in found:
+        if [other for other, _ in found].count(split) > 1:
+            raise BadData(f"{data} holds the {split} split twice: {path.name} and another")
+        if path.is_file():
+            _check_table(path, modality)
+        yield split, path
+
+
+def _check_table(path: Path, modality: Modality) -> None:
+    if modality != "text":
+        raise BadData(f"{path} is a file; a model of {modality}s wants DIR/<class>/files")
+    if path.suffix.lower() not in TABLES:
+        raise BadData(f"{path} is neither a .csv nor a .jsonl table with text,label")
+
+
+def _items(source: Path, skipped: list[str]) -> Iterator[Item]:
+    return _in_folders(source, skipped) if source.is_dir() else _in_table(source, skipped)
+
+
+def _in_folders(folder: Path, skipped: list[str]) -> Iterator[Item]:
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            skipped.append(f"{entry}: lies in no folder of a class")
+            continue
+        for path in sorted(entry.rglob("*")):
+            if path.is_file() and not path.name.startswith("."):
+                yield Item(str(path), path, _label(entry.name))
+
+
+def _in_table(table: Path, skipped: list[str]) -> Iterator[Item]:
+    for line, row in _rows(table):
+        name = f"{table}, {line}"
+        text, label = row.get("text"), row.get("label")
+        if label is None or not _label(str(label)):
+            skipped.append(f"{name}: has no label")
+        elif not isinstance(text, str) or not text.strip():
+            skipped.append(f"{name}: has no text")
+        else:
+            yield Item(name, text, _label(str(label)))
+
+
+def _rows(table: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """(where it stands, columns) of every row."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            if table.suffix.lower() == ".jsonl":
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        yield f"line {number}", _parse(line, f"{table}, line {number}")
+                return
+            reader = csv.DictReader(file)
+            if not {"text", "label"} <= set(reader.fieldnames or ()):
+                raise BadData(f"{table} has the columns {reader.fieldnames}, not text,label")
+            for number, row in enumerate(reader, start=1):
+                yield f"row {number}", row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadData(f"{table} is not a table in UTF-8: {error}") from error
+
+
+def _parse(line: str, where: str) -> Mapping[str, object]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise BadData(f"{where}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise BadData(f'{where}: not an object {{"text": ..., "label": ...}}')
+    return row
+
+
+def _label(name: str) -> str:
+    """In one line, since labels.txt has one a line."""
+    return " ".join(name.split())

@@ -1,0 +1,179 @@
+"""Vectors of files, computed once by the very path that serves, and kept on disk by content."""
+
+import asyncio
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from service.errors import CallerError, NotFound
+from service.manifest import EncoderReference, Modality, TextPreprocessing, sha256
+from service.meaning import Floats
+from service.model import Model
+from service.pipeline import Pipeline
+from service.repository import Repository, Served
+from service.settings import Settings
+from training.errors import TrainingError
+from training.layouts import Item
+
+IN_FLIGHT = 8  # batches' worth of items: enough for the lanes to find neighbours of like length
+SECONDS = 600.0  # that one item may take: nobody waits for it at a client
+
+
+class EncoderUnavailable(TrainingError):
+    """The encoder is not among the models, or makes no vectors of such files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What an encoder made of a list of items."""
+
+    encoder: Model
+    reference: EncoderReference
+    vectors: Mapping[int, Floats]  # place in the list -> float32[width]
+    unreadable: tuple[str, ...]  # a sentence for each item that has no vector
+    computed: int  # the others were kept from an earlier run
+
+
+def encode(
+    items: Sequence[Item], models: Path, encoder: str, modality: Modality, cache: Path
+) -> Encoded:
+    """The vectors of the items, through the service's own repository and pipeline.
+
+    Args:
+        cache: the folder where vectors are kept; whatever an interrupted run has computed is kept.
+
+    Raises:
+        EncoderUnavailable: `encoder` is not among `models`, or does not serve.
+    """
+    return asyncio.run(_encode(items, models, encoder, modality, cache))
+
+
+async def _encode(
+    items: Sequence[Item], models: Path, encoder: str, modality: Modality, cache: Path
+) -> Encoded:
+    settings = Settings(models=models)
+    repository = Repository(settings)
+    pipeline = Pipeline(settings.decoders)
+    await repository.open()
+    try:
+        served = _choose(repository, encoder, modality)
+        kept = KeptVectors(cache, served.model)
+        before = len(kept)
+        try:
+            vectors, unreadable = await _compute(items, served, modality, pipeline, kept)
+        finally:
+            if len(kept) > before:
+                kept.write()
+    finally:
+        await repository.close()
+        pipeline.close()
+    reference = _refer(served.model, modality)
+    return Encoded(served.model, reference, vectors, tuple(unreadable), len(kept) - before)
+
+
+def _choose(repository: Repository, name: str, modality: Modality) -> Served:
+    try:
+        entry = repository.find(name)
+    except NotFound as error:
+        raise EncoderUnavailable(f"{error}; `python -m training import` brings encoders") from error
+    if entry.served is None:
+        raise EncoderUnavailable(f"{name} does not serve: {entry.reason}")
+    manifest = entry.served.model.manifest
+    if manifest.kind != modality or not manifest.tasks.embed or entry.served.encoders:
+        raise EncoderUnavailable(f"{name} makes no vectors of {modality}s")
+    if manifest.origin.sha256 is None:
+        raise EncoderUnavailable(f"{name} does not say which weights it has: origin.sha256")
+    return entry.served
+
+
+def _refer(model: Model, modality: Modality) -> EncoderReference:
+    manifest = model.manifest
+    assert manifest.tasks.embed is not None
+    assert manifest.origin.sha256 is not None
+    return EncoderReference(
+        name=manifest.name,
+        modality=modality,
+        width=manifest.tasks.embed.width,
+        sha256=manifest.origin.sha256,
+    )
+
+
+async def _compute(
+    items: Sequence[Item],
+    served: Served,
+    modality: Modality,
+    pipeline: Pipeline,
+    kept: "KeptVectors",
+) -> tuple[dict[int, Floats], list[str]]:
+    vectors: dict[int, Floats] = {}
+    unreadable: dict[int, str] = {}
+    loop = asyncio.get_running_loop()
+    waiting = iter(enumerate(items))
+
+    async def work() -> None:
+        for number, item in waiting:
+            try:
+                payload = item.read()
+                key = hashlib.sha256(payload).digest()
+                vector = kept.get(key)
+                if vector is None:
+                    deadline = loop.time() + SECONDS
+                    [answer] = await pipeline.predict(
+                        [served], "embed", {modality: payload}, deadline
+                    )
+                    vector = kept[key] = answer.values
+                vectors[number] = vector
+            except (CallerError, OSError) as error:
+                unreadable[number] = f"{item.name}: {error}"
+            bar.update()
+
+    workers = IN_FLIGHT * served.model.manifest.batching.max_batch
+    with tqdm(total=len(items), desc="vectors", unit=f" {modality}s", leave=False) as bar:
+        await asyncio.gather(*(work() for _ in range(workers)))
+    return vectors, [unreadable[number] for number in sorted(unreadable)]
+
+
+class KeptVectors(dict[bytes, Floats]):
+    """SHA-256 of a file's content -> its vector, of one encoder with one preprocessing."""
+
+    def __init__(self, folder: Path, encoder: Model) -> None:
+        """Read what earlier runs have kept; a file that is damaged is as good as none."""
+        self._path = folder / f"{encoder.manifest.name}-{_fingerprint(encoder)[:16]}.npz"
+        super().__init__(self._read())
+
+    def write(self) -> None:
+        """Keep all, with what another run has written meanwhile; whole, or not at all."""
+        everything = {**dict(self._read()), **self}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_name(f".{os.getpid()}.{self._path.name}")
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                keys=np.frombuffer(b"".join(everything), np.uint8).reshape(-1, 32),
+                vectors=np.stack(list(everything.values())),
+            )
+        partial.rename(self._path)
+
+    def _read(self) -> Iterator[tuple[bytes, Floats]]:
+        try:
+            with np.load(self._path) as content:
+                keys, vectors = content["keys"], content["vectors"]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return
+        yield from zip((key.tobytes() for key in keys), vectors, strict=True)
+
+
+def _fingerprint(encoder: Model) -> str:
+    """Of all that a vector depends on, but for the file: weights, graph and preprocessing."""
+    manifest = encoder.manifest
+    spec = manifest.preprocessing
+    parts = [str(manifest.origin.sha256), encoder.graph.sha256, spec.model_dump_json()]
+    if isinstance(spec, TextPreprocessing):
+        parts.append(sha256(encoder.folder / spec.tokenizer))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
