@@ -1,0 +1,160 @@
+"""Evaluate: how good a model folder or a running service is on labelled data, and how fast.
+
+python -m training evaluate spoken-digits --data DIR
+python -m training evaluate spoken-digits --data DIR --url http://localhost:3000
+"""
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from training.answers import (
+    Answered,
+    CannotAnswer,
+    FolderModels,
+    Scored,
+    ServiceModels,
+    find_scored,
+    keep_known,
+)
+from training.measures import (
+    Counts,
+    accuracy,
+    calibration_error,
+    confusion,
+    confusions,
+    macro_f1,
+)
+
+MOST_CONFUSIONS = 10
+MOST_SKIPPED = 20  # sentences that are shown; the others are counted
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The figures of one model on one data set; shares between 0 and 1."""
+
+    items: int
+    accuracy: float
+    macro_f1: float
+    calibration_error: float
+    counts: Counts  # [right class, answered class]
+    throughput: float  # items a second
+    concurrency: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `python -m training evaluate`."""
+    add = parser.add_argument
+    add("model", help="NAME or NAME:VERSION")
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        help="DIR/test/<class>/files, DIR/<class>/files, or a table text,label",
+    )
+    add("--url", help="of a running service; default: the folder, by the path that serves")
+    add("--models", type=Path, default=Path("models"), help="where the folder lies")
+    add("--confusion", type=Path, metavar="FILE.png", help="draw the confusion matrix")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the figures.
+
+    Raises:
+        TrainingError, SensoriumError: the model cannot be asked, or the data cannot be read.
+    """
+    if args.url:
+        service = ServiceModels(args.url)
+        subject = service.find(args.model)
+        scored = keep_known(find_scored(args.data, subject.modality), subject)
+        answered = service.ask(subject, scored.items)
+    else:
+        scored, answered = asyncio.run(_ask_folder(args.models, args.model, args.data))
+    evaluation = evaluate(scored, answered)
+    print_skipped((*scored.skipped, *answered.skipped))
+    _print(evaluation, scored, answered)
+    if args.confusion:
+        labels = answered.subject.labels
+        draw_confusion(evaluation.counts, labels, evaluation.accuracy, args.confusion)
+        print(f"the confusion matrix is drawn in {args.confusion}")
+
+
+def evaluate(scored: Scored, answered: Answered) -> Evaluation:
+    """The figures of those items that were answered.
+
+    Raises:
+        CannotAnswer: none was.
+    """
+    labels = answered.subject.labels
+    numbers = sorted(answered.probabilities)
+    if not numbers:
+        raise CannotAnswer(f"no item of {scored.source} can be read: {answered.skipped[0]}")
+    probabilities = np.stack([answered.probabilities[number] for number in numbers])
+    right = np.array([labels.index(scored.items[number].label) for number in numbers])
+    # Two classes may bear one name, as ImageNet's two cranes do: either is right.
+    first = np.array([labels.index(label) for label in labels])
+    given = first[probabilities.argmax(axis=1)]
+    return Evaluation(
+        items=len(numbers),
+        accuracy=accuracy(right, given),
+        macro_f1=macro_f1(right, given),
+        calibration_error=calibration_error(right == given, probabilities.max(axis=1)),
+        counts=confusion(right, given, len(labels)),
+        throughput=answered.throughput,
+        concurrency=answered.concurrency,
+    )
+
+
+def draw_confusion(counts: Counts, labels: Sequence[str], share: float, path: Path) -> None:
+    """Write the matrix as PNG; rows are the right classes, each row's shares sum to 1."""
+    side = min(20.0, max(3.0, 0.4 * len(labels)))
+    figure = Figure(figsize=(side + 1, side + 1), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(title=f"accuracy {share:.3f}", xlabel="answered", ylabel="right")
+    if len(labels) <= 50:  # beyond it names and numbers lie over each other
+        axes.set_xticks(range(len(labels)), labels, rotation=90)
+        axes.set_yticks(range(len(labels)), labels)
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                ink = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
+    figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def print_skipped(sentences: Sequence[str]) -> None:
+    """What does not count in the figures, and why."""
+    for sentence in sentences[:MOST_SKIPPED]:
+        print(f"skipped: {sentence}")
+    if (more := len(sentences) - MOST_SKIPPED) > 0:
+        print(f"skipped: {more} more")
+
+
+async def _ask_folder(models: Path, reference: str, data: Path) -> tuple[Scored, Answered]:
+    async with FolderModels.open(models) as opened:
+        subject = opened.find(reference)
+        scored = keep_known(find_scored(data, subject.modality), subject)
+        return scored, await opened.ask(subject, scored.items)
+
+
+def _print(evaluation: Evaluation, scored: Scored, answered: Answered) -> None:
+    subject = answered.subject
+    print(f"{subject.name} version {subject.version} on {evaluation.items} of {scored.source}")
+    print(f"accuracy           {evaluation.accuracy:.4f}")
+    print(f"macro F1           {evaluation.macro_f1:.4f}")
+    print(f"calibration error  {evaluation.calibration_error:.4f}")
+    print(
+        f"throughput         {evaluation.throughput:.1f} items/s,"
+        f" {evaluation.concurrency} in flight"
+    )
+    if mistakes := confusions(evaluation.counts, MOST_CONFUSIONS):
+        print("commonest mistakes")
+        for right, given, count in mistakes:
+            print(f"  {count:5}  {subject.labels[right]} taken for {subject.labels[given]}")
