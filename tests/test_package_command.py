@@ -223,6 +223,31 @@ def test_the_proposal_and_the_examples_answer_are_shown(
     assert "leaves.onnx gives output float32[N, 4]" in shown
     assert "layout: NCHW" in shown
     assert "the example is " in shown
+    assumed = [line for line in shown.splitlines() if line.startswith("assumed, for the graph")]
+    assert assumed == [
+        "assumed, for the graph cannot say it: --fit crop, --resample bicubic,"
+        " --activation softmax, --licence not stated, --data not stated"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("operator", "left"),
+    [("Softmax", "none"), ("LogSoftmax", "log_softmax"), ("Sigmoid", "none"), ("Tanh", "softmax")],
+)
+def test_what_the_graph_does_itself_is_not_done_again(
+    tmp_path: Path, operator: str, left: str
+) -> None:
+    ending = LOUDNESS.replace("logits = Concat", "both = Concat").rstrip().removesuffix("}")
+    parsed(tmp_path, f"{ending} logits = {operator}(both)\n}}")
+    (tmp_path / "tone.wav").write_bytes(tone(0.5))
+    package(
+        tmp_path,
+        "graph.onnx --modality audio --name loudness --sample-rate 1000 --labels config.json"
+        " --example tone.wav",
+    )
+    tasks = opened(tmp_path / "models/loudness/1").manifest.tasks
+    assert tasks.classify is not None
+    assert tasks.classify.activation == left
 
 
 def test_each_version_is_a_new_one(tmp_path: Path, leaves: Leaves) -> None:

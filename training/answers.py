@@ -236,7 +236,7 @@ def find_scored(data: Path, modality: Modality) -> Scored:
     found = find_items(data, modality)
     if valid := found.splits["valid"]:
         return Scored(valid, f"{data}, validation split", found.skipped)
-    return Scored(found.splits["train"], str(data), found.skipped)
+    return Scored(found.splits["train"], f"{data}, all of it: it has no test split", found.skipped)
 
 
 def keep_known(scored: Scored, subject: Subject) -> Scored:

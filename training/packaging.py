@@ -9,7 +9,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from service.errors import SensoriumError
-from service.manifest import Manifest, TokenInput, sha256
+from service.manifest import AudioPreprocessing, Manifest, TokenInput, sha256
 from service.preprocessing import TensorSpec
 from service.session import Session
 from service.settings import Provider
@@ -32,6 +32,8 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 PAD_TOKENS = ("[PAD]", "<pad>")  # BERT's and RoBERTa's
 TOLERANCE = 1e-3  # of a probability, between this machine's onnxruntime and another's
 MAX_BATCH = 16
+# What is left to do where the graph ends with such an operator; a second softmax would flatten.
+ACTIVATIONS = {"Softmax": "none", "LogSoftmax": "log_softmax", "Sigmoid": "none"}
 UNSTATED = "not stated"
 TEXT_INPUTS: tuple[str, ...] = get_args(TokenInput)
 MEL_FLAGS = ("window", "hop", "bands", "low_hz", "high_hz", "floor", "log_mean", "log_std")
@@ -53,6 +55,7 @@ class Found:
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
+    last: Mapping[str, str] = field(default_factory=dict)  # output -> operator that makes it
 
     def one_input(self, rank: tuple[int, ...], takes: str) -> tuple[str, TensorSpec]:
         """The only input.
@@ -81,7 +84,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--example", type=Path, help="one input file; its answer is computed and kept")
     add("--labels", type=Path, help="a label a line, or a config.json with id2label")
     add("--output", help="the output that the labels belong to, where several fit")
-    add("--activation", choices=("softmax", "log_softmax", "sigmoid", "none"), default="softmax")
+    add(
+        "--activation",
+        choices=("softmax", "log_softmax", "sigmoid", "none"),
+        help="default: softmax, or what the graph's last node leaves to do",
+    )
     add("--embed", metavar="OUTPUT", help="the output that is the vector")
     add("--precision", choices=("fp32", "fp16", "int8"), default="fp32")
     add("--tolerance", type=float, default=TOLERANCE, help="of the example's answer, absolute")
@@ -136,6 +143,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.file.name} gives {list_tensors(found.outputs)}")
         manifest, labels = propose(args, found, graph, version)
         print(f"\n{_show(manifest)}")
+        if assumed := list_assumed(args, manifest):
+            print(f"assumed, for the graph cannot say it: {assumed}")
         folder = _write(args, manifest, labels, graph)
     print(f"{folder} is written, and loads as the service loads it")
     _print_answer(folder / manifest.example.expected, labels)
@@ -148,7 +157,9 @@ def inspect(graph: Path) -> Found:
         BadModel: onnxruntime cannot read it.
     """
     session = Session(graph, Provider.CPU, threads=1)
-    return Found(session.inputs, session.outputs)
+    nodes = onnx.load(graph, load_external_data=False).graph.node
+    makers = {output: node.op_type for node in nodes for output in node.output}
+    return Found(session.inputs, session.outputs, makers)
 
 
 def propose(
@@ -201,6 +212,24 @@ def next_version(model: Path) -> int:
     """The number after the highest version in a model's folder."""
     versions = [int(path.name) for path in model.glob("*") if path.name.isdecimal()]
     return max(versions, default=0) + 1
+
+
+def list_assumed(args: argparse.Namespace, manifest: Manifest) -> str:
+    """What was neither said nor found, with the flags that change it."""
+    spec = manifest.preprocessing
+    values = {
+        flag: getattr(spec, flag)
+        for flag in ("crop", "fit", "resample", "keep")
+        if hasattr(spec, flag)
+    }
+    if isinstance(spec, AudioPreprocessing) and (mel := spec.log_mel):
+        values |= {"low_hz": mel.low_hz, "high_hz": mel.high_hz, "floor": mel.floor}
+        values |= {"log_mean": mel.mean, "log_std": mel.std}
+    if manifest.tasks.classify:
+        values["activation"] = manifest.tasks.classify.activation
+    values |= {"licence": manifest.origin.licence, "data": manifest.origin.data}
+    unsaid = {f: v for f, v in values.items() if getattr(args, f) in (None, UNSTATED)}
+    return ", ".join(f"{_flag(flag)} {value}" for flag, value in unsaid.items())
 
 
 def list_tensors(tensors: Mapping[str, TensorSpec]) -> str:
@@ -373,9 +402,11 @@ def _propose_tasks(
             f" vectors: the graph gives {list_tensors(found.outputs)}"
         )
     if labels:
+        output = _classify_output(args, found, labels, ask)
+        done = ACTIVATIONS.get(found.last.get(output or "", ""), "softmax")
         tasks["classify"] = {
-            "output": _classify_output(args, found, labels, ask),
-            "activation": args.activation,
+            "output": output,
+            "activation": args.activation or done,
             "labels": LABELS,
         }
     if args.embed:
