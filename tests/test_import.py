@@ -5,6 +5,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from service.limits import InputLimits
-from service.manifest import Classify, Embed, Example, Figure, ImagePreprocessing, Origin, Tasks
+from service.manifest import (
+    Classify,
+    Embed,
+    Example,
+    Figure,
+    ImagePreprocessing,
+    Origin,
+    Tasks,
+    read_manifest,
+    write_manifest,
+)
 from service.model import load
 from service.preprocessing import build_preprocessor
 from service.settings import Settings
@@ -22,6 +33,7 @@ from training.__main__ import main
 from training.encoders import EFFICIENTNET, ENCODERS, Encoder, sentences
 from training.errors import ParityFailed
 from training.importing import PARITY_BATCHES, import_encoder, parity_batches
+from training.quantisation import Calibration, Figures, Verdict, write_calibration
 from training.weights import Package
 
 WEIGHTS = b"0.5"
@@ -57,7 +69,7 @@ def encoder(network: Callable[[float], nn.Module] = MeanColour) -> Encoder:
         outputs=("logits", "vector"),
         tasks=Tasks(classify=Classify(output="logits"), embed=Embed(output="vector", width=3)),
         batching=EFFICIENTNET.batching,
-        example=Example(file="example.png", tolerance={"fp32": 1e-4}),
+        example=Example(file="example.png", tolerance={"fp32": 1e-4, "int8": 0.1}),
         origin=Origin(source="the tests", licence="Apache-2.0", data="none"),
         evaluation=(),
         files=lambda _: {
@@ -101,6 +113,50 @@ def test_a_graph_that_does_not_agree_is_never_written(tmp_path: Path, cache: Pat
     with pytest.raises(ParityFailed, match="logits differs from PyTorch"):
         import_encoder(encoder(Restless), tmp_path / "models", cache)
     assert not (tmp_path / "models").exists()
+
+
+def calibrated(folder: Path, *, accepted: bool = True, weights: str = "0" * 64) -> Encoder:
+    """The encoder with stored ranges of its int8 graph; it has no node that would need one."""
+    path = folder / "mean-colour.json"
+    figures = Figures(
+        held_out=9, agreement=1, cosine=1, batch_difference=0, speed_1=1.3, speed_8=1.3
+    )
+    verdict = Verdict(
+        accepted=accepted, reason="as said", figures=figures, machine="here", day=date(2026, 1, 1)
+    )
+    write_calibration(
+        Calibration(encoder="mean-colour", weights=weights, ranges={}, verdict=verdict), path
+    )
+    tiny = encoder()
+    origin = tiny.origin.model_copy(update={"sha256": "0" * 64})
+    return dataclasses.replace(tiny, calibration=path, origin=origin)
+
+
+def test_accepted_ranges_become_a_second_graph(tmp_path: Path, cache: Path) -> None:
+    folder = import_encoder(calibrated(tmp_path), tmp_path / "models", cache)
+    manifest = read_manifest(folder)
+    assert [graph.precision for graph in manifest.graphs] == ["fp32", "int8"]
+    assert load(folder, Settings()).graph.precision == "fp32"
+    # The int8 graph alone is a model as well: it keeps to the example within its tolerance.
+    write_manifest(manifest.model_copy(update={"graphs": manifest.graphs[1:]}), folder)
+    assert load(folder, Settings()).graph.precision == "int8"
+
+
+def test_refused_ranges_leave_fp32_alone(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = import_encoder(calibrated(tmp_path, accepted=False), tmp_path / "models", cache)
+    assert [graph.precision for graph in read_manifest(folder).graphs] == ["fp32"]
+    assert "int8 graph refused: as said" in capsys.readouterr().out
+
+
+def test_ranges_of_other_weights_are_said_aloud_and_leave_fp32_alone(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = calibrated(tmp_path, weights="1" * 64)
+    folder = import_encoder(tiny, tmp_path / "models", cache)
+    assert [graph.precision for graph in read_manifest(folder).graphs] == ["fp32"]
+    assert "WARNING: fp32 only, there is no int8 graph" in capsys.readouterr().out
 
 
 def test_files_of_a_folder_join_the_comparison(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from service.limits import InputLimits
 from service.manifest import Graph, sha256
@@ -14,9 +15,11 @@ from training import weights
 from training.encoders import ENCODERS, Encoder
 from training.errors import ParityFailed
 from training.export import Feeds, check_parity, export
-from training.folder import write_folder
+from training.folder import Content, write_folder
+from training.quantisation import CalibrationMismatch, quantise, read_calibration
 
 GRAPH = "model.onnx"
+INT8_GRAPH = "model.int8.onnx"
 AXES = ("batch", "length")  # the axes of an input that may change, in their order
 # One, the smallest batches that are not one, and one that fills vector registers.
 PARITY_BATCHES = (1, 2, 3, 8)
@@ -74,9 +77,7 @@ def import_encoder(
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch, GRAPH)
         _say(encoder, "export to ONNX")
-        feeds = preprocessor.collate(samples[:2])
-        inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
-        export(network, inputs, encoder.outputs, dynamic_axes(preprocessor), graph)
+        export_encoder(encoder, network, preprocessor, samples[:2], graph)
         _say(encoder, f"comparison with PyTorch on {len(samples)} samples")
         batches = list(parity_batches(preprocessor, samples))
         difference = check_parity(network, graph, batches, encoder.limit)
@@ -85,12 +86,53 @@ def import_encoder(
             f"greatest absolute difference {difference:.1e} in {len(batches)} batches,"
             f" at most {encoder.limit:.0e} is let through",
         )
-        manifest = encoder.manifest(Graph(file=GRAPH, sha256=sha256(graph)))
-        target = write_folder(
-            models, manifest, {GRAPH: graph, **encoder.files(files)}, replace=True
-        )
+        # The reference first: the example's answer is its own, and so is what a GPU falls back to.
+        graphs = [Graph(file=GRAPH, sha256=sha256(graph))]
+        content: dict[str, Content] = {GRAPH: graph, **encoder.files(files)}
+        int8 = Path(scratch, INT8_GRAPH)
+        if quantise_encoder(encoder, graph, int8):
+            graphs.append(Graph(file=INT8_GRAPH, precision="int8", sha256=sha256(int8)))
+            content[INT8_GRAPH] = int8
+        target = write_folder(models, encoder.manifest(*graphs), content, replace=True)
     _say(encoder, f"written to {target}")
     return target
+
+
+def export_encoder(
+    encoder: Encoder,
+    network: nn.Module,
+    preprocessor: Preprocessor,
+    samples: Sequence[Sample],
+    path: Path,
+) -> None:
+    """Write the network's graph to `path`, traced with two samples or more.
+
+    Raises:
+        ExportFailed: the graph is not what the service takes.
+    """
+    feeds = preprocessor.collate(samples)
+    inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    export(network, inputs, encoder.outputs, dynamic_axes(preprocessor), path)
+
+
+def quantise_encoder(encoder: Encoder, graph: Path, target: Path) -> bool:
+    """Write the int8 graph, if there are accepted ranges for it; without, fp32 alone ships.
+
+    Ranges that do not fit are said aloud and no failure: fp32 answers as well, only later.
+    """
+    if encoder.calibration is None:
+        return False
+    try:
+        calibration = read_calibration(encoder.calibration, encoder.origin.sha256)
+        verdict = calibration.verdict
+        if verdict.accepted:
+            quantise(graph, calibration.ranges, target)
+    except CalibrationMismatch as error:
+        _say(encoder, f"WARNING: fp32 only, there is no int8 graph: {error}")
+        return False
+    outcome = "written" if verdict.accepted else "refused"
+    _say(encoder, f"int8 graph {outcome}: {verdict.reason}")
+    return verdict.accepted
 
 
 def dynamic_axes(preprocessor: Preprocessor) -> dict[str, dict[int, str]]:
