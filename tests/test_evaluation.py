@@ -70,7 +70,7 @@ def command(module: Any, words: str) -> None:
 def test_a_folder_is_evaluated_by_the_path_that_serves(
     tmp_path: Path, models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = tmp_path / "confusion.png"
+    picture = tmp_path / "new/confusion.png"
     command(evaluation, f"colours --data {pictures} --models {models} --confusion {picture}")
     shown = capsys.readouterr().out
     assert "colours version 1 on 6 of" in shown

@@ -22,12 +22,12 @@ from service.errors import SensoriumError
 from service.manifest import AudioPreprocessing, ImagePreprocessing, TextPreprocessing
 from service.model import Model, load
 from service.settings import Settings
-from tests.conftest import COLOURS, LOUDNESS, WORDS, _tokenizer, tone
+from tests.conftest import COLOURS, LOUDNESS, WORDS, tone, write_words
 from tests.servers import PROJECT, served
-from training import packaging
+from training import evaluation, packaging
 from training.errors import FolderExists
 from training.export import export
-from training.packaging import IMAGENET, Unclear
+from training.packaging import Unclear
 
 LABELS = ("ash", "birch", "oak", "elm")
 GREATEST_DIFFERENCE = 1e-4
@@ -75,7 +75,7 @@ def labels(tmp_path: Path) -> None:
     (tmp_path / "leaves.txt").write_text("".join(f"{label}\n" for label in LABELS))
     (tmp_path / "leaf.png").write_bytes(leaf())
     (tmp_path / "config.json").write_text('{"id2label": {"1": "good", "0": "bad"}}')
-    (tmp_path / "tokenizer.json").write_bytes(_tokenizer())
+    shutil.copy(write_words(tmp_path / "other") / "tokenizer.json", tmp_path)
     (tmp_path / "example.txt").write_text("red cat sea")
 
 
@@ -150,7 +150,8 @@ def test_a_picture_network_in_timms_style_answers_like_pytorch(
     box = (60 - 35) / 2, (40 - 35) / 2, (60 + 35) / 2, (40 + 35) / 2
     picture = Image.open(tmp_path / "leaf.png").resize((32, 32), Image.Resampling.BICUBIC, box)
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
-    mean, std = (torch.tensor(IMAGENET[key]).view(3, 1, 1) for key in ("mean", "std"))
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     with torch.inference_mode():
         right = leaves(((pixels - mean) / std)[None]).softmax(dim=1)[0].numpy()
     [answer] = model.answers([model.decode(leaf())])
@@ -176,7 +177,9 @@ def test_a_text_classifier_in_hugging_faces_style_answers_like_pytorch(
         assert np.abs(answer["classify"] - right).max() < GREATEST_DIFFERENCE
 
 
-def test_both_are_served(tmp_path: Path, leaves: Leaves, sentiment: Sentiment) -> None:
+def test_both_are_served_and_evaluated_there(
+    tmp_path: Path, leaves: Leaves, sentiment: Sentiment, capsys: pytest.CaptureFixture[str]
+) -> None:
     del leaves, sentiment  # their files are what counts
     package(tmp_path, f"{LEAVES} {PICTURE}")
     package(tmp_path, SENTIMENT)
@@ -189,6 +192,11 @@ def test_both_are_served(tmp_path: Path, leaves: Leaves, sentiment: Sentiment) -
         text = client.post(
             "/v1/text/classify?model=sentiment", json={"input": "red cat sea"}
         ).json()
+        (tmp_path / "test.csv").write_text("text,label\nred cat,good\nblue dog,bad\n")
+        evaluate = argparse.ArgumentParser()
+        evaluation.add_arguments(evaluate)
+        evaluation.run(evaluate.parse_args(["sentiment", "--data", str(tmp_path), "--url", url]))
+    assert "sentiment version 1 on 2 of" in capsys.readouterr().out
     assert scores(picture) == pytest.approx(dict(zip(LABELS, expected["leaves"], strict=True)))
     assert scores(text) == pytest.approx(
         dict(zip(("bad", "good"), expected["sentiment"], strict=True))

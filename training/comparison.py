@@ -89,7 +89,12 @@ def _print(duel: Duel, scored: Scored, first: Answered, second: Answered) -> Non
     print(f"right: both {duel.both}, only {names[0]} {duel.only_first},", end=" ")
     print(f"only {names[1]} {duel.only_second}, none {duel.neither}")
     print(f"agreement: {duel.agreement:.4f}")
-    verdict = "is hardly chance" if duel.p_value < UNLIKELY else "may be chance"
-    print(f"McNemar's exact test: p = {duel.p_value:.3g}: the difference {verdict}")
+    print(f"McNemar's exact test: p = {duel.p_value:.3g}: {_judge(duel)}")
     ratio = first.throughput / second.throughput
     print(f"{names[0]} is {ratio:.2f} times as fast as {names[1]}")
+
+
+def _judge(duel: Duel) -> str:
+    if duel.only_first == duel.only_second:
+        return "there is no difference"
+    return f"the difference {'is hardly' if duel.p_value < UNLIKELY else 'may be'} chance"

@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
     _print(evaluation, scored, answered)
     if args.confusion:
         labels = answered.subject.labels
+        args.confusion.parent.mkdir(parents=True, exist_ok=True)
         draw_confusion(evaluation.counts, labels, evaluation.accuracy, args.confusion)
         print(f"the confusion matrix is drawn in {args.confusion}")
 

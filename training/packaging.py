@@ -225,8 +225,8 @@ def list_assumed(args: argparse.Namespace, manifest: Manifest) -> str:
     if isinstance(spec, AudioPreprocessing) and (mel := spec.log_mel):
         values |= {"low_hz": mel.low_hz, "high_hz": mel.high_hz, "floor": mel.floor}
         values |= {"log_mean": mel.mean, "log_std": mel.std}
-    if manifest.tasks.classify:
-        values["activation"] = manifest.tasks.classify.activation
+    if manifest.tasks.classify and manifest.tasks.classify.activation == "softmax":
+        values["activation"] = "softmax"  # any other was said, or stands in the graph
     values |= {"licence": manifest.origin.licence, "data": manifest.origin.data}
     unsaid = {f: v for f, v in values.items() if getattr(args, f) in (None, UNSTATED)}
     return ", ".join(f"{_flag(flag)} {value}" for flag, value in unsaid.items())
