@@ -1,6 +1,6 @@
 """Fit a network to short recordings: choices on speakers left out, then one fit on all of them.
 
-python -m training fit audio --data ../shared/data/digits
+python -m training fit audio --data DIR
 """
 
 import argparse
