@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from training.errors import TrainingError
 from training.loop import Batches, smoothed_loss
 
-LOWEST, HIGHEST = 1e-5, 1.0  # no network of ours learns below, or survives above
-STEPS = 120  # 24 a decade: each rate acts for long enough to show in the mean
+LOWEST, HIGHEST = 1e-5, 0.1  # AdamW's steps: below nothing moves, above easy data mislead
+STEPS = 120  # 30 a decade: each rate acts for long enough to show in the mean
 MEMORY = 0.9  # of the running mean of the loss, about ten steps
 DIVERGED = 2.0  # times the least loss: nothing is to be learned from going on
 MARGIN = 4.0  # below the rate of the least loss, where descent already begins to fail

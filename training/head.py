@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from service.errors import CallerError
-from service.limits import core_budget
 from service.manifest import Modality
 from service.model import Model
 from training.balance import BalancedBatches
@@ -102,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser, encoder: str) -> None:
     add("--balance", type=float, default=BALANCE, help="0: classes as they come, 1: all alike")
     add("--share", type=float, default=SHARE, help="held out where there is no validation split")
     add("--seed", type=int, default=SEED)
-    add("--threads", type=int, default=core_budget(), help="less where other work is done")
+    add("--threads", type=int, default=1, help="for the head: so small that more do not help")
 
 
 def run(args: argparse.Namespace, modality: Modality) -> None:
@@ -147,8 +146,10 @@ def run(args: argparse.Namespace, modality: Modality) -> None:
             temperature=temperature,
             outcome=outcome,
             parity=_export(network, parts["valid"], graph),
+            computed=encoded.computed,
             vectors_seconds=vectors_seconds,
             head_seconds=time.monotonic() - began,
+            threads=args.threads,
         )
         command = _command(args, modality, version)
         example = _held_out(parts)

@@ -42,8 +42,10 @@ class Findings:
     temperature: float
     outcome: Outcome
     parity: float  # greatest absolute difference between PyTorch and onnxruntime
+    computed: int  # vectors, the others were kept from an earlier run
     vectors_seconds: float
     head_seconds: float
+    threads: int
 
 
 def write_head(
@@ -166,8 +168,9 @@ def _card(manifest: Manifest, findings: Findings, example_source: str, command: 
         command,
         "```",
         "",
-        f"It took {findings.vectors_seconds:.0f} s for the vectors, less when they are kept from"
-        f" an earlier run, and {findings.head_seconds:.0f} s for the head. The same seed gives the"
+        f"The vectors took {findings.vectors_seconds:.0f} s ({findings.computed:,} were computed,"
+        f" the others kept from an earlier run), the head {findings.head_seconds:.0f} s on"
+        f" --threads {findings.threads}. The same seed gives the"
         " same weights on the same machine, with as many threads and the same PyTorch.",
     ]
     return "\n".join(lines) + "\n"

@@ -5,7 +5,7 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,9 @@ class Encoded:
 
     encoder: Model
     reference: EncoderReference
-    vectors: Mapping[int, Floats]  # place in the list -> float32[width]
+    # Place in the list -> float32[width]. Not for repr: asyncio.run asks for it, in vain, and
+    # millions of numbers in words take minutes.
+    vectors: Mapping[int, Floats] = field(repr=False)
     unreadable: tuple[str, ...]  # a sentence for each item that has no vector
     computed: int  # the others were kept from an earlier run
 
