@@ -24,6 +24,7 @@ from training.quantisation import (
     CalibrationMismatch,
     Figures,
     Verdict,
+    check_likeness,
     collect_ranges,
     judge,
     quantise,
@@ -218,6 +219,18 @@ def test_scales_that_are_far_too_narrow_are_found_lossy(
     narrow = {name: (low / 50, high / 50) for name, (low, high) in ranges.items()}
     quantise(graph, narrow, tmp_path / "int8.onnx")
     assert small_figures(graph, tmp_path / "int8.onnx").cosine < 0.99
+
+
+def test_an_int8_graph_that_goes_wrong_here_is_not_taken(
+    graph: Path, ranges: dict[str, tuple[float, float]], tmp_path: Path
+) -> None:
+    feeds = {"pixels": pictures(8, seed=9)}
+    target = tmp_path / "int8.onnx"
+    quantise(graph, ranges, target)
+    assert check_likeness(graph, target, [feeds], "vector") > 0.98
+    quantise(graph, dict.fromkeys(ranges, (-1e-06, 1e-06)), target)
+    with pytest.raises(CalibrationMismatch, match=r"on this processor .* at least 0\.9 is wanted"):
+        check_likeness(graph, target, [feeds], "vector")
 
 
 def test_a_graph_that_looks_at_its_neighbours_is_found_out(tmp_path: Path) -> None:

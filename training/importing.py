@@ -2,7 +2,7 @@
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +16,12 @@ from training.encoders import ENCODERS, Encoder
 from training.errors import ParityFailed
 from training.export import Feeds, check_parity, export
 from training.folder import Content, write_folder
-from training.quantisation import CalibrationMismatch, quantise, read_calibration
+from training.quantisation import (
+    CalibrationMismatch,
+    check_likeness,
+    quantise,
+    read_calibration,
+)
 
 GRAPH = "model.onnx"
 INT8_GRAPH = "model.int8.onnx"
@@ -90,7 +95,7 @@ def import_encoder(
         graphs = [Graph(file=GRAPH, sha256=sha256(graph))]
         content: dict[str, Content] = {GRAPH: graph, **encoder.files(files)}
         int8 = Path(scratch, INT8_GRAPH)
-        if quantise_encoder(encoder, graph, int8):
+        if quantise_encoder(encoder, graph, int8, batches):
             graphs.append(Graph(file=INT8_GRAPH, precision="int8", sha256=sha256(int8)))
             content[INT8_GRAPH] = int8
         target = write_folder(models, encoder.manifest(*graphs), content, replace=True)
@@ -115,10 +120,14 @@ def export_encoder(
     export(network, inputs, encoder.outputs, dynamic_axes(preprocessor), path)
 
 
-def quantise_encoder(encoder: Encoder, graph: Path, target: Path) -> bool:
+def quantise_encoder(encoder: Encoder, graph: Path, target: Path, batches: Iterable[Feeds]) -> bool:
     """Write the int8 graph, if there are accepted ranges for it; without, fp32 alone ships.
 
     Ranges that do not fit are said aloud and no failure: fp32 answers as well, only later.
+
+    Args:
+        batches: real input, on which the int8 graph must answer about as fp32 does here: integer
+            products of some processors saturate.
     """
     if encoder.calibration is None:
         return False
@@ -127,6 +136,7 @@ def quantise_encoder(encoder: Encoder, graph: Path, target: Path) -> bool:
         verdict = calibration.verdict
         if verdict.accepted:
             quantise(graph, calibration.ranges, target)
+            check_likeness(graph, target, batches, encoder.outputs[-1])
     except CalibrationMismatch as error:
         _say(encoder, f"WARNING: fp32 only, there is no int8 graph: {error}")
         return False
