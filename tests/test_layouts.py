@@ -25,7 +25,9 @@ def test_folders_named_by_class_are_read_without_hidden_files(tmp_path: Path) ->
     data = find_items(tmp_path, "image")
     assert data.labels == ("blue", "red")
     assert [item.label for item in data.splits["train"]] == ["blue"] * 2 + ["red"] * 2
-    assert data.splits["valid"] == data.splits["test"] == data.skipped == ()
+    assert not data.splits["valid"]
+    assert not data.splits["test"]
+    assert not data.skipped
     assert data.splits["train"][0].read() == png((0, 0, 0))
 
 
