@@ -74,4 +74,5 @@ def _size(folder: Path) -> str:
 
 
 def _figures(manifest: Manifest) -> str:
-    return "; ".join(f"{f.metric} {f.value:g}, {f.data}" for f in manifest.evaluation) or "-"
+    """Without what they were measured on: the card has that."""
+    return ", ".join(f"{figure.metric} {figure.value:.3g}" for figure in manifest.evaluation) or "-"

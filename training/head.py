@@ -22,6 +22,7 @@ from service.manifest import Modality
 from service.model import Model
 from training.balance import BalancedBatches
 from training.datasets import BadData
+from training.diagnosis import Diagnosis, diagnose
 from training.export import check_parity, export
 from training.finder import Sweep, find_learning_rate
 from training.folder import check_free
@@ -135,6 +136,7 @@ def run(args: argparse.Namespace, modality: Modality) -> None:
             f"{split}: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f},"
             f" calibration error {found.calibration_error:.3f}"
         )
+    print(_diagnose(network, parts["train"], parts["valid"]))
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch, "model.onnx")
         findings = Findings(
@@ -239,6 +241,14 @@ def calibrate(network: nn.Module, validation: Part) -> float:
     temperature = fit_temperature(_answer(network, validation), validation.labels)
     network.temperature.fill_(temperature)
     return temperature
+
+
+def _diagnose(network: nn.Module, training: Part, validation: Part) -> Diagnosis:
+    known, new = (
+        measure(network.eval(), part.vectors, part.labels) for part in (training, validation)
+    )
+    commonest = training.labels.bincount().max().item() / len(training.labels)
+    return diagnose(known, new, commonest)
 
 
 def _answer(network: nn.Module, part: Part) -> Tensor:
