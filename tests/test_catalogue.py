@@ -27,7 +27,7 @@ def test_every_model_is_listed_heads_too(
     heading, colours, warmth, words = rows(tmp_path, capsys)
     assert heading.split() == [*catalogue.HEADINGS]
     assert colours.split()[:5] == ["colours", "1", "image", "classify,", "embed"]
-    assert "accuracy 0.91, six pictures" in colours
+    assert "  accuracy 0.91  " in colours
     assert warmth.split()[:4] == ["warmth", "1", "image", "classify"]
     assert words.split()[:4] == ["words", "1", "text", "embed"]
     assert all(row.endswith("  verified") for row in (colours, warmth, words))
