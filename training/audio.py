@@ -42,7 +42,7 @@ from training.datasets import (
 )
 from training.disturbance import DISTURBANCES
 from training.export import check_parity, export
-from training.folder import Content, check_free, write_folder
+from training.folder import Content, choose_version, write_folder
 from training.loop import Batches, Outcome, Schedule, Score, measure, train
 from training.networks.spectrogram import SpectrogramNet
 from training.report import Answers, Findings, HeldOut, draw_confusion, write_card
@@ -146,8 +146,7 @@ def run(args: argparse.Namespace) -> None:
         TrainingError: with a sentence for whoever typed the command.
     """
     began = time.monotonic()
-    version = args.version or _next_version(args.models / args.name)
-    check_free(args.models / args.name / str(version), replace=args.replace)
+    version = choose_version(args.models / args.name, args.version, replace=args.replace)
     data = find_recordings(args.data or fetch_digits(args.cache, args.url))
     _check_example(args.example)
     torch.set_num_threads(args.threads)
@@ -330,8 +329,3 @@ def _command(args: argparse.Namespace, example: Path) -> str:
             kept = example if name == "example" else value
             words += [f"--{name.replace('_', '-')}", str(kept)]
     return shlex.join(words)
-
-
-def _next_version(model: Path) -> int:
-    versions = [int(path.name) for path in model.glob("*") if path.name.isdecimal()]
-    return max(versions, default=0) + 1

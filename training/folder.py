@@ -56,6 +56,18 @@ def write_folder(
     return target
 
 
+def choose_version(model: Path, wanted: int | None, *, replace: bool = False) -> int:
+    """The version to write into a model's folder: the wanted one, else the next number.
+
+    Raises:
+        FolderExists: the wanted one is there already, and `replace` is not set.
+    """
+    versions = [int(path.name) for path in model.glob("*") if path.name.isdecimal()]
+    version = wanted or max(versions, default=0) + 1
+    check_free(model / str(version), replace=replace)
+    return version
+
+
 def check_free(target: Path, *, replace: bool = False) -> None:
     """Say before the work, not after it, that the version exists.
 

@@ -1,7 +1,7 @@
 """Fit a head: the vectors of an encoder once, then a small classifier on them, in seconds.
 
-python -m training fit text --data ../shared/data/intents --name banking-intents
-python -m training fit image --data ../shared/data/objects --name objects
+python -m training fit text --data questions.csv --name banking-intents
+python -m training fit image --data pictures/ --name objects
 """
 
 import argparse
@@ -25,7 +25,7 @@ from training.datasets import BadData
 from training.diagnosis import Diagnosis, diagnose
 from training.export import check_parity, export
 from training.finder import Sweep, find_learning_rate
-from training.folder import check_free
+from training.folder import choose_version
 from training.head_folder import INPUT, OUTPUT, Findings, write_head
 from training.layouts import FEWEST, Item, LabelledData, Split, check_counts, find_items, hold_out
 from training.loop import Outcome, Schedule, Score, measure, train
@@ -112,8 +112,7 @@ def run(args: argparse.Namespace, modality: Modality) -> None:
         TrainingError: with a sentence for whoever typed the command.
     """
     began = time.monotonic()
-    version = args.version or _next_version(args.models / args.name)
-    check_free(args.models / args.name / str(version), replace=args.replace)
+    version = choose_version(args.models / args.name, args.version, replace=args.replace)
     torch.set_num_threads(args.threads)
     data = find_items(args.data, modality)
     items = [item for split in data.splits.values() for item in split]
@@ -319,8 +318,3 @@ def _command(args: argparse.Namespace, modality: Modality, version: int) -> str:
 
 def _rate(text: str) -> float | str:
     return text if text == "auto" else float(text)
-
-
-def _next_version(model: Path) -> int:
-    versions = [int(path.name) for path in model.glob("*") if path.name.isdecimal()]
-    return max(versions, default=0) + 1

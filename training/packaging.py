@@ -25,7 +25,7 @@ from service.preprocessing import TensorSpec
 from service.session import Session
 from service.settings import Provider
 from training.errors import TrainingError
-from training.folder import Content, check_free, write_folder
+from training.folder import Content, choose_version, write_folder
 
 GRAPH, LABELS, TOKENIZER = "model.onnx", "labels.txt", "tokenizer.json"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -134,8 +134,7 @@ def run(args: argparse.Namespace) -> None:
         FolderExists: the version is there already.
         BadModel: the service would refuse the folder; nothing is written.
     """
-    version = args.version or next_version(args.models / args.name)
-    check_free(args.models / args.name / str(version))
+    version = choose_version(args.models / args.name, args.version)
     with tempfile.TemporaryDirectory() as scratch:
         graph = _in_one_file(args.file, Path(scratch))
         found = inspect(graph)
@@ -206,12 +205,6 @@ def propose(
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise Unclear(_list(lines)) from error
-
-
-def next_version(model: Path) -> int:
-    """The number after the highest version in a model's folder."""
-    versions = [int(path.name) for path in model.glob("*") if path.name.isdecimal()]
-    return max(versions, default=0) + 1
 
 
 def list_assumed(args: argparse.Namespace, manifest: Manifest) -> str:
