@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-BINS = 15  # of confidence, as in Guo et al. (arXiv 1706.04599)
+from training.measures import accuracy, calibration_error, macro_f1
+
 TEMPERATURES = (0.25, 4.0)  # beyond it a small split that is answered too well would lead
 STEPS = 200
 
@@ -25,11 +26,12 @@ def score(log_probabilities: Tensor, labels: Tensor) -> Scores:
     log_probabilities: float32[n, classes].
     labels: int64[n].
     """
-    given = log_probabilities.argmax(dim=1)
+    confidence, given = (values.numpy() for values in log_probabilities.exp().max(dim=1))
+    right = labels.numpy()
     return Scores(
-        accuracy=(given == labels).float().mean().item(),
-        macro_f1=_macro_f1(given, labels),
-        calibration_error=_calibration_error(log_probabilities, labels),
+        accuracy=accuracy(right, given),
+        macro_f1=macro_f1(right, given),
+        calibration_error=calibration_error(right == given, confidence),
     )
 
 
@@ -46,25 +48,3 @@ def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
     candidates = torch.linspace(float(low), float(high), STEPS).exp()
     losses = [functional.cross_entropy(log_probabilities / t, labels) for t in candidates]
     return candidates[int(torch.stack(losses).argmin())].item()
-
-
-def _macro_f1(given: Tensor, labels: Tensor) -> float:
-    """Over the classes that occur, be it as a label or as an answer."""
-    values = []
-    for name in torch.unique(torch.cat([given, labels])):
-        both = ((given == name) & (labels == name)).sum()
-        either = (given == name).sum() + (labels == name).sum()
-        values.append(2 * both / either)
-    return torch.stack(values).mean().item()
-
-
-def _calibration_error(log_probabilities: Tensor, labels: Tensor) -> float:
-    confidence, given = log_probabilities.exp().max(dim=1)
-    right = (given == labels).float()
-    bins = (confidence * BINS).long().clamp(max=BINS - 1)
-    error = 0.0
-    for number in torch.unique(bins):
-        inside = bins == number
-        gap = confidence[inside].mean() - right[inside].mean()
-        error += inside.float().mean().item() * abs(gap.item())
-    return error

@@ -1,4 +1,4 @@
-"""Answers: the documents that the routes return, in the shapes that docs/api.md describes."""
+"""Answers: the documents that the routes return, in the shapes that docs/reference.md describes."""
 
 import asyncio
 import re
