@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import tone
-from training.datasets import BadData, DataUnavailable, fetch_digits, find_recordings
+from training.datasets import fetch_digits, find_recordings
+from training.errors import BadData, DataUnavailable
 
 TOP = "free-spoken-digit-dataset-1.0.10"
 

@@ -14,8 +14,7 @@ from service.model import Model, load
 from service.settings import Settings
 from tests.conftest import png, write_colours, write_words
 from training import __main__, image
-from training.datasets import BadData
-from training.errors import FolderExists
+from training.errors import BadData, FolderExists
 from training.layouts import Item
 from training.scores import fit_temperature, score
 from training.vectors import EncoderUnavailable, encode

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import png
-from training.datasets import BadData
+from training.errors import BadData
 from training.layouts import check_counts, find_items, hold_out
 
 

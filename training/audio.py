@@ -35,12 +35,12 @@ from training.augmentation import Augmentation, augment
 from training.datasets import (
     DIGITS,
     DIGITS_URL,
-    BadData,
     Recordings,
     fetch_digits,
     find_recordings,
 )
 from training.disturbance import DISTURBANCES
+from training.errors import BadData
 from training.export import check_parity, export
 from training.folder import Content, choose_version, write_folder
 from training.loop import Batches, Outcome, Schedule, Score, measure, train

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from service.manifest import sha256
-from training.errors import TrainingError
+from training.errors import BadData, DataUnavailable
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGITS_URL = (
@@ -24,14 +24,6 @@ ARCHIVED = re.compile(r"recordings/(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<take>\d
 TAKE = re.compile(r"(?P<speaker>.+)_(?P<take>\d+)\.(wav|flac|ogg|mp3)", re.IGNORECASE)
 TEST_TAKES = range(5)  # of each speaker and word: the official test split of the digits
 TIMEOUT = 30.0  # seconds without a byte
-
-
-class DataUnavailable(TrainingError):
-    """The data set cannot be downloaded, or is not the one that was downloaded before."""
-
-
-class BadData(TrainingError):
-    """The data are not laid out, or not to be read, as training needs them."""
 
 
 @dataclass(frozen=True, slots=True)

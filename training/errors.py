@@ -1,6 +1,8 @@
 """Every failure of training is one sentence for the person who typed the command.
 
 TrainingError
+├── DataUnavailable      a data set cannot be downloaded, or is not the one that is meant
+├── BadData              the data are not laid out, or not to be read, as training needs them
 ├── WeightsUnavailable   pip could not fetch them, or they are not the pinned ones
 ├── ExportFailed         the graph is not what the service takes
 ├── ParityFailed         the graph does not compute what the network computes
@@ -10,6 +12,14 @@ TrainingError
 
 class TrainingError(Exception):
     """The root of the failures that `python -m training` shows without a traceback."""
+
+
+class DataUnavailable(TrainingError):
+    """A public data set cannot be had, or is not the one that is meant."""
+
+
+class BadData(TrainingError):
+    """The data are not laid out, or not to be read, as training needs them."""
 
 
 class WeightsUnavailable(TrainingError):

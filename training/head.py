@@ -21,8 +21,8 @@ from service.errors import CallerError
 from service.manifest import Modality
 from service.model import Model
 from training.balance import BalancedBatches
-from training.datasets import BadData
 from training.diagnosis import Diagnosis, diagnose
+from training.errors import BadData
 from training.export import check_parity, export
 from training.finder import Sweep, find_learning_rate
 from training.folder import choose_version

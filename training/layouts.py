@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.manifest import Modality
-from training.datasets import BadData
+from training.errors import BadData
 
 Split = Literal["train", "valid", "test"]
 SPELLINGS: Mapping[Split, tuple[str, ...]] = {
