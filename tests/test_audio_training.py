@@ -13,11 +13,11 @@ from service.settings import Settings
 from tests.conftest import wav
 from training import audio
 from training.augmentation import augment, change_speed
-from training.datasets import find_recordings
 from training.disturbance import DISTURBANCES, Disturbance
 from training.errors import BadData, FolderExists
 from training.loop import Batches, Schedule, Score, measure, train
 from training.networks.spectrogram import SpectrogramNet
+from training.recordings import find_recordings
 from training.spectrograms import Spectrograms, compute_spectrograms
 
 TONES = {"low": 300, "middle": 900, "high": 2400}  # Hz

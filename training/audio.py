@@ -32,19 +32,14 @@ from service.manifest import (
 )
 from service.preprocessing import AudioPreprocessor
 from training.augmentation import Augmentation, augment
-from training.datasets import (
-    DIGITS,
-    DIGITS_URL,
-    Recordings,
-    fetch_digits,
-    find_recordings,
-)
+from training.datasets import DIGITS_URL, fetch_digits
 from training.disturbance import DISTURBANCES
 from training.errors import BadData
 from training.export import check_parity, export
 from training.folder import Content, choose_version, write_folder
 from training.loop import Batches, Outcome, Schedule, Score, measure, train
 from training.networks.spectrogram import SpectrogramNet
+from training.recordings import DIGITS, Recordings, find_recordings
 from training.report import Answers, Findings, HeldOut, draw_confusion, write_card
 from training.spectrograms import Indices, Spectrograms, compute_spectrograms
 

@@ -1,93 +1,23 @@
-"""Recordings for training: found in folders named by class, or downloaded once and laid out so.
-
-DIR/<class>/<speaker>_<take>.wav
-"""
+"""Public data sets, downloaded once and laid out as training reads them."""
 
 import http.client
 import re
 import tarfile
 import tempfile
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from service.manifest import sha256
-from training.errors import BadData, DataUnavailable
+from training.errors import DataUnavailable
+from training.recordings import DIGITS
 
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGITS_URL = (
     "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz"
 )
 ARCHIVED = re.compile(r"recordings/(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<take>\d+)\.wav$")
-TAKE = re.compile(r"(?P<speaker>.+)_(?P<take>\d+)\.(wav|flac|ogg|mp3)", re.IGNORECASE)
-TEST_TAKES = range(5)  # of each speaker and word: the official test split of the digits
 TIMEOUT = 30.0  # seconds without a byte
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """One take: a file, what is said in it, and by whom."""
-
-    path: Path
-    label: int
-    speaker: str
-    take: int
-
-    @property
-    def is_test(self) -> bool:
-        """Whether it is scored once, at the end, and decides nothing."""
-        return self.take in TEST_TAKES
-
-
-@dataclass(frozen=True, slots=True)
-class Recordings:
-    """A data set: the labels in the order of the model's output, and the takes."""
-
-    folder: Path
-    labels: tuple[str, ...]
-    takes: tuple[Recording, ...]
-
-    @property
-    def speakers(self) -> tuple[str, ...]:
-        return tuple(sorted({take.speaker for take in self.takes}))
-
-
-def find_recordings(folder: Path) -> Recordings:
-    """What lies in `folder`/<class>/<speaker>_<take>.wav; digits are put in their own order.
-
-    Raises:
-        BadData: there is no such layout, or a class without recordings.
-    """
-    layout = f"{folder}/<class>/<speaker>_<take>.wav"
-    if not folder.is_dir():
-        raise BadData(f"there is no folder {folder}; --data wants {layout}")
-    names = sorted((path.name for path in folder.iterdir() if _is_class(path)), key=_spoken_order)
-    if len(names) < 2:
-        raise BadData(f"{folder} holds {len(names)} classes, two are needed: {layout}")
-    takes: list[Recording] = []
-    for label, name in enumerate(names):
-        found = [_recording(path, label) for path in sorted((folder / name).iterdir())]
-        if not found:
-            raise BadData(f"class {name} has no recordings: {folder / name} is empty")
-        takes += found
-    return Recordings(folder, tuple(names), tuple(takes))
-
-
-def _is_class(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
-
-
-def _spoken_order(name: str) -> tuple[int, str]:
-    return (DIGITS.index(name) if name in DIGITS else len(DIGITS)), name
-
-
-def _recording(path: Path, label: int) -> Recording:
-    match = TAKE.fullmatch(path.name)
-    if match is None:
-        raise BadData(f"{path} is not named <speaker>_<take>.wav")
-    return Recording(path, label, match["speaker"], int(match["take"]))
 
 
 def fetch_digits(cache: Path, url: str = DIGITS_URL) -> Path:

@@ -15,8 +15,8 @@ from service.manifest import AudioPreprocessing
 from service.preprocessing import AudioPreprocessor
 from service.preprocessing.audio import fit_length
 from training.augmentation import change_speed
-from training.datasets import Recording, Recordings
 from training.errors import BadData
+from training.recordings import Recording, Recordings
 
 Indices = NDArray[np.int64]
 
