@@ -6,9 +6,10 @@ import sys
 import pytest
 
 from tests.servers import PROJECT
-from training.__main__ import COMMANDS, FITS, main
+from training.__main__ import COMMANDS, main
+from training.fit import MODES
 
-NAMES = [[name] for name in COMMANDS if name != "fit"] + [["fit", what] for what in FITS]
+NAMES = [[name] for name in COMMANDS if name != "fit"] + [["fit", what] for what in MODES]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=" ".join)

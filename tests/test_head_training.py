@@ -1,6 +1,5 @@
 """Fitting a head: vectors by the serving path, a small classifier, a folder that serves."""
 
-import argparse
 import json
 import math
 from pathlib import Path
@@ -13,8 +12,7 @@ from service.manifest import EncoderReference
 from service.model import Model, load
 from service.settings import Settings
 from tests.conftest import png, write_colours, write_words
-from training import __main__, image
-from training.errors import BadData, FolderExists
+from training import __main__
 from training.layouts import Item
 from training.scores import fit_temperature, score
 from training.vectors import EncoderUnavailable, encode
@@ -138,13 +136,12 @@ def test_the_same_seed_gives_the_same_graph_and_another_gives_another(
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_a_version_is_never_overwritten_unasked(pictures: Path, models: Path) -> None:
+def test_a_version_is_never_overwritten_unasked(
+    pictures: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (models / "mine/3").mkdir(parents=True)
-    parser = argparse.ArgumentParser()
-    image.add_arguments(parser)
-    words = ["--data", pictures, "--models", models, "--name", "mine", "--version", "3"]
-    with pytest.raises(FolderExists, match="3 exists"):
-        image.run(parser.parse_args([str(word) for word in words]))
+    assert fit("image", pictures, models, "--version", "3") == 1
+    assert "3 exists" in capsys.readouterr().err
 
 
 def test_a_class_with_too_few_pictures_stops_with_its_name(
@@ -156,14 +153,12 @@ def test_a_class_with_too_few_pictures_stops_with_its_name(
     assert "class mild has 1 of the 2 items" in capsys.readouterr().err
 
 
-def test_an_example_that_cannot_be_read_is_refused(pictures: Path, models: Path) -> None:
-    parser = argparse.ArgumentParser()
-    image.add_arguments(parser)
-    cache = models.parent / "cache"
-    words = ["--data", pictures, "--models", models, "--name", "mine", "--encoder", "colours"]
-    words += ["--cache", cache, "--example", models / "colours/1/labels.txt"]
-    with pytest.raises(BadData, match=r"labels\.txt"):
-        image.run(parser.parse_args([str(word) for word in words]))
+def test_an_example_that_cannot_be_read_is_refused(
+    pictures: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = models / "colours/1/labels.txt"
+    assert fit("image", pictures, models, "--encoder", "colours", "--example", labels) == 1
+    assert "labels.txt" in capsys.readouterr().err
 
 
 def test_scores_of_answers_that_are_known() -> None:

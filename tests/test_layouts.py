@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import png
 from training.errors import BadData
-from training.layouts import check_counts, find_items, hold_out
+from training.layouts import Item, LabelledData, find_items, hold_out, split_items
 
 
 def write_pictures(folder: Path, names: str = "red blue", count: int = 2) -> None:
@@ -113,5 +113,9 @@ def test_a_share_of_every_class_is_held_out_the_same_each_time() -> None:
 
 
 def test_a_class_with_too_few_items_is_named() -> None:
+    items = tuple(Item("", "", label) for label in ("blue", "blue", "red", "red"))
+    data = LabelledData(("blue", "red"), {"train": items, "valid": (), "test": ()}, ())
+    splits = split_items(data, range(4), 0.1, 0, skipped=0)
+    assert {split: len(chosen) for split, chosen in splits.items()} == {"train": 2, "valid": 2}
     with pytest.raises(BadData, match="class red has 1 of the 2 items"):
-        check_counts(("blue", "red"), {"blue": 5, "red": 1}, 2, skipped=0)
+        split_items(data, range(3), 0.1, 0, skipped=1)

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from service.errors import SensoriumError
 from training.errors import TrainingError
@@ -12,14 +13,14 @@ from training.errors import TrainingError
 # most bring PyTorch, and packaging a graph or listing folders needs none.
 COMMANDS = {
     "import": ("importing", "write model folders of pretrained encoders"),
-    "fit": ("", "train a model and write its folder: fit image, fit text, fit audio"),
+    "fit": ("fit", "train a model: fit image, fit text, fit audio"),
     "package": ("packaging", "make a model folder of somebody's ONNX file"),
     "evaluate": ("evaluation", "how good a model folder, or a running service, is on data"),
     "compare": ("comparison", "which of two models is better on the same data"),
     "list": ("catalogue", "the model folders that there are"),
+    "fetch": ("fetching", "a public data set, downloaded and laid out for training"),
     "calibrate": ("calibration", "measure an encoder's int8 graph, and write the verdict down"),
 }
-FITS = ("image", "text", "audio")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,29 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("options", nargs=argparse.REMAINDER, metavar="...")
     args = parser.parse_args(arguments)
     try:
-        if args.command == "fit":
-            _fit(args.options)
+        module = importlib.import_module(f"training.{COMMANDS[args.command][0]}")
+        if args.command == "fit":  # its flags depend on what is fitted, and how
+            module.main(args.options)
         else:
-            _run(args.command, COMMANDS[args.command][0], args.options)
+            _run(args.command, module, args.options)
     except (TrainingError, SensoriumError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _fit(options: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser("python -m training fit")
-    parser.add_argument("what", choices=FITS)
-    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="...")
-    args = parser.parse_args(options)
-    _run(f"fit {args.what}", args.what, args.options)
-
-
-def _run(command: str, module: str, options: Sequence[str]) -> None:
-    loaded = importlib.import_module(f"training.{module}")
-    parser = argparse.ArgumentParser(f"python -m training {command}", description=loaded.__doc__)
-    loaded.add_arguments(parser)
-    loaded.run(parser.parse_args(options))
+def _run(command: str, module: ModuleType, options: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(f"python -m training {command}", description=module.__doc__)
+    module.add_arguments(parser)
+    module.run(parser.parse_args(options))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from training.errors import TrainingError
-from training.loop import Batches, smoothed_loss
+from training.loop import Schedule, build_optimizer, smoothed_loss
+from training.material import Batches, Inputs
 
 LOWEST, HIGHEST = 1e-5, 0.1  # AdamW's steps: below nothing moves, above easy data mislead
 STEPS = 120  # 30 a decade: each rate acts for long enough to show in the mean
@@ -31,9 +31,7 @@ class Sweep:
     chosen: float
 
 
-def find_learning_rate(
-    network: nn.Module, batches: Batches, weight_decay: float, label_smoothing: float
-) -> Sweep:
+def find_learning_rate(network: nn.Module, batches: Batches, schedule: Schedule) -> Sweep:
     """Raise the rate step by step while a copy of the network trains, and watch the loss.
 
     Leslie Smith's range test (arXiv 1506.01186). The choice is a quarter of the rate at which
@@ -44,15 +42,15 @@ def find_learning_rate(
         NoLearningRate: the loss falls at no rate: the data cannot be learned from.
     """
     network = copy.deepcopy(network).train()
-    optimizer = torch.optim.AdamW(network.parameters(), LOWEST, weight_decay=weight_decay)
+    optimizer = build_optimizer(network, schedule)
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
     for step, (inputs, labels) in zip(range(STEPS), _endless(batches), strict=False):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
         for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss = smoothed_loss(network(inputs), labels, label_smoothing)
+            group["lr"] = rate * group["scale"]
+        loss = smoothed_loss(network(*inputs), labels, schedule.label_smoothing)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -67,7 +65,7 @@ def find_learning_rate(
     return Sweep(tuple(rates), tuple(losses), _choose(rates, losses))
 
 
-def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+def _endless(batches: Batches) -> Iterator[tuple[Inputs, Tensor]]:
     while True:
         yield from batches.epoch()
 

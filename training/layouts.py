@@ -6,8 +6,10 @@ FILE.csv or FILE.jsonl with text,label      DIR/{train,valid,test}.csv or .jsonl
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -54,6 +56,16 @@ class LabelledData:
     splits: Mapping[Split, tuple[Item, ...]]
     skipped: tuple[str, ...]  # a sentence for each item that has no usable label
 
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """All of them, split after split."""
+        return tuple(item for found in self.splits.values() for item in found)
+
+    def numbers(self, places: Sequence[int]) -> NDArray[np.int64]:
+        """The labels of some items as int64[n], by their places among all."""
+        items, numbers = self.items, {label: n for n, label in enumerate(self.labels)}
+        return np.array([numbers[items[place].label] for place in places], np.int64)
+
 
 def find_items(data: Path, modality: Modality) -> LabelledData:
     """The labelled items in `data`, whichever of the layouts it has; hidden files are passed over.
@@ -96,19 +108,38 @@ def hold_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.b
     return held
 
 
-def check_counts(
-    labels: Sequence[str], counts: Mapping[str, int], fewest: int, skipped: int
-) -> None:
-    """Raises:
-    BadData: a class has fewer items to train on than are needed; the sentence names it.
+def split_items(
+    data: LabelledData, readable: Container[int], share: float, seed: int, skipped: int
+) -> dict[Split, list[int]]:
+    """The places, among all items, of those that can be read; empty splits are left out.
+
+    Args:
+        share: of the training items, held out to choose by where there is no validation split.
+        skipped: how many items could not be used, for the error's sentence.
+
+    Raises:
+        BadData: a class has too few items to train on and to choose by.
     """
-    for label in labels:
-        if (count := counts.get(label, 0)) < fewest:
+    items, places = data.items, iter(range(len(data.items)))
+    splits: dict[Split, list[int]] = {
+        split: [place for place in islice(places, len(found)) if place in readable]
+        for split, found in data.splits.items()
+    }
+    fewest = 1 if splits["valid"] else FEWEST
+    counts = Counter(items[place].label for place in splits["train"])
+    for label in data.labels:
+        if counts[label] < fewest:
             lost = f" ({skipped} items were skipped, see above)" if skipped else ""
             raise BadData(
-                f"class {label} has {count} of the {fewest} items that are needed to train"
+                f"class {label} has {counts[label]} of the {fewest} items that are needed to train"
                 f" and to choose by{lost}; add some, or remove the class"
             )
+    if not splits["valid"]:
+        held = hold_out(data.numbers(splits["train"]), share, seed)
+        pairs = list(zip(splits["train"], held, strict=True))
+        splits["train"] = [place for place, out in pairs if not out]
+        splits["valid"] = [place for place, out in pairs if out]
+    return {split: chosen for split, chosen in splits.items() if chosen}
 
 
 def _sources(data: Path, modality: Modality) -> Iterator[tuple[Split, Path]]:

@@ -2,8 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,24 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from training.checkpoint import Checkpoint
+from training.material import Batches, Part
+
 WARM_UP = 0.15  # share of the steps in which the learning rate rises, before it falls to nothing
 AVERAGING = 0.98  # of the weights over about fifty steps: calmer curves, a flatter minimum
+ANSWERED = 128  # samples at once where nothing is learned
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Some of a network's parameters, and how bold their steps are beside the boldest."""
+
+    parameters: Sequence[nn.Parameter]
+    scale: float = 1.0
+
+
+def all_alike(network: nn.Module) -> list[Layers]:
+    return [Layers(list(network.parameters()))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +37,11 @@ class Schedule:
     """How long and how boldly to descend."""
 
     epochs: int
-    learning_rate: float  # at its height
+    learning_rate: float  # at its height, of the boldest layers
     weight_decay: float
     label_smoothing: float
     patience: int  # epochs that may pass without a better validation loss
+    layers: Callable[[nn.Module], list[Layers]] = all_alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +73,6 @@ class Outcome:
         return self.epochs[self.best - 1].valid
 
 
-class Batches:
-    """The training takes, batch by batch, in a new order and a new guise each epoch."""
-
-    def __init__(
-        self,
-        labels: Tensor,
-        size: int,
-        draw: Callable[[Tensor, torch.Generator], Tensor],
-        seed: int,
-    ) -> None:
-        """Args:
-        labels: int64[takes].
-        draw: indices of takes, int64[n] -> augmented inputs, float32[n, ...].
-        """
-        self._labels = labels
-        self._size = min(size, len(labels))
-        self._draw = draw
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def __len__(self) -> int:
-        """Whole batches only: the statistics of a small rest would disturb batch normalisation."""
-        return len(self._labels) // self._size
-
-    def epoch(self) -> Iterable[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self._labels), generator=self._generator)
-        for number in range(len(self)):
-            chosen = order[number * self._size : (number + 1) * self._size]
-            yield self._draw(chosen, self._generator), self._labels[chosen]
-
-
 def train(
     network: nn.Module,
     batches: Batches,
@@ -92,6 +80,7 @@ def train(
     validate: Callable[[nn.Module], Score] | None = None,
     stop_after: int | None = None,
     title: str = "",
+    checkpoint: Checkpoint | None = None,
 ) -> Outcome:
     """Train a network that gives log-probabilities.
 
@@ -99,22 +88,37 @@ def train(
         validate: scores the network after each epoch; the best epoch's weights are kept.
         stop_after: without validation, the epoch that was found to be best elsewhere. The
             learning rate still follows the whole schedule, as it did there.
+        checkpoint: written after each epoch; what it holds already is not trained again, and the
+            outcome is that of an unbroken run.
     """
     averaged = AveragedModel(network, avg_fn=_average, use_buffers=True)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay
-    )
+    optimizer = build_optimizer(network, schedule)
     steps = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, schedule.learning_rate, schedule.epochs * len(batches), pct_start=WARM_UP
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        schedule.epochs * len(batches),
+        pct_start=WARM_UP,
     )
-    history: list[Epoch] = []
-    best, best_loss, best_network = 0, math.inf, copy.deepcopy(averaged.module)
-    with tqdm(total=stop_after or schedule.epochs, desc=title, unit="epoch", leave=False) as bar:
-        while len(history) < (stop_after or schedule.epochs):
+    best_network = copy.deepcopy(averaged.module)
+    changing = {
+        "network": network,
+        "averaged": averaged,
+        "best_network": best_network,
+        "optimizer": optimizer,
+        "steps": steps,
+        "batches": batches,
+    }
+    history, best = _resume(checkpoint, changing)
+    epochs = stop_after or schedule.epochs
+    with tqdm(
+        total=epochs * len(batches), initial=len(history) * len(batches), desc=title, unit="step",
+        leave=False,
+    ) as bar:  # fmt: skip
+        while len(history) < epochs and len(history) - best < schedule.patience:
             losses = []
             network.train()
             for inputs, labels in batches.epoch():
-                log_probabilities = network(inputs)  # forward
+                log_probabilities = network(*inputs)  # forward
                 loss = smoothed_loss(log_probabilities, labels, schedule.label_smoothing)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]  # backpropagation
@@ -122,21 +126,30 @@ def train(
                 steps.step()
                 averaged.update_parameters(network)
                 losses.append(loss.item())
+                bar.update()
             score = validate(averaged.module.eval()) if validate else None
+            least = _loss(history[best - 1]) if best else math.inf
             history.append(Epoch(sum(losses) / len(losses), score))
-            bar.update()
             bar.set_postfix_str(_describe(history[-1]))
-            if score is None or score.loss < best_loss:
-                best, best_network = len(history), copy.deepcopy(averaged.module)
-                best_loss = score.loss if score else math.inf
-            elif len(history) - best >= schedule.patience:
-                break  # it learns the training takes by heart now
+            if score is None or score.loss < least:  # else it learns by heart now
+                best = len(history)
+                best_network.load_state_dict(averaged.module.state_dict())
+            if checkpoint:
+                _keep(checkpoint, changing, history, best)
     return Outcome(best_network.eval(), tuple(history), best)
 
 
-def _average(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-    """A running mean with a short memory at first, so that it soon forgets the random start."""
-    return old + (1 - min(AVERAGING, (1 + int(count)) / (10 + int(count)))) * (new - old)
+def build_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
+    """Each group of layers at its share of the learning rate, kept as the group's "scale"."""
+    groups = [
+        {
+            "params": list(layers.parameters),
+            "lr": schedule.learning_rate * layers.scale,
+            "scale": layers.scale,
+        }
+        for layers in schedule.layers(network)
+    ]
+    return torch.optim.AdamW(groups, weight_decay=schedule.weight_decay)
 
 
 def smoothed_loss(log_probabilities: Tensor, labels: Tensor, smoothing: float) -> Tensor:
@@ -150,13 +163,50 @@ def smoothed_loss(log_probabilities: Tensor, labels: Tensor, smoothing: float) -
     return (1 - smoothing) * right - smoothing * log_probabilities.mean()
 
 
-def measure(network: nn.Module, inputs: Tensor, labels: Tensor) -> Score:
-    """Score a network in evaluation mode on float32[n, ...] inputs and int64[n] labels."""
+def answer(network: Callable[..., Tensor], part: Part) -> Tensor:
+    """What a network in evaluation mode gives for every sample: float32[n, ...]."""
+    places, answers = [], []
     with torch.inference_mode():
-        log_probabilities = network(inputs)
-        loss = functional.nll_loss(log_probabilities, labels).item()
-        accuracy = (log_probabilities.argmax(dim=1) == labels).float().mean().item()
+        for chosen, inputs in part.batches(ANSWERED):
+            places.append(chosen)
+            answers.append(network(*inputs))
+    return torch.cat(answers)[torch.cat(places).argsort()]
+
+
+def measure(network: nn.Module, part: Part) -> Score:
+    """Score a network that is in evaluation mode and gives log-probabilities."""
+    log_probabilities = answer(network, part)
+    loss = functional.nll_loss(log_probabilities, part.labels).item()
+    accuracy = (log_probabilities.argmax(dim=1) == part.labels).float().mean().item()
     return Score(loss, accuracy)
+
+
+def _average(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
+    """A running mean with a short memory at first, so that it soon forgets the random start."""
+    return old + (1 - min(AVERAGING, (1 + int(count)) / (10 + int(count)))) * (new - old)
+
+
+def _resume(checkpoint: Checkpoint | None, changing: dict[str, Any]) -> tuple[list[Epoch], int]:
+    """Put back what a checkpoint holds; the epochs so far, and the best of them."""
+    state = checkpoint.read() if checkpoint else None
+    if state is None:
+        return [], 0
+    for name, part in changing.items():
+        part.load_state_dict(state[name])
+    torch.set_rng_state(state["chance"])  # of dropout
+    return [Epoch(loss, valid and Score(*valid)) for loss, valid in state["history"]], state["best"]
+
+
+def _keep(
+    checkpoint: Checkpoint, changing: dict[str, Any], history: Sequence[Epoch], best: int
+) -> None:
+    state = {name: part.state_dict() for name, part in changing.items()}
+    told = [astuple(epoch) for epoch in history]
+    checkpoint.write({**state, "chance": torch.get_rng_state(), "history": told, "best": best})
+
+
+def _loss(epoch: Epoch) -> float:
+    return epoch.valid.loss if epoch.valid else math.inf
 
 
 def _describe(epoch: Epoch) -> str:

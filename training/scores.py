@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from training.measures import accuracy, calibration_error, macro_f1
@@ -48,3 +48,11 @@ def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
     candidates = torch.linspace(float(low), float(high), STEPS).exp()
     losses = [functional.cross_entropy(log_probabilities / t, labels) for t in candidates]
     return candidates[int(torch.stack(losses).argmin())].item()
+
+
+def divide_scores(network: nn.Module, temperature: float) -> None:
+    """Put the temperature into the network: into its last Linear, whose scores it divides."""
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        for weights in last.parameters():
+            weights.div_(temperature)

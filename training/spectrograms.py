@@ -16,6 +16,7 @@ from service.preprocessing import AudioPreprocessor
 from service.preprocessing.audio import fit_length
 from training.augmentation import change_speed
 from training.errors import BadData
+from training.material import Part, part_of
 from training.recordings import Recording, Recordings
 
 Indices = NDArray[np.int64]
@@ -35,10 +36,10 @@ class Spectrograms:
     def bands(self) -> int:
         return self.at_speeds.shape[2]
 
-    def unchanged(self, takes: Indices) -> tuple[Tensor, Tensor]:
-        """Takes at their own speed, float32[n, bands, frames], and their labels, int64[n]."""
+    def unchanged(self, takes: Indices) -> Part:
+        """Takes at their own speed, float32[n, bands, frames], and their labels."""
         chosen = torch.from_numpy(takes)
-        return self.at_speeds[0, chosen], self.labels[chosen]
+        return part_of(self.at_speeds[0, chosen], self.labels[chosen])
 
     def split_by_speaker(self, speaker: str) -> tuple[Indices, Indices]:
         """The training takes of all others, and this speaker's; test takes are in neither."""

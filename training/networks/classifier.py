@@ -1,6 +1,5 @@
 """The classifier of a head: one hidden layer between an encoder's vector and the labels."""
 
-import torch
 from torch import Tensor, nn
 
 DROPOUT = 0.2  # no feature may be relied on alone
@@ -12,7 +11,6 @@ class Classifier(nn.Module):
 
     mean: Tensor
     std: Tensor
-    temperature: Tensor
 
     def __init__(self, vectors: Tensor, hidden: int, classes: int) -> None:
         """Args:
@@ -22,7 +20,6 @@ class Classifier(nn.Module):
         width = vectors.shape[1]
         self.register_buffer("mean", vectors.mean(dim=0))
         self.register_buffer("std", vectors.std(dim=0, correction=0).clamp(min=SMALLEST_STD))
-        self.register_buffer("temperature", torch.ones(()))
         self.hidden = nn.Linear(width, hidden)
         self.relu = nn.ReLU()
         self.dropout = nn.Dropout(DROPOUT)
@@ -34,5 +31,5 @@ class Classifier(nn.Module):
         x = (vector - self.mean) / self.std
         x = self.relu(self.hidden(x))
         x = self.output(self.dropout(x))
-        log_probabilities: Tensor = self.logsoftmax(x / self.temperature)
+        log_probabilities: Tensor = self.logsoftmax(x)
         return log_probabilities

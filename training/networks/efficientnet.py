@@ -57,6 +57,14 @@ class EfficientNetLite0(nn.Module):
         vector = x.mean(dim=(2, 3))
         return self.fc(vector), vector
 
+    def stages(self) -> list[list[nn.Parameter]]:
+        """What makes the vector, in the order in which a picture passes it."""
+        return [
+            [*self.conv_stem.parameters(), *self.bn0.parameters()],
+            *([*block.parameters()] for block in self.blocks),
+            [*self.conv_head.parameters(), *self.bn1.parameters()],
+        ]
+
 
 class Block(nn.Module):
     """Widen, look around in each channel by itself, narrow; a shortcut where the shape stays."""

@@ -20,6 +20,7 @@ LAYERS = 6
 HEADS = 12
 INNER = 4 * WIDTH
 EPSILON = 1e-12  # BERT's, of its LayerNorms
+DROPOUT = 0.1  # BERT's as well; of no effect but in finetuning
 
 # Far below any score, yet finite: a softmax over nothing but padding is not 0 / 0.
 HIDDEN = -1e4
@@ -52,13 +53,14 @@ class MiniLM(nn.Module):
         self.positions = nn.Embedding(POSITIONS, WIDTH)
         self.types = nn.Embedding(2, WIDTH)
         self.norm = nn.LayerNorm(WIDTH, eps=EPSILON)
+        self.dropout = nn.Dropout(DROPOUT)
         self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         length = input_ids.shape[1]
         # Single sentences are all of type 0, so that no input says so.
         where = self.positions.weight[:length] + self.types.weight[0]  # [L, 384]
-        x = self.norm(self.tokens(input_ids) + where)  # [N, L, 384]
+        x = self.dropout(self.norm(self.tokens(input_ids) + where))  # [N, L, 384]
         mask = attention_mask.to(x.dtype)
         bias = (1 - mask)[:, None, None, :] * HIDDEN  # [N, 1, 1, L]
         for layer in self.layers:
@@ -66,6 +68,14 @@ class MiniLM(nn.Module):
         counted = mask[:, :, None]
         mean = (x * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
         return functional.normalize(mean, dim=1)
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Its parameters in the order in which a text passes them."""
+        embedding = (self.tokens, self.positions, self.types, self.norm)
+        return [
+            [weights for part in embedding for weights in part.parameters()],
+            *([*layer.parameters()] for layer in self.layers),
+        ]
 
 
 class Layer(nn.Module):
@@ -81,14 +91,16 @@ class Layer(nn.Module):
         self.widen = nn.Linear(WIDTH, INNER)
         self.narrow = nn.Linear(INNER, WIDTH)
         self.narrowed_norm = nn.LayerNorm(WIDTH, eps=EPSILON)
+        self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         query, key, value = (split(part(x)) for part in (self.query, self.key, self.value))
         scores = query @ key.transpose(2, 3) / math.sqrt(WIDTH // HEADS) + bias  # [N, 12, L, L]
-        seen = torch.softmax(scores, dim=-1) @ value  # [N, 12, L, 32]
-        x = self.attended_norm(x + self.attended(seen.transpose(1, 2).flatten(2)))
+        seen = self.dropout(torch.softmax(scores, dim=-1)) @ value  # [N, 12, L, 32]
+        attended = self.attended(seen.transpose(1, 2).flatten(2))
+        x = self.attended_norm(x + self.dropout(attended))
         inner: Tensor = functional.gelu(self.widen(x))
-        out: Tensor = self.narrowed_norm(x + self.narrow(inner))
+        out: Tensor = self.narrowed_norm(x + self.dropout(self.narrow(inner)))
         return out
 
 

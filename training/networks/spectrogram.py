@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from training.networks.picture import convolve
+
 # Edges first, then formants, then how they move: more filters as the picture gets smaller.
 FILTERS = (24, 32, 48, 64)
 SHRINKAGE = 8  # of the bands, by the convolutions; frames shrink by 4, so that plosives stay
@@ -27,12 +29,12 @@ class SpectrogramNet(nn.Module):
         super().__init__()
         first, second, third, fourth = FILTERS
         self.picture = nn.Sequential(
-            _convolve(1, first, stride=2),
-            _convolve(first, second),
+            convolve(1, first, stride=2),
+            convolve(first, second),
             nn.MaxPool2d((2, 1)),
-            _convolve(second, third),
+            convolve(second, third),
             nn.MaxPool2d(2),
-            _convolve(third, fourth),
+            convolve(third, fourth),
         )
         height = fourth * (bands // SHRINKAGE)
         self.time = nn.Sequential(
@@ -57,14 +59,6 @@ class SpectrogramNet(nn.Module):
         pooled = torch.cat([moments.mean(dim=2), moments.amax(dim=2)], dim=1)  # [N, 2 * width]
         log_probabilities: Tensor = self.head(pooled)
         return log_probabilities
-
-
-def _convolve(channels: int, filters: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, filters, kernel_size=3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(filters),
-        nn.ReLU(),
-    )
 
 
 def _relative_level(spectrogram: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Fit a network to short recordings: choices on speakers left out, then one fit on all of them.
+"""Fit a network to words of many speakers: choices on each left out, then one fit on all of them.
 
-python -m training fit audio --data DIR
+python -m training fit audio --mode speakers --data DIR
 """
 
 import argparse
@@ -24,6 +24,7 @@ from service.manifest import (
     Example,
     Figure,
     Graph,
+    Kind,
     LogMel,
     Manifest,
     Origin,
@@ -32,12 +33,14 @@ from service.manifest import (
 )
 from service.preprocessing import AudioPreprocessor
 from training.augmentation import Augmentation, augment
+from training.checkpoint import Checkpoint, Run
 from training.datasets import DIGITS_URL, fetch_digits
 from training.disturbance import DISTURBANCES
 from training.errors import BadData
 from training.export import check_parity, export
 from training.folder import Content, choose_version, write_folder
-from training.loop import Batches, Outcome, Schedule, Score, measure, train
+from training.loop import Outcome, Schedule, Score, answer, measure, train
+from training.material import Batches, Inputs, part_of
 from training.networks.spectrogram import SpectrogramNet
 from training.recordings import DIGITS, Recordings, find_recordings
 from training.report import Answers, Findings, HeldOut, draw_confusion, write_card
@@ -107,12 +110,13 @@ class Recipe:
     seed: int = SEED
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `python -m training fit audio`."""
+def add_arguments(parser: argparse.ArgumentParser, modality: Kind = "audio") -> None:  # noqa: ARG001
+    """The flags of `python -m training fit audio --mode speakers`."""
     add = parser.add_argument
     add("--data", type=Path, help="DIR/<class>/<speaker>_<take>.wav (default: download digits)")
     add("--url", default=DIGITS_URL, help="where the digits are downloaded from")
-    add("--cache", type=Path, default=Path(".cache/datasets"), help="where a download is kept")
+    add("--cache", type=Path, default=Path(".cache"), help="for what need not be done twice")
+    add("--resume", action="store_true", help="go on where an interrupted run stopped")
     add("--name", default=NAME, help="the model's name (default: %(default)s)")
     add("--models", type=Path, default=Path("models"), help="the folder of model folders")
     add("--version", type=int, help="refused if it is there (default: the next free number)")
@@ -142,19 +146,30 @@ def run(args: argparse.Namespace) -> None:
     """
     began = time.monotonic()
     version = choose_version(args.models / args.name, args.version, replace=args.replace)
-    data = find_recordings(args.data or fetch_digits(args.cache, args.url))
+    data = find_recordings(args.data or fetch_digits(args.cache / "datasets", args.url))
     _check_example(args.example)
     torch.set_num_threads(args.threads)
     recipe = _recipe(args)
     material = compute_spectrograms(data, PREPROCESSING, OTHER_SPEEDS)
-    folds = [_hold_out(material, speaker, recipe) for speaker in data.speakers]
+    kept = Run(args.cache / "runs", _identify(args, data), resume=args.resume)
+    folds = [
+        _hold_out(material, speaker, recipe, kept.checkpoint(f"without {speaker}"))
+        for speaker in data.speakers
+    ]
     epochs = round(statistics.median(fold.best_epoch for fold in folds))
     mean = statistics.mean(fold.answers.accuracy for fold in folds)
     print(
         f"mean over speakers left out: {mean:.3f}; the last fit takes {epochs} epochs", flush=True
     )
     training, test = material.split_by_take()
-    network = fit(material, training, recipe, stop_after=epochs, title="all speakers").network
+    network = fit(
+        material,
+        training,
+        recipe,
+        stop_after=epochs,
+        title="all speakers",
+        checkpoint=kept.checkpoint("all speakers"),
+    ).network
     answers = _answers(network, material, test)
     print(f"official test split: {answers.accuracy:.3f}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -171,7 +186,14 @@ def run(args: argparse.Namespace) -> None:
             threads=args.threads,
         )
         folder = _release(args, version, data, findings, graph)
+    kept.finish()
     print(f"{folder} written; PyTorch and onnxruntime differ by at most {parity:.1g}")
+
+
+def _identify(args: argparse.Namespace, data: Recordings) -> str:
+    """All that the outcome depends on: the recipe and the takes."""
+    takes = [f"{take.path} {take.path.stat().st_mtime_ns}" for take in data.takes]
+    return "\n".join([str(_recipe(args)), *takes])
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
@@ -195,15 +217,24 @@ def _check_example(recording: Path | None) -> None:
         raise BadData(f"--example {recording}: {error}") from error
 
 
-def _hold_out(material: Spectrograms, speaker: str, recipe: Recipe) -> HeldOut:
+def _hold_out(
+    material: Spectrograms, speaker: str, recipe: Recipe, checkpoint: Checkpoint
+) -> HeldOut:
     """One fold: train on the others, stop when this speaker's loss no longer falls."""
     training, validation = material.split_by_speaker(speaker)
-    takes, labels = material.unchanged(validation)
+    part = material.unchanged(validation)
 
     def validate(network: nn.Module) -> Score:
-        return measure(network, takes, labels)
+        return measure(network, part)
 
-    outcome = fit(material, training, recipe, validate=validate, title=f"without {speaker}")
+    outcome = fit(
+        material,
+        training,
+        recipe,
+        validate=validate,
+        title=f"without {speaker}",
+        checkpoint=checkpoint,
+    )
     answers = _answers(outcome.network, material, validation)
     last = outcome.epochs[-1].valid
     assert last is not None
@@ -219,6 +250,7 @@ def fit(
     validate: Callable[[nn.Module], Score] | None = None,
     stop_after: int | None = None,
     title: str = "",
+    checkpoint: Checkpoint | None = None,
 ) -> Outcome:
     """Train a new network on some of the takes; the same seed gives the same weights."""
     torch.manual_seed(recipe.seed)
@@ -227,19 +259,18 @@ def fit(
     speeds = len(material.at_speeds)
     silence = math.log(LOG_MEL.floor)
 
-    def draw(chosen: Tensor, random: torch.Generator) -> Tensor:
+    def draw(chosen: Tensor, random: torch.Generator) -> Inputs:
         speed = torch.randint(speeds, chosen.shape, generator=random)
-        return augment(material.at_speeds[speed, takes[chosen]], AUGMENTATION, silence, random)
+        at_speed = material.at_speeds[speed, takes[chosen]]
+        return (augment(at_speed, AUGMENTATION, silence, random),)
 
     batches = Batches(material.labels[takes], recipe.batch, draw, recipe.seed)
-    return train(network, batches, recipe.schedule, validate, stop_after, title)
+    return train(network, batches, recipe.schedule, validate, stop_after, title, checkpoint)
 
 
 def _answers(network: nn.Module, material: Spectrograms, takes: Indices) -> Answers:
-    spectrograms, labels = material.unchanged(takes)
-    with torch.inference_mode():
-        given = network(spectrograms).argmax(dim=1)
-    return Answers(labels.numpy(), given.numpy())
+    part = material.unchanged(takes)
+    return Answers(part.labels.numpy(), answer(network, part).argmax(dim=1).numpy())
 
 
 def _try_disturbances(network: nn.Module, data: Recordings) -> dict[str, float]:
@@ -251,7 +282,7 @@ def _try_disturbances(network: nn.Module, data: Recordings) -> dict[str, float]:
     for what, disturb in DISTURBANCES.items():
         samples = [preprocessor.decode(disturb(take.path)) for take in takes]
         feeds = preprocessor.collate(samples)
-        score = measure(network, torch.from_numpy(feeds[PREPROCESSING.input]), labels)
+        score = measure(network, part_of(torch.from_numpy(feeds[PREPROCESSING.input]), labels))
         accuracies[what] = score.accuracy
     return accuracies
 
@@ -259,7 +290,7 @@ def _try_disturbances(network: nn.Module, data: Recordings) -> dict[str, float]:
 def _export(network: nn.Module, material: Spectrograms, test: Indices, graph: Path) -> float:
     """Write the graph; the greatest difference between it and the network."""
     name = PREPROCESSING.input
-    takes, _ = material.unchanged(test)
+    [takes] = material.unchanged(test).take(torch.arange(len(test)))
     export(network, {name: takes[:2]}, [OUTPUT], {name: {0: "batch"}}, graph)
     # Spread over the split, so that a batch holds several words and speakers.
     batches = [{name: takes[:: -(-len(takes) // size)].numpy()} for size in PARITY_SIZES]
@@ -317,7 +348,7 @@ def _command(args: argparse.Namespace, example: Path) -> str:
     """What trains this model again, with the example that it brings."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    words = ["python", "-m", "training", "fit", "audio"]
+    words = ["python", "-m", "training", "fit", "audio", "--mode", "speakers"]
     for name in REPRODUCING:
         value = getattr(args, name)
         if value != parser.get_default(name):

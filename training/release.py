@@ -1,32 +1,36 @@
-"""What is written of a head: its manifest, its files, and a card in words."""
+"""What is written of a fit: the model's manifest, its files, and a card in words."""
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from torch import Tensor
 
 from service.manifest import (
     Classify,
     Example,
     Figure,
     Graph,
+    Kind,
     Manifest,
-    Modality,
     Origin,
     Tasks,
-    VectorPreprocessing,
     sha256,
 )
+from training.course import Course
+from training.diagnosis import Diagnosis
+from training.finder import Sweep
 from training.folder import Content, write_folder
-from training.layouts import Item, Split
+from training.layouts import Split
 from training.loop import Outcome
 from training.scores import Scores
-from training.vectors import Encoded
 
-INPUT, OUTPUT = "vector", "log_probabilities"
+OUTPUT = "log_probabilities"
 GRAPH, LABELS = "model.onnx", "labels.txt"
 TOLERANCE = 1e-3  # of a probability, between this machine's onnxruntime and another's
 NAMED = 5  # labels in a description; more are in labels.txt
+PARITY_SIZES = (1, 2, 3, 8, 16)
 SPLITS: Mapping[Split, str] = {"train": "training", "valid": "validation", "test": "test"}
 
 
@@ -34,51 +38,45 @@ SPLITS: Mapping[Split, str] = {"train": "training", "valid": "validation", "test
 class Findings:
     """All that was measured of one fit."""
 
-    labels: tuple[str, ...]
-    counts: Mapping[Split, int]
-    skipped: int
-    scores: Mapping[Split, Scores]  # of validation, and of test where there is one
+    answers: Mapping[Split, Tensor] = field(repr=False)  # log-probabilities of what is held out
+    scores: Mapping[Split, Scores]
     learning_rate: float
+    sweep: Sweep | None
     temperature: float
-    outcome: Outcome
+    outcome: Outcome = field(repr=False)
+    diagnosis: Diagnosis
     parity: float  # greatest absolute difference between PyTorch and onnxruntime
-    computed: int  # vectors, the others were kept from an earlier run
-    vectors_seconds: float
-    head_seconds: float
-    threads: int
+    prepared_seconds: float
+    fit_seconds: float
 
 
-def write_head(
+def release(
     args: argparse.Namespace,
-    modality: Modality,
+    modality: Kind,
     version: int,
-    encoded: Encoded,
+    course: Course,
     findings: Findings,
     graph: Path,
-    held_out: Item,
     command: str,
 ) -> Path:
     """Write the model folder, and prove it by the serving path.
 
     Args:
-        held_out: the example, where no flag names one.
         command: what trains this model again.
     """
-    content = args.example or held_out.content
+    content = args.example or course.held_out.content
     example = f"example{content.suffix.lower() if isinstance(content, Path) else '.txt'}"
     manifest = Manifest(
         format=1,
         name=args.name,
         version=version,
-        description=args.description or _describe(modality, findings.labels),
-        preprocessing=VectorPreprocessing(
-            modality="vector", input=INPUT, encoders=(encoded.reference,)
-        ),
+        description=args.description or _describe(modality, course.labels),
+        preprocessing=course.preprocessing,
         graphs=(Graph(file=GRAPH, sha256=sha256(graph)),),
         tasks=Tasks(classify=Classify(output=OUTPUT, activation="log_softmax", labels=LABELS)),
         example=Example(file=example, tolerance={"fp32": TOLERANCE}),
         origin=Origin(
-            source=f"trained here, on vectors of {encoded.reference.name}",
+            source=course.source,
             licence=args.licence or "that of its data",
             data=args.credit or f"{modality}s in {args.data.resolve().name}",
         ),
@@ -86,20 +84,17 @@ def write_head(
     )
     files: dict[str, Content] = {
         GRAPH: graph,
-        LABELS: "".join(f"{label}\n" for label in findings.labels),
+        LABELS: "".join(f"{label}\n" for label in course.labels),
         example: content,
-        manifest.card: _card(manifest, findings, args.example_source, command),
+        manifest.card: _card(args, manifest, course, findings, command),
+        **course.files,
     }
     return write_folder(
-        args.models,
-        manifest,
-        files,
-        replace=args.replace,
-        find_encoder=lambda _: encoded.encoder,
+        args.models, manifest, files, replace=args.replace, find_encoder=course.find_encoder
     )
 
 
-def _describe(modality: Modality, labels: tuple[str, ...]) -> str:
+def _describe(modality: Kind, labels: tuple[str, ...]) -> str:
     named = ", ".join(labels[:NAMED]) + (" ..." if len(labels) > NAMED else "")
     return f"Says of a {modality} which of {len(labels)} classes it is of: {named}."
 
@@ -120,22 +115,22 @@ def _named(scores: Scores) -> dict[str, float]:
     }
 
 
-def _card(manifest: Manifest, findings: Findings, example_source: str, command: str) -> str:
+def _card(
+    args: argparse.Namespace, manifest: Manifest, course: Course, findings: Findings, command: str
+) -> str:
     """The card of a model in Markdown."""
-    [encoder] = manifest.preprocessing.encoders  # type: ignore[union-attr]
-    counts = ", ".join(f"{SPLITS[split]} {count:,}" for split, count in findings.counts.items())
-    skipped = f"; {findings.skipped} more could not be used" if findings.skipped else ""
+    counts = ", ".join(f"{SPLITS[split]} {len(part):,}" for split, part in course.parts.items())
+    skipped = f"; {course.skipped} more could not be used" if course.skipped else ""
     lines = [
         f"# {manifest.name} {manifest.version}",
         "",
         manifest.description,
         "",
-        f"- **Answers**: the {len(findings.labels)} labels of [{LABELS}]({LABELS})",
-        f"- **Network**: Linear, ReLU, Dropout(0.2), Linear, LogSoftmax on the vectors of"
-        f" {encoder.name}, which must be served beside it",
+        f"- **Answers**: the {len(course.labels)} labels of [{LABELS}]({LABELS})",
+        *(f"- **{what}**: {fact}" for what, fact in course.facts.items()),
         f"- **Data**: {manifest.origin.data}",
         f"- **Licence**: {manifest.origin.licence}",
-        f"- **Example**: {example_source}",
+        f"- **Example**: {args.example_source}",
         "",
         "## Figures",
         "",
@@ -151,16 +146,19 @@ def _card(manifest: Manifest, findings: Findings, example_source: str, command: 
             for split, scores in findings.scores.items()
         ),
         "",
+        f"{findings.diagnosis}",
+        "",
         f"Learning rate {findings.learning_rate:g}, best of {len(findings.outcome.epochs)} epochs:"
         f" {findings.outcome.best}. Scores are divided by a temperature of"
         f" {findings.temperature:.2f}, fitted on the validation split; its calibration error is"
         " therefore a little flattering. The greatest difference between PyTorch and onnxruntime"
-        f" is {findings.parity:.1g}, on log-probabilities, in batches of 1, 2, 3, 8 and 16.",
+        f" is {findings.parity:.1g}, on log-probabilities, in batches of"
+        f" {', '.join(map(str, PARITY_SIZES))}.",
         "",
         "## Limits",
         "",
-        f"- It always answers with one of its {len(findings.labels)} labels, whatever it is given.",
-        "- It sees what its encoder sees, and no more: see that model's card.",
+        f"- It always answers with one of its {len(course.labels)} labels, whatever it is given.",
+        *(f"- {limit}" for limit in course.limits),
         "",
         "## Reproduce",
         "",
@@ -168,9 +166,8 @@ def _card(manifest: Manifest, findings: Findings, example_source: str, command: 
         command,
         "```",
         "",
-        f"The vectors took {findings.vectors_seconds:.0f} s ({findings.computed:,} were computed,"
-        f" the others kept from an earlier run), the head {findings.head_seconds:.0f} s on"
-        f" --threads {findings.threads}. The same seed gives the"
-        " same weights on the same machine, with as many threads and the same PyTorch.",
+        f"To prepare took {findings.prepared_seconds:.0f} s, to fit {findings.fit_seconds:.0f} s,"
+        f" with --threads {args.threads}. The same seed gives the same weights on the same machine,"
+        " with as many threads and the same PyTorch.",
     ]
     return "\n".join(lines) + "\n"

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from service.model import Model, load
 from service.settings import Settings
 from tests.conftest import wav
-from training import audio
+from training import speakers
 from training.augmentation import augment, change_speed
 from training.disturbance import DISTURBANCES, Disturbance
 from training.errors import BadData, FolderExists
-from training.loop import Batches, Schedule, Score, measure, train
+from training.loop import Schedule, Score, measure, train
+from training.material import Batches
 from training.networks.spectrogram import SpectrogramNet
 from training.recordings import find_recordings
 from training.spectrograms import Spectrograms, compute_spectrograms
@@ -23,7 +24,7 @@ from training.spectrograms import Spectrograms, compute_spectrograms
 TONES = {"low": 300, "middle": 900, "high": 2400}  # Hz
 SPEAKERS = {"ann": 1.0, "bob": 0.9, "cem": 1.1}  # how high they sing
 TAKES = range(3, 9)  # the first two are of the test split
-SHORT = audio.Recipe(Schedule(4, 3e-3, 0.05, 0.1, patience=4), batch=9)
+SHORT = speakers.Recipe(Schedule(4, 3e-3, 0.05, 0.1, patience=4), batch=9)
 RELEASED = Path(__file__).parents[1] / "models/spoken-digits/1"
 
 
@@ -48,18 +49,18 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def material(songs: Path) -> Spectrograms:
-    return compute_spectrograms(find_recordings(songs), audio.PREPROCESSING, (0.9, 1.1))
+    return compute_spectrograms(find_recordings(songs), speakers.PREPROCESSING, (0.9, 1.1))
 
 
 def parse(*words: str | Path) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    audio.add_arguments(parser)
+    speakers.add_arguments(parser)
     return parser.parse_args([str(word) for word in words])
 
 
 def fit_songs(songs: Path, models: Path, *words: str | Path) -> None:
     few = ("--epochs", "6", "--batch", "6", "--learning-rate", "0.01", "--threads", "1")
-    audio.run(parse("--data", songs, "--models", models, "--name", "songs", *few, *words))
+    speakers.run(parse("--data", songs, "--models", models, "--name", "songs", *few, *words))
 
 
 def test_one_command_goes_from_recordings_to_a_folder_that_serves(
@@ -109,8 +110,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(
     training, _ = material.split_by_take()
 
     def weights(seed: int) -> Tensor:
-        recipe = audio.Recipe(SHORT.schedule, SHORT.batch, seed)
-        network = audio.fit(material, training, recipe, stop_after=2).network
+        recipe = speakers.Recipe(SHORT.schedule, SHORT.batch, seed)
+        network = speakers.fit(material, training, recipe, stop_after=2).network
         return torch.cat([part.flatten() for part in network.parameters()])
 
     assert torch.equal(weights(1), weights(1))
@@ -128,7 +129,7 @@ def test_early_stopping_keeps_the_best_epoch_and_ends_when_patience_does() -> No
 
     network = nn.Sequential(nn.Linear(2, 2), nn.LogSoftmax(dim=1))
     inputs, labels = torch.eye(2).repeat(4, 1), torch.tensor([0, 1] * 4)
-    batches = Batches(labels, 4, lambda chosen, _: inputs[chosen], seed=0)
+    batches = Batches(labels, 4, lambda chosen, _: (inputs[chosen],), seed=0)
     outcome = train(network, batches, Schedule(9, 0.1, 0.0, 0.0, patience=2), validate)
     assert (outcome.best, len(outcome.epochs)) == (2, 4)
     assert outcome.epochs[outcome.best - 1].valid == Score(0.5, 0.5)
@@ -140,9 +141,9 @@ def test_early_stopping_keeps_the_best_epoch_and_ends_when_patience_does() -> No
 def test_the_loss_falls(material: Spectrograms) -> None:
     training, test = material.split_by_take()
     schedule = Schedule(6, 1e-2, 0.05, 0.0, patience=6)
-    outcome = audio.fit(material, training, audio.Recipe(schedule, batch=6))
+    outcome = speakers.fit(material, training, speakers.Recipe(schedule, batch=6))
     assert outcome.epochs[-1].loss < outcome.epochs[0].loss / 2
-    assert measure(outcome.network, *material.unchanged(test)).accuracy == 1
+    assert measure(outcome.network, material.unchanged(test)).accuracy == 1
 
 
 def test_gain_and_silence_around_it_do_not_change_what_the_network_sees() -> None:
@@ -159,7 +160,7 @@ def test_augmentation_changes_every_sample_in_its_own_way_and_leaves_the_origina
     original[:, 10:20, 20:60] = 0.0
     copy = original.clone()
     random = torch.Generator().manual_seed(0)
-    changed = augment(original, audio.AUGMENTATION, -18.0, random)
+    changed = augment(original, speakers.AUGMENTATION, -18.0, random)
     assert torch.equal(original, copy)
     assert changed.shape == original.shape
     assert torch.isfinite(changed).all()
@@ -184,7 +185,7 @@ def test_a_damaged_recording_is_named(tmp_path: Path) -> None:
                 (tmp_path / word / f"{speaker}_{take}.wav").write_bytes(sing(400, take))
     (tmp_path / "no/bob_5.wav").write_bytes(b"RIFF, and then nothing")
     with pytest.raises(BadData, match=r"no/bob_5.wav: not a recording that can be read"):
-        compute_spectrograms(find_recordings(tmp_path), audio.PREPROCESSING, ())
+        compute_spectrograms(find_recordings(tmp_path), speakers.PREPROCESSING, ())
 
 
 def test_an_example_that_cannot_be_read_stops_before_the_work(songs: Path, tmp_path: Path) -> None:
@@ -208,7 +209,7 @@ def test_data_that_cannot_be_split_are_refused(
         for name in names:
             (tmp_path / word / name).write_bytes(sing(400, 1))
     with pytest.raises(BadData, match=complaint):
-        compute_spectrograms(find_recordings(tmp_path), audio.PREPROCESSING, ())
+        compute_spectrograms(find_recordings(tmp_path), speakers.PREPROCESSING, ())
 
 
 def test_the_released_model_knows_the_official_test_takes(shared_data: Path) -> None:

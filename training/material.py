@@ -1,0 +1,103 @@
+"""What a network learns from: labelled samples, and the batches that they come in."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.layouts import Item
+
+Inputs = tuple[Tensor, ...]  # of one batch, in the order of the network's arguments
+POOL = 16  # batches' worth of samples that are sorted by length together: else none would vary
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The samples of one split, as they are served."""
+
+    labels: Tensor  # int64[n]
+    take: Callable[[Tensor], Inputs] = field(repr=False)  # int64[k], their places -> their inputs
+    lengths: Tensor | None = None  # int64[n]: tokens of texts, which are padded to the longest
+    items: tuple[Item, ...] = field(default=(), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Inputs]]:
+        """All samples, (places, inputs) by batches, the short ones first."""
+        everything = torch.arange(len(self))
+        if self.lengths is not None:
+            everything = self.lengths.argsort(stable=True)
+        for places in torch.split(everything, size):
+            yield places, self.take(places)
+
+
+def part_of(inputs: Tensor, labels: Tensor, items: tuple[Item, ...] = ()) -> Part:
+    """Samples of one size that lie in memory, float32[n, ...], and their labels, int64[n]."""
+    return Part(labels, lambda places: (inputs[places],), items=items)
+
+
+class Batches:
+    """The training samples, batch by batch, in a new order and a new guise each epoch."""
+
+    def __init__(
+        self,
+        labels: Tensor,
+        size: int,
+        draw: Callable[[Tensor, torch.Generator], Inputs],
+        seed: int,
+        *,
+        balance: float = 0.0,
+        lengths: Tensor | None = None,
+    ) -> None:
+        """Args:
+        labels: int64[n].
+        draw: places of samples, int64[k] -> their inputs, augmented.
+        balance: 0 draws samples as they come, 1 all classes alike: a sample is drawn in
+            proportion to the count of its class ** -balance. Drawn, not weighted in the loss: a
+            weight of twenty on one sample makes a step that no learning rate suits.
+        lengths: int64[n]; batches are then of like length.
+        """
+        self._labels = labels
+        self._size = min(size, len(labels))
+        self._draw = draw
+        self._generator = torch.Generator().manual_seed(seed)
+        self._lengths = lengths
+        weights = torch.bincount(labels)[labels].double() ** -balance
+        self._expected = weights / weights.mean() if balance else None  # times an epoch
+
+    def __len__(self) -> int:
+        """Whole batches only: the statistics of a small rest would disturb batch normalisation."""
+        return len(self._labels) // self._size
+
+    def epoch(self) -> Iterable[tuple[Inputs, Tensor]]:
+        for chosen in self._order():
+            yield self._draw(chosen, self._generator), self._labels[chosen]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the epochs to come depend on."""
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._generator.set_state(state["generator"])
+
+    def _order(self) -> list[Tensor]:
+        order = torch.randperm(len(self._labels), generator=self._generator)
+        if self._expected is not None:
+            order = self._resample(order, self._expected[order])
+        if self._lengths is None:
+            return list(torch.split(order, self._size))[: len(self)]
+        pools = torch.split(order, POOL * self._size)
+        ordered = torch.cat([pool[self._lengths[pool].argsort(stable=True)] for pool in pools])
+        batches = torch.split(ordered, self._size)
+        shuffled = torch.randperm(len(self), generator=self._generator)
+        return [batches[number] for number in shuffled.tolist()]
+
+    def _resample(self, order: Tensor, expected: Tensor) -> Tensor:
+        """int64[n]: a sample expected 1.3 times comes once or twice (systematic resampling)."""
+        count, random = len(order), self._generator
+        ticks = torch.arange(count) + torch.rand(1, dtype=torch.float64, generator=random)
+        places = torch.searchsorted(expected.cumsum(dim=0), ticks).clamp(max=count - 1)
+        return order[places][torch.randperm(count, generator=random)]

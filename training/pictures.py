@@ -1,0 +1,33 @@
+"""Pictures as they might have been taken instead: mirrored, nearer, off-centre, in other light."""
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from training.material import Inputs
+
+NEARER = 0.3  # of the sides: the least that is left in the frame is 0.7
+LIGHT = 0.2  # brightness and contrast, up or down
+
+
+def vary_pictures(inputs: Inputs, random: Generator) -> Inputs:
+    """Change each picture in its own way: uint8[n, H, W, 3] -> the same."""
+    [pixels] = inputs
+    count = len(pixels)
+    kept = 1 - NEARER * torch.rand(count, generator=random)
+    mirrored = torch.randint(2, (count,), generator=random) * 2 - 1
+    affine = torch.zeros(count, 2, 3)  # coordinates run from -1 to 1
+    affine[:, 0, 0], affine[:, 1, 1] = kept * mirrored, kept
+    affine[:, :, 2] = (1 - kept).unsqueeze(1) * _between(count, 2, random)
+    channels = pixels.permute(0, 3, 1, 2).float()
+    grid = functional.affine_grid(affine, list(channels.shape), align_corners=False)
+    moved = functional.grid_sample(channels, grid, padding_mode="reflection", align_corners=False)
+    contrast, brightness = (1 + LIGHT * _between(count, 2, random)).T[:, :, None, None, None]
+    mean = moved.mean(dim=(1, 2, 3), keepdim=True)
+    lit = ((moved - mean) * contrast + mean * brightness).clamp(0, 255).round()
+    return (lit.to(torch.uint8).permute(0, 2, 3, 1).contiguous(),)
+
+
+def _between(count: int, width: int, random: Generator) -> Tensor:
+    """float32[count, width] from -1 to 1."""
+    return 2 * torch.rand((count, width), generator=random) - 1

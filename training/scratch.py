@@ -1,0 +1,119 @@
+"""Scratch: a small convolutional network learns pictures or spectrograms from nothing.
+
+python -m training fit image --mode scratch --size 32 --data pictures/ --name objects
+python -m training fit audio --seconds 2 --data sounds/ --name birds
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+from torch import Generator
+
+from service.limits import InputLimits, core_budget
+from service.manifest import AudioPreprocessing, ImagePreprocessing, Kind, LogMel
+from service.preprocessing import build_preprocessor
+from training.augmentation import Augmentation, augment
+from training.course import Course
+from training.fitting import Recipe, add_recipe
+from training.layouts import find_items
+from training.loop import Schedule
+from training.material import Inputs
+from training.networks.picture import PictureNet
+from training.networks.spectrogram import SpectrogramNet
+from training.pictures import vary_pictures
+from training.samples import decode_items, tell_skipped
+
+RECIPE = Recipe(
+    Schedule(
+        epochs=40,  # nothing is known at first; early stopping ends it sooner
+        learning_rate=0.0,  # the sweep's
+        weight_decay=0.05,
+        label_smoothing=0.1,
+        patience=10,
+    ),
+    batch=64,
+    threads=core_budget(),
+)
+SIZE = 64  # pixels: what is to be told apart must still be seen by a person
+SECONDS = 1.0
+RATE = 16_000  # Hz: speech, animals, machines; above are mostly hiss and cymbals
+LOG_MEL = LogMel(
+    window=512,  # 32 ms: resolves the harmonics of a voice
+    hop=160,  # 10 ms: a knock is not much longer
+    bands=40,
+    low_hz=50.0,
+    high_hz=7_600.0,
+    floor=1e-8,  # the noise of 16-bit samples: quieter is silence
+)
+AUGMENTATION = Augmentation(
+    shift=0.15,
+    stretch=0.1,
+    formants=0.03,
+    colour=1.0,
+    noise=0.5,
+    noise_below_peak=(5.0, 13.0),  # 21 to 56 dB
+    mask_bands=0.2,
+    mask_frames=0.2,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
+    """The flags of a network from scratch."""
+    add_recipe(parser, RECIPE)
+    if modality == "image":
+        parser.add_argument("--size", type=int, default=SIZE, help="pixels of a side")
+    else:
+        parser.add_argument("--seconds", type=float, default=SECONDS, help="that it hears")
+
+
+def prepare(args: argparse.Namespace, modality: Kind) -> Course:
+    """Read the data, build a network with random weights.
+
+    Raises:
+        TrainingError: with a sentence for whoever typed the command.
+    """
+    assert modality in ("image", "audio")
+    spec = _see(args.size) if modality == "image" else _hear(args.seconds)
+    preprocessor = build_preprocessor(spec, Path(), InputLimits())
+    decoded = decode_items(find_items(args.data, modality), preprocessor)
+    skipped = (*decoded.data.skipped, *decoded.unreadable)
+    tell_skipped(skipped)
+    classes = len(decoded.data.labels)
+    torch.manual_seed(args.seed)
+    network = PictureNet(classes) if modality == "image" else SpectrogramNet(classes, LOG_MEL.bands)
+    parameters = sum(weights.numel() for weights in network.parameters())
+    return Course(
+        labels=decoded.data.labels,
+        parts=decoded.parts(args.share, args.seed),
+        network=network,
+        preprocessing=spec,
+        preprocessor=preprocessor,
+        read=preprocessor.decode,
+        source="trained here, from scratch",
+        facts={"Network": f"convolutions, {parameters:,} parameters, from scratch"},
+        skipped=len(skipped),
+        vary=vary_pictures if modality == "image" else vary_spectrograms,
+    )
+
+
+def vary_spectrograms(inputs: Inputs, random: Generator) -> Inputs:
+    """Change each log-mel spectrogram in its own way: float32[n, bands, frames] -> the same."""
+    [spectrograms] = inputs
+    return (augment(spectrograms, AUGMENTATION, math.log(LOG_MEL.floor), random),)
+
+
+def _see(size: int) -> ImagePreprocessing:
+    return ImagePreprocessing(modality="image", input="pixels", size=(size, size))
+
+
+def _hear(seconds: float) -> AudioPreprocessing:
+    return AudioPreprocessing(
+        modality="audio",
+        input="spectrogram",
+        sample_rate=RATE,
+        seconds=seconds,
+        keep="centre",
+        log_mel=LOG_MEL,
+    )
