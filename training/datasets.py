@@ -1,119 +1,191 @@
-"""Public data sets, downloaded once and laid out as training reads them."""
+"""Public data sets: where they are, what may be done with them, and how they come to a folder."""
 
-import http.client
-import re
-import tarfile
 import tempfile
-import urllib.request
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from tqdm import tqdm
-
-from service.manifest import sha256
+from service.manifest import Modality
+from training.downloads import Download, download, record_hash
 from training.errors import DataUnavailable
-from training.recordings import DIGITS
+from training.originals import (
+    lay_out_cifar,
+    lay_out_digits,
+    lay_out_flowers,
+    lay_out_intents,
+    lay_out_sentiment,
+)
 
+ORIGIN = ".origin.txt"  # in every folder that was fetched: what lies there, and its licence
 DIGITS_URL = (
     "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz"
 )
-ARCHIVED = re.compile(r"recordings/(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<take>\d+)\.wav$")
-TIMEOUT = 30.0  # seconds without a byte
+FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
+BANKING = (
+    "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets"
+    "/57ec275d8078af65b7731c2a98be812d844a6d6b/banking_data"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PublicData:
+    """A data set that anybody may download, and how its files become a folder for training."""
+
+    name: str
+    what: str
+    modality: Modality
+    page: str
+    licence: str
+    downloads: tuple[Download, ...]
+    lay_out: Callable[[Sequence[Path], Path], None]  # the downloaded files, into an empty folder
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.what}\nfrom: {self.page}\nlicence: {self.licence}"
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether it was fetched into this folder."""
+        origin = folder / ORIGIN
+        return origin.is_file() and origin.read_text(encoding="utf-8").startswith(f"{self.name}:")
+
+
+def fetch(data: PublicData, folder: Path, downloads: Path) -> None:
+    """Lay the data set out in `folder`, all of it or nothing, unless it is there already.
+
+    A file whose hash nobody publishes is believed the first time; its hash is written down beside
+    it, and every later download must have the same.
+
+    Args:
+        downloads: the folder in which the files from the web are kept.
+
+    Raises:
+        DataUnavailable: it cannot be downloaded or written, or is not what it should be.
+    """
+    if data.is_in(folder):
+        return
+    if folder.exists():
+        raise DataUnavailable(f"{folder} is there and is not {data.name}; choose another folder")
+    try:
+        files = [download(wanted, downloads) for wanted in data.downloads]
+        _lay_out(data, files, folder)
+        for wanted, file in zip(data.downloads, files, strict=True):
+            if wanted.sha256 is None:
+                record_hash(file)
+    except OSError as error:
+        raise DataUnavailable(f"{data.name} cannot be written: {error}") from error
 
 
 def fetch_digits(cache: Path, url: str = DIGITS_URL) -> Path:
-    """The Free Spoken Digit Dataset, laid out for `find_recordings`; downloaded if need be.
-
-    No hash of the archive is published, so the first download's is written down beside it, and
-    every later one must be the same.
+    """The folder of the Free Spoken Digit Dataset, as `find_recordings` reads it.
 
     Raises:
-        DataUnavailable: it cannot be downloaded, or is not what it was, or not a safe archive.
+        DataUnavailable: as `fetch` does.
     """
-    folder = cache / "spoken-digits"
-    if folder.is_dir():
-        return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    archive = cache / "spoken-digits.tar.gz"
-    if not archive.exists():
-        _download(url, archive)
-    try:
-        _check_hash(archive)
-        _extract(archive, folder)
-    except DataUnavailable:
-        archive.unlink()  # so that the next attempt downloads it anew
-        raise
-    _record_hash(archive)
+    data = replace(PUBLIC_DATA["spoken-digits"], downloads=(Download(url, sha256=None),))
+    folder = cache / data.name
+    fetch(data, folder, cache / "downloads" / data.name)
     return folder
 
 
-def _download(url: str, target: Path) -> None:
-    partial = target.with_name(target.name + ".partial")
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, partial.open("wb") as file:
-            expected = int(answer.headers.get("Content-Length") or 0)
-            with tqdm(
-                total=expected or None, unit="B", unit_scale=True, desc=target.name, leave=False
-            ) as progress:
-                while block := answer.read(1 << 16):
-                    file.write(block)
-                    progress.update(len(block))
-                received = file.tell()
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DataUnavailable(
-            f"{url} cannot be downloaded ({error}); fetch the data another way and pass"
-            " --data DIR with DIR/<class>/<speaker>_<take>.wav"
-        ) from error
-    if received < expected:
-        raise DataUnavailable(f"{url} ended after {received:,} of {expected:,} bytes; try again")
-    partial.rename(target)
-
-
-def _check_hash(archive: Path) -> None:
-    """Be loud about an archive that is not the first that was downloaded and unpacked."""
-    record = _hash_record(archive)
-    if not record.exists():
-        return
-    recorded, found = record.read_text(encoding="utf-8").split()[0], sha256(archive)
-    if found != recorded:
-        raise DataUnavailable(
-            f"{archive.name} has the SHA-256 {found}, the first download had {recorded};"
-            f" if the new one is to be trusted, remove {record}"
-        )
-
-
-def _record_hash(archive: Path) -> None:
-    _hash_record(archive).write_text(f"{sha256(archive)}  {archive.name}\n", encoding="utf-8")
-
-
-def _hash_record(archive: Path) -> Path:
-    """In the form that `sha256sum --check` reads."""
-    return archive.with_name(archive.name + ".sha256")
-
-
-def _extract(archive: Path, folder: Path) -> None:
-    """recordings/<digit>_<speaker>_<take>.wav -> folder/<word>/<speaker>_<take>.wav, or nothing."""
-    with tempfile.TemporaryDirectory(dir=folder.parent) as staging:
+def _lay_out(data: PublicData, files: Sequence[Path], folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as staging:
         whole = Path(staging, folder.name)
+        whole.mkdir()
         try:
-            with tarfile.open(archive) as tar:
-                for member in tqdm(tar, desc="unpacking", unit=" files", leave=False):
-                    _extract_take(tar, member, whole)
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise DataUnavailable(f"{archive} cannot be unpacked: {error}") from error
-        if not whole.is_dir():
-            raise DataUnavailable(f"{archive} holds no recordings of digits")
+            data.lay_out(files, whole)
+            if not any(whole.iterdir()):
+                raise DataUnavailable(f"there is nothing of {data.name} in {files[0]}")
+        except DataUnavailable:
+            for file in files:
+                file.unlink()  # so that the next attempt downloads it anew
+            raise
+        (whole / ORIGIN).write_text(f"{data}\n", encoding="utf-8")
         whole.rename(folder)
 
 
-def _extract_take(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts:
-        raise DataUnavailable(f"the archive wants to write outside its folder: {member.name}")
-    match = ARCHIVED.search(member.name)
-    content = tar.extractfile(member) if match and member.isreg() else None
-    if match is None or content is None:
-        return
-    word = folder / DIGITS[int(match["digit"])]
-    word.mkdir(parents=True, exist_ok=True)
-    name = f"{match['speaker']}_{int(match['take']):02}.wav"
-    (word / name).write_bytes(content.read())
+# The publishers give MD5 at best. The SHA-256 of flowers-102, cifar-10 and sst-2 are those of
+# TensorFlow Datasets' lists of checksums; banking77's are of the tables at that commit, compared
+# with a copy from elsewhere. An archive that GitHub packs on demand has no hash to rely on.
+PUBLIC_DATA = {
+    data.name: data
+    for data in (
+        PublicData(
+            name="flowers-102",
+            what="8,189 photographs of 102 flowers; train 1,020, valid 1,020, test 6,149",
+            modality="image",
+            page=f"{FLOWERS}/ (Nilsback and Zisserman, 2008)",
+            licence="none is given; most pictures were collected from the web: for research",
+            downloads=(
+                Download(
+                    f"{FLOWERS}/102flowers.tgz",
+                    "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
+                ),
+                Download(
+                    f"{FLOWERS}/imagelabels.mat",
+                    "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
+                ),
+                Download(
+                    f"{FLOWERS}/setid.mat",
+                    "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd",
+                ),
+            ),
+            lay_out=lay_out_flowers,
+        ),
+        PublicData(
+            name="cifar-10",
+            what="60,000 pictures, 32 pixels wide, of 10 classes; train 50,000, test 10,000",
+            modality="image",
+            page="https://www.cs.toronto.edu/~kriz/cifar.html (Krizhevsky, 2009)",
+            licence="none is given; the pictures were collected from the web: for research",
+            downloads=(
+                Download(  # the binary version: the Python one is made of pickles
+                    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+                    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+                ),
+            ),
+            lay_out=lay_out_cifar,
+        ),
+        PublicData(
+            name="spoken-digits",
+            what="3,000 recordings of the words zero to nine by 6 speakers",
+            modality="audio",
+            page="https://github.com/Jakobovski/free-spoken-digit-dataset (v1.0.10)",
+            licence="CC BY-SA 4.0",
+            downloads=(Download(DIGITS_URL, sha256=None),),
+            lay_out=lay_out_digits,
+        ),
+        PublicData(
+            name="sst-2",
+            what="film reviews, negative or positive; train 67,349 phrases, valid 872 sentences;"
+            " the labels of its test split are not published, so there is none",
+            modality="text",
+            page="https://nlp.stanford.edu/sentiment/ (Socher et al., 2013), in the form of GLUE",
+            licence="none is given; the sentences are from film reviews: for research",
+            downloads=(
+                Download(
+                    "https://dl.fbaipublicfiles.com/glue/data/SST-2.zip",
+                    "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa",
+                ),
+            ),
+            lay_out=lay_out_sentiment,
+        ),
+        PublicData(
+            name="banking77",
+            what="13,083 questions to a bank with 77 intents; train 10,003, test 3,080",
+            modality="text",
+            page="https://github.com/PolyAI-LDN/task-specific-datasets (Casanueva et al., 2020)",
+            licence="CC BY 4.0",
+            downloads=(
+                Download(
+                    f"{BANKING}/train.csv",
+                    "b06e26ac675513959a63135f11b94ea7786ed02da65db93a5650d8838cbc664b",
+                ),
+                Download(
+                    f"{BANKING}/test.csv",
+                    "d12d6e3bc4c3103966ae786dc435913c0c563dfa328f5a3646d0e62cfeeb474d",
+                ),
+            ),
+            lay_out=lay_out_intents,
+        ),
+    )
+}
