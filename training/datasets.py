@@ -20,8 +20,8 @@ ORIGIN = ".origin.txt"  # in every folder that was fetched: what lies there, and
 DIGITS_URL = (
     "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz"
 )
-FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
-BANKING = (
+FLOWERS_URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
+INTENTS_URL = (
     "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets"
     "/57ec275d8078af65b7731c2a98be812d844a6d6b/banking_data"
 )
@@ -103,7 +103,7 @@ def _lay_out(data: PublicData, files: Sequence[Path], folder: Path) -> None:
         whole.rename(folder)
 
 
-# The publishers give MD5 at best. The SHA-256 of flowers-102, cifar-10 and sst-2 are those of
+# The publishers give MD5 at best. The SHA-256 of flowers-102, cifar-10 and sst-2 are those in
 # TensorFlow Datasets' lists of checksums; banking77's are of the tables at that commit, compared
 # with a copy from elsewhere. An archive that GitHub packs on demand has no hash to rely on.
 PUBLIC_DATA = {
@@ -113,19 +113,19 @@ PUBLIC_DATA = {
             name="flowers-102",
             what="8,189 photographs of 102 flowers; train 1,020, valid 1,020, test 6,149",
             modality="image",
-            page=f"{FLOWERS}/ (Nilsback and Zisserman, 2008)",
+            page=f"{FLOWERS_URL}/ (Nilsback and Zisserman, 2008)",
             licence="none is given; most pictures were collected from the web: for research",
             downloads=(
                 Download(
-                    f"{FLOWERS}/102flowers.tgz",
+                    f"{FLOWERS_URL}/102flowers.tgz",
                     "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
                 ),
                 Download(
-                    f"{FLOWERS}/imagelabels.mat",
+                    f"{FLOWERS_URL}/imagelabels.mat",
                     "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
                 ),
                 Download(
-                    f"{FLOWERS}/setid.mat",
+                    f"{FLOWERS_URL}/setid.mat",
                     "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd",
                 ),
             ),
@@ -177,11 +177,11 @@ PUBLIC_DATA = {
             licence="CC BY 4.0",
             downloads=(
                 Download(
-                    f"{BANKING}/train.csv",
+                    f"{INTENTS_URL}/train.csv",
                     "b06e26ac675513959a63135f11b94ea7786ed02da65db93a5650d8838cbc664b",
                 ),
                 Download(
-                    f"{BANKING}/test.csv",
+                    f"{INTENTS_URL}/test.csv",
                     "d12d6e3bc4c3103966ae786dc435913c0c563dfa328f5a3646d0e62cfeeb474d",
                 ),
             ),
