@@ -125,12 +125,12 @@ def test_sentiments_have_names_and_the_unlabelled_split_is_left_out(
 
 def test_intents_are_labels(tmp_path: Path, site: Website) -> None:
     files = {
-        "train.csv": b'text,category\r\n"So, where is it?\n\nHelp",card_arrival\r\nWhy?,refund\r\n',
+        "train.csv": b'text,category\r\n"So, where is it?\r\nHelp",card_arrival\r\nWhy?,refund\r\n',
         "test.csv": b"text,category\r\nHow?,refund\r\n",
     }
     fetch_from(site, "banking77", files, tmp_path / "questions")
     assert splits(find_items(tmp_path / "questions", "text")) == {
-        "train": [("So, where is it?\n\nHelp", "card_arrival"), ("Why?", "refund")],
+        "train": [("So, where is it?\r\nHelp", "card_arrival"), ("Why?", "refund")],
         "valid": [],
         "test": [("How?", "refund")],
     }

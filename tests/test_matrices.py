@@ -28,6 +28,7 @@ def test_vectors_are_read_by_name(tmp_path: Path, kind: int, compressed: bool) -
         (HEADER + b"\x0e\0\0", "something else than vectors"),
         (HEADER + write_element(15, b"not compressed"), "something else than vectors"),
         (HEADER + write_element(14, write_element(6, bytes(8))), "something else than vectors"),
+        (HEADER + write_element(14, write_element(16, b"text") * 4), "something else than vectors"),
     ],
 )
 def test_another_file_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:

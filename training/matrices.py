@@ -17,7 +17,7 @@ from training.errors import DataUnavailable
 
 HEADER = 128
 LITTLE_ENDIAN = b"IM"  # the header's end
-MATRIX, COMPRESSED = 14, 15
+COMPRESSED = 15
 NUMBERS = {1: "<i1", 2: "<u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8"}
 
 
@@ -31,8 +31,7 @@ def read_vectors(path: Path) -> dict[str, NDArray[np.int64]]:
     if content[HEADER - 2 : HEADER] != LITTLE_ENDIAN:
         raise DataUnavailable(f"{path} is not a little-endian file of MATLAB's version 5")
     try:
-        elements = _elements(content[HEADER:])
-        return dict(_vector(data) for kind, data in elements if kind == MATRIX)
+        return dict(_vector(matrix) for _, matrix in _elements(content[HEADER:]))
     except (struct.error, zlib.error, KeyError, ValueError) as error:
         raise DataUnavailable(f"{path} holds something else than vectors: {error}") from error
 
