@@ -218,6 +218,15 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, digits: str) ->
         fetch_digits(tmp_path / "file", digits)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+def test_a_full_disk_is_named(tmp_path: Path, digits: str) -> None:
+    downloads = tmp_path / "downloads/spoken-digits"
+    downloads.mkdir(parents=True)
+    (downloads / "v1.0.10.tar.gz.partial").symlink_to("/dev/full")
+    with pytest.raises(DataUnavailable, match="cannot be written: .* No space left on device"):
+        fetch_digits(tmp_path, digits)
+
+
 def test_all_hashes_are_known_but_that_of_the_digits() -> None:
     unknown = []
     for name, data in PUBLIC_DATA.items():

@@ -121,8 +121,8 @@ def _open(url: str, start: int, folder: Path) -> Any:
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = str(getattr(error, "reason", error))
     raise DataUnavailable(
-        f"{url} cannot be downloaded ({reason}); where this machine has no network, or needs a"
-        f" proxy (HTTPS_PROXY), put the file into {folder} by hand"
+        f"{url} cannot be downloaded ({reason}); set HTTPS_PROXY if this machine needs a proxy, or"
+        f" put the file into {folder} by hand"
     )
 
 
