@@ -223,7 +223,7 @@ def test_a_full_disk_is_named(tmp_path: Path, digits: str) -> None:
     downloads = tmp_path / "downloads/spoken-digits"
     downloads.mkdir(parents=True)
     (downloads / "v1.0.10.tar.gz.partial").symlink_to("/dev/full")
-    with pytest.raises(DataUnavailable, match="cannot be written: .* No space left on device"):
+    with pytest.raises(DataUnavailable, match=r"cannot be written: .* No space left on device"):
         fetch_digits(tmp_path, digits)
 
 
