@@ -28,12 +28,15 @@ from training.comparison import compare
 from training.evaluation import evaluate
 from training.layouts import Item
 from training.measures import (
+    Bin,
     Duel,
     accuracy,
     calibration_error,
+    confidence_bins,
     confusion,
     confusions,
     macro_f1,
+    per_class,
 )
 
 COLOURS_SEEN = {
@@ -227,6 +230,25 @@ def test_accuracy_and_f1_by_hand() -> None:
     assert accuracy(right, given) == 0.5
     # class 0: 2/3, class 1: 2/3, class 2 never answered: 0, class 3 answered wrongly: 0
     assert macro_f1(right, given) == pytest.approx(1 / 3)
+    assert macro_f1(np.array([0, 5]), np.array([0, 5])) == 1  # 1 to 4 do not occur
+
+
+def test_figures_of_classes_by_hand() -> None:
+    right, given = np.array([0, 0, 0, 1, 2]), np.array([0, 0, 1, 1, 1])
+    found = per_class(right, given, 4)
+    unknown = np.nan  # class 2 is never answered, class 3 never there
+    assert found.precision == pytest.approx([1, 1 / 3, unknown, unknown], nan_ok=True)
+    assert found.recall == pytest.approx([2 / 3, 1, 0, unknown], nan_ok=True)
+    assert found.f1 == pytest.approx([4 / 5, 1 / 2, 0, unknown], nan_ok=True)
+    assert found.support.tolist() == [3, 1, 1, 0]
+
+
+def test_bins_hold_answers_of_one_confidence() -> None:
+    hits = np.array([True, False, True])
+    low, high = confidence_bins(hits, np.array([0.51, 0.53, 1.0], np.float32))
+    assert (low.number, low.items, low.accuracy) == (7, 2, 0.5)  # from 7/15 to 8/15
+    assert low.confidence == pytest.approx(0.52)
+    assert high == Bin(number=14, items=1, confidence=1.0, accuracy=1.0)
 
 
 def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:

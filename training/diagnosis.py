@@ -1,13 +1,9 @@
-"""Diagnosis: does a network underfit, overfit or fit, in words and in a picture."""
+"""Diagnosis: does a network underfit, overfit or fit, in words."""
 
-import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from matplotlib.figure import Figure
-
-from training.loop import Epoch, Score
+from training.loop import Score
 
 Verdict = Literal["underfits", "overfits", "fits"]
 
@@ -58,32 +54,3 @@ def diagnose(known: Score, new: Score, guessing: float) -> Diagnosis:
     elif new_errors - errors > GAP and new_errors > RATIO * errors:
         verdict = "overfits"
     return Diagnosis(verdict, known, new, guessing)
-
-
-def draw_curves(epochs: Sequence[Epoch], best: int, diagnosis: Diagnosis) -> bytes:
-    """Training and validation loss over the epochs, the best one marked, and the gap: a PNG file.
-
-    Args:
-        best: the epoch whose weights were kept, counted from 1.
-    """
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    counted = range(1, len(epochs) + 1)
-    axes.plot(counted, [epoch.loss for epoch in epochs], label="training, as it was taught")
-    held_out = [(n, e.valid.loss) for n, e in zip(counted, epochs, strict=True) if e.valid]
-    if held_out:
-        axes.plot(*zip(*held_out, strict=True), label="validation")
-    axes.axvline(best, linestyle=":", color="grey", label=f"kept: epoch {best}")
-    axes.annotate(
-        "",
-        xy=(best, diagnosis.known.loss),
-        xytext=(best, diagnosis.new.loss),
-        arrowprops={"arrowstyle": "<->"},
-    )
-    axes.set(
-        xlabel="epoch", ylabel="loss", ylim=(0, None), title=f"the network {diagnosis.verdict}"
-    )
-    axes.legend()
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100)
-    return file.getvalue()

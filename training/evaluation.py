@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from training.answers import (
     Answered,
@@ -30,6 +29,7 @@ from training.measures import (
     confusions,
     macro_f1,
 )
+from training.plots import draw_confusion
 
 MOST_CONFUSIONS = 10
 MOST_SKIPPED = 20  # sentences that are shown; the others are counted
@@ -80,9 +80,11 @@ def run(args: argparse.Namespace) -> None:
     print_skipped((*scored.skipped, *answered.skipped))
     _print(evaluation, scored, answered)
     if args.confusion:
-        labels = answered.subject.labels
+        title = f"accuracy {evaluation.accuracy:.3f}"
         args.confusion.parent.mkdir(parents=True, exist_ok=True)
-        draw_confusion(evaluation.counts, labels, evaluation.accuracy, args.confusion)
+        args.confusion.write_bytes(
+            draw_confusion({title: evaluation.counts}, answered.subject.labels)
+        )
         print(f"the confusion matrix is drawn in {args.confusion}")
 
 
@@ -110,24 +112,6 @@ def evaluate(scored: Scored, answered: Answered) -> Evaluation:
         throughput=answered.throughput,
         concurrency=answered.concurrency,
     )
-
-
-def draw_confusion(counts: Counts, labels: Sequence[str], share: float, path: Path) -> None:
-    """Write the matrix as PNG; rows are the right classes, each row's shares sum to 1."""
-    side = min(20.0, max(3.0, 0.4 * len(labels)))
-    figure = Figure(figsize=(side + 1, side + 1), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=f"accuracy {share:.3f}", xlabel="answered", ylabel="right")
-    if len(labels) <= 50:  # beyond it names and numbers lie over each other
-        axes.set_xticks(range(len(labels)), labels, rotation=90)
-        axes.set_yticks(range(len(labels)), labels)
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                ink = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
-    figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def print_skipped(sentences: Sequence[str]) -> None:

@@ -41,6 +41,26 @@ class Duel:
         return float(min(1.0, 2 * tail / 2**differing))
 
 
+@dataclass(frozen=True, slots=True)
+class PerClass:
+    """Figures of every class, float64[classes]; not a number where nothing can be said."""
+
+    precision: NDArray[np.float64]  # of the answers that name it, how many are right
+    recall: NDArray[np.float64]  # of its items, how many are found
+    f1: NDArray[np.float64]  # the harmonic mean of both
+    support: Indices  # int64[classes], its items
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """The answers of about one confidence, between number / BINS and (number + 1) / BINS."""
+
+    number: int
+    items: int
+    confidence: float  # their mean
+    accuracy: float
+
+
 def accuracy(right: Indices, given: Indices) -> float:
     """The share of int64[n] answers that are right."""
     return float((right == given).mean())
@@ -48,11 +68,20 @@ def accuracy(right: Indices, given: Indices) -> float:
 
 def macro_f1(right: Indices, given: Indices) -> float:
     """The mean F1 over the classes that occur, be it as a label or as an answer."""
-    values = []
-    for name in np.unique(np.concatenate([right, given])):
-        labelled, answered = right == name, given == name
-        values.append(2 * (labelled & answered).sum() / (labelled.sum() + answered.sum()))
-    return float(np.mean(values))
+    classes = int(max(right.max(), given.max())) + 1
+    return float(np.nanmean(per_class(right, given, classes).f1))
+
+
+def per_class(right: Indices, given: Indices, classes: int) -> PerClass:
+    """The figures of each class, for int64[n] labels and answers."""
+    counts = confusion(right, given, classes)
+    hits, support, answered = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    return PerClass(
+        precision=_share(hits, answered),
+        recall=_share(hits, support),
+        f1=_share(2 * hits, support + answered),
+        support=support,
+    )
 
 
 def calibration_error(hits: NDArray[np.bool_], confidence: Floats) -> float:
@@ -62,10 +91,23 @@ def calibration_error(hits: NDArray[np.bool_], confidence: Floats) -> float:
         hits: bool[n], whether the answer was right.
         confidence: float32[n], the probability of the answer that was given.
     """
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    insides = [bins == number for number in np.unique(bins)]
-    gaps = [i.mean() * abs(confidence[i].mean() - hits[i].mean()) for i in insides]
-    return float(np.sum(gaps))
+    gaps = [b.items * abs(b.confidence - b.accuracy) for b in confidence_bins(hits, confidence)]
+    return sum(gaps) / len(hits)
+
+
+def confidence_bins(hits: NDArray[np.bool_], confidence: Floats) -> list[Bin]:
+    """Those of the `BINS` equal bins that any answer falls into; arguments as above."""
+    numbers = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return [
+        Bin(
+            number=int(number),
+            items=int(inside.sum()),
+            confidence=float(confidence[inside].mean()),
+            accuracy=float(hits[inside].mean()),
+        )
+        for number in np.unique(numbers)
+        for inside in [numbers == number]
+    ]
 
 
 def confusion(right: Indices, given: Indices, classes: int) -> Counts:
@@ -81,3 +123,9 @@ def confusions(counts: Counts, most: int) -> list[tuple[int, int, int]]:
     order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
     pairs = zip(*np.unravel_index(order, counts.shape), strict=True)
     return [(int(r), int(g), int(counts[r, g])) for r, g in pairs if mistakes[r, g]]
+
+
+def _share(part: Indices, whole: Indices) -> NDArray[np.float64]:
+    shares = np.full(len(whole), np.nan)
+    np.divide(part, whole, out=shares, where=whole > 0)
+    return shares

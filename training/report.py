@@ -1,16 +1,14 @@
 """A fit told to people: the confusion matrices as a picture, the card in words."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from service.manifest import Manifest
-
-Counts = NDArray[np.int64]  # [right class, answered class]
+from training import plots
+from training.measures import confusion
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +21,6 @@ class Answers:
     @property
     def accuracy(self) -> float:
         return float((self.right == self.given).mean())
-
-    def confusion(self, classes: int) -> Counts:
-        counts = np.zeros((classes, classes), np.int64)
-        np.add.at(counts, (self.right, self.given), 1)
-        return counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,28 +66,15 @@ class Findings:
 
 def draw_confusion(findings: Findings, labels: Sequence[str]) -> bytes:
     """Two confusion matrices, of speakers never heard and of takes never heard, as PNG."""
-    side = max(3.0, 0.5 * len(labels))
-    figure = Figure(figsize=(2 * side + 1, side + 0.8), dpi=100, layout="constrained")
-    matrices = {
+    split = {
         f"speakers never heard: {findings.held_out_accuracy:.3f}": findings.held_out,
         f"official test takes: {findings.test.accuracy:.3f}": findings.test,
     }
-    for axes, (title, answers) in zip(
-        figure.subplots(1, len(matrices)), matrices.items(), strict=True
-    ):
-        counts = answers.confusion(len(labels))
-        shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.set(title=title, xlabel="answered", ylabel="said")
-        axes.set_xticks(range(len(labels)), labels, rotation=90)
-        axes.set_yticks(range(len(labels)), labels)
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                ink = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    matrices = {
+        title: confusion(answers.right, answers.given, len(labels))
+        for title, answers in split.items()
+    }
+    return plots.draw_confusion(matrices, labels)
 
 
 def write_card(

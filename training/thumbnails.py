@@ -1,0 +1,48 @@
+"""Thumbnails: an item of the data made small enough to stand among others."""
+
+import numpy as np
+
+from service.errors import CallerError
+from service.limits import InputLimits
+from service.manifest import AudioPreprocessing, ImagePreprocessing, LogMel
+from service.preprocessing import Array, AudioPreprocessor, ImagePreprocessor
+from training.layouts import Item
+
+PICTURE = ImagePreprocessing(modality="image", input="pixels", size=(128, 128))
+SOUND = AudioPreprocessing(
+    modality="audio",
+    input="spectrogram",
+    sample_rate=16_000,
+    seconds=10.0,  # in a tile, nothing could be told apart in more
+    log_mel=LogMel(window=512, hop=160, bands=64, high_hz=8_000.0, floor=1e-8),
+)
+LONGEST = 200  # letters of a text
+
+
+def see(item: Item) -> Array | None:
+    """The middle of a picture, upright, uint8[128, 128, 3]; None where it cannot be read."""
+    preprocessor = ImagePreprocessor(PICTURE, InputLimits())
+    try:
+        return preprocessor.decode(item.read()).data
+    except (CallerError, OSError):
+        return None
+
+
+def hear(item: Item) -> Array | None:
+    """The log-mel spectrogram of a sound's first ten seconds, float32[64, frames], or None."""
+    preprocessor = AudioPreprocessor(SOUND, InputLimits())
+    try:
+        wave, _ = preprocessor.waveform(item.read())
+    except (CallerError, OSError):
+        return None
+    sound = np.trim_zeros(wave, "b")  # what was added to make it ten seconds long
+    return preprocessor.features(sound if len(sound) else wave)
+
+
+def quote(item: Item) -> str:
+    """The beginning of a text, in one line."""
+    try:
+        text = " ".join(item.read().decode(errors="replace").split())
+    except OSError:
+        return "(cannot be read)"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
