@@ -1,8 +1,9 @@
 """A loaded model: a folder that was verified, warmed, and answers its own example as it must."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ from service.preprocessing import (
     build_preprocessor,
 )
 from service.session import Session, choose_provider
-from service.settings import Provider, Settings
+from service.settings import Precision, Provider, Settings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +119,9 @@ def answer_example(
 
     Takes the first graph for the CPU; the folder needs no manifest file yet.
     """
-    model = _open(folder, manifest, Settings(provider=Provider.CPU), find_encoder)
-    sample = model.sample((folder / manifest.example.file).read_bytes())
-    [answer] = model.answers([sample])
+    settings = Settings(provider=Provider.CPU, precision=Precision.AUTO)
+    model = _open(folder, manifest, settings, find_encoder)
+    [answer] = model.answers([_read_example(model)])
     return {task: values.tolist() for task, values in answer.items()}
 
 
@@ -126,7 +129,7 @@ def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: Fi
     spec = manifest.preprocessing
     encoders = spec.encoders if isinstance(spec, VectorPreprocessing) else ()
     provider = choose_provider(settings.provider)
-    graph = _choose_graph(manifest, provider)
+    graph = choose_graph(manifest, provider, settings.precision)
     return Model(
         folder=folder,
         manifest=manifest,
@@ -139,14 +142,17 @@ def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: Fi
     )
 
 
-def _choose_graph(manifest: Manifest, provider: Provider) -> Graph:
-    """The first graph made for the device; one for the CPU runs everywhere."""
-    device = "cpu" if provider is Provider.CPU else "cuda"
-    for wanted in (device, "cpu"):
-        for graph in manifest.graphs:
-            if graph.device == wanted:
-                return graph
-    raise BadModel(f"{manifest.name}: graphs: none of them is for the {device}")
+def choose_graph(manifest: Manifest, provider: Provider, wanted: Precision) -> Graph:
+    """The first graph of the precision, else the first; one for the CPU runs everywhere."""
+    devices = ("cpu",) if provider is Provider.CPU else ("cuda", "cpu")
+    graphs = [graph for device in devices for graph in manifest.graphs if graph.device == device]
+    if not graphs:
+        raise BadModel(f"{manifest.name}: graphs: none of them is for the {devices[0]}")
+    for graph in graphs:
+        if wanted in (Precision.AUTO, graph.precision):
+            return graph
+    logger.info("%s has no graph in %s: %s serves", manifest.name, wanted, graphs[0].file)
+    return graphs[0]
 
 
 def _read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
@@ -222,7 +228,7 @@ def _check_example(model: Model) -> None:
     """Answer the example alone and in batches of growing size; this warms the session as well."""
     example = model.manifest.example
     try:
-        sample = model.sample((model.folder / example.file).read_bytes())
+        sample = _read_example(model)
     except CallerError as error:
         raise BadModel(f"{model.folder / example.file}: example.file: {error}") from error
     expected = _read_expected(model)
@@ -236,6 +242,25 @@ def _check_example(model: Model) -> None:
             ) from error
         for answer in answers:
             _compare(model, answer, expected, tolerance, size)
+
+
+def _read_example(model: Model) -> Sample:
+    """The example as the graph takes it; a head's by the graphs of its encoders that stand first.
+
+    Its answer was computed so. What another precision changes of it is no fault of the head.
+    """
+    encoders = tuple(_reference(encoder) for encoder in model.encoders)
+    payload = (model.folder / model.manifest.example.file).read_bytes()
+    return replace(model, encoders=encoders).sample(payload)
+
+
+def _reference(encoder: Model) -> Model:
+    """The encoder by its first graph for the CPU."""
+    graph = choose_graph(encoder.manifest, Provider.CPU, Precision.AUTO)
+    if graph == encoder.graph:
+        return encoder
+    session = Session(encoder.folder / graph.file, Provider.CPU, threads=1)
+    return replace(encoder, graph=graph, provider=Provider.CPU, session=session)
 
 
 def _batch_sizes(largest: int) -> list[int]:

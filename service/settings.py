@@ -21,6 +21,15 @@ class Provider(StrEnum):
     TENSORRT = "tensorrt"
 
 
+class Precision(StrEnum):
+    """Which of a model's graphs runs. `auto` takes the first; the others prefer theirs."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
 class Settings(BaseSettings):
     """The settings of one service process; 0 stands for "by this machine's cores"."""
 
@@ -28,6 +37,7 @@ class Settings(BaseSettings):
 
     models: Path = Field(Path("models"), description="The folder of model folders.")
     provider: Provider = Field(Provider.AUTO, description="Where models run.")
+    precision: Precision = Field(Precision.AUTO, description="Which of a model's graphs runs.")
     workers: PositiveInt = Field(1, description="Server processes, each with a copy of the models.")
     lanes: NonNegativeInt = Field(0, description="Batches in flight per model.")
     threads: NonNegativeInt = Field(0, description="onnxruntime's threads for one batch.")
