@@ -114,7 +114,7 @@ def draw_reliability(bins: Sequence[Bin]) -> bytes:
     above.plot([b.confidence for b in bins], [b.accuracy for b in bins], "o", label="answers")
     above.plot([0, 1], [0, 1], ":", color="grey", label="honest: as often right as it says")
     above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
-    above.legend(loc="upper left")
+    above.legend()
     bars = below.bar(middles, [b.items for b in bins], 0.9 / BINS, color="grey")
     below.bar_label(bars, fontsize=7)
     below.set(xlabel="confidence", ylabel="items")
