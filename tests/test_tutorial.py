@@ -22,7 +22,7 @@ CURLS: list[str] = re.findall(r"^curl .*", SECTION, re.MULTILINE)
 
 ENCODERS = ("efficientnet-lite0", "all-minilm-l6-v2")
 PAINTS = {"daisy": ("white", "gold"), "poppy": ("red", "black")}  # petals and heart
-PICTURES = 60  # of a class: with 20, five features never change, and the head trips over them
+PICTURES = 20  # of a class: with 20, five features never change, and the head trips over them
 PHOTOGRAPH = PROJECT / "models/efficientnet-lite0/1/example.jpg"
 SIDE = 256  # pixels
 QUESTIONS = {

@@ -13,7 +13,7 @@ from training.errors import TrainingError
 # most bring PyTorch, and packaging a graph or listing folders needs none.
 COMMANDS = {
     "import": ("importing", "write model folders of pretrained encoders"),
-    "fit": ("fit", "train a model: fit image, fit text, fit audio"),
+    "fit": ("fit", "train a model: fit image, fit text, fit audio, fit multimodal"),
     "package": ("packaging", "make a model folder of somebody's ONNX file"),
     "evaluate": ("evaluation", "how good a model folder, or a running service, is on data"),
     "compare": ("comparison", "which of two models is better on the same data"),

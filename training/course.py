@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from service.manifest import Preprocessing
 from service.model import FindEncoder, no_encoder
@@ -28,6 +28,7 @@ class Course:
     network: nn.Module = field(repr=False)  # as it begins; it gives log-probabilities
     preprocessing: Preprocessing
     preprocessor: Preprocessor
+    example: Item  # that travels with the model, where the command names none
     read: Callable[[bytes], object]  # an example; raises CallerError if it cannot be read
     source: str  # where the weights come from, for the manifest
     facts: Mapping[str, str]  # for the card: of the network, of the preparation
@@ -38,11 +39,7 @@ class Course:
     files: Mapping[str, Content] = field(default_factory=dict)  # that the preprocessing names
     find_encoder: FindEncoder = no_encoder
 
-    @property
-    def held_out(self) -> Item:
-        """One item that nothing was learned from."""
-        return self.parts.get("test", self.parts["valid"]).items[0]
 
-    def labels_of(self, split: Split) -> Tensor:
-        """int64[n]."""
-        return self.parts[split].labels
+def first_held_out(parts: Mapping[Split, Part]) -> Item:
+    """An item that nothing was learned from."""
+    return parts.get("test", parts["valid"]).items[0]

@@ -14,7 +14,7 @@ from service.limits import InputLimits, core_budget
 from service.manifest import Kind, Preprocessing, TextPreprocessing
 from service.preprocessing import build_preprocessor
 from training import head, weights
-from training.course import Course, unchanged
+from training.course import Course, first_held_out, unchanged
 from training.encoders import ENCODERS, Encoder
 from training.errors import BadData
 from training.fitting import Recipe, add_recipe, fit
@@ -91,6 +91,7 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
         network=NETWORKS[encoder.preprocessing.modality](network, outcome.network),
         preprocessing=encoder.preprocessing,
         preprocessor=preprocessor,
+        example=first_held_out(parts),
         read=preprocessor.decode,
         source=f"{encoder.origin.source}; finetuned here",
         facts={"Network": f"{encoder.name} and {head.NETWORK}, all of it trained"},

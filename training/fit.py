@@ -12,6 +12,7 @@ MODES: dict[Kind, tuple[str, ...]] = {
     "image": ("head", "finetune", "scratch"),
     "text": ("head", "finetune"),
     "audio": ("scratch", "speakers"),
+    "multimodal": ("multimodal",),
 }
 
 

@@ -119,7 +119,7 @@ def run(args: argparse.Namespace, modality: Kind, mode: Mode) -> None:
     answers: dict[Split, Tensor] = {
         split: answer(network, part) for split, part in course.parts.items() if split != "train"
     }
-    scores = {split: score(given, course.labels_of(split)) for split, given in answers.items()}
+    scores = {split: score(given, course.parts[split].labels) for split, given in answers.items()}
     for split, found in scores.items():
         print(
             f"{split}: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f},"
@@ -216,7 +216,7 @@ def _spread(part: Part, size: int) -> Tensor:
 
 def _diagnose(network: nn.Module, course: Course) -> Diagnosis:
     known, new = (measure(network, course.parts[split]) for split in ("train", "valid"))
-    labels = course.labels_of("train")
+    labels = course.parts["train"].labels
     return diagnose(known, new, labels.bincount().max().item() / len(labels))
 
 

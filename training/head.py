@@ -5,21 +5,22 @@ python -m training fit image --data pictures/ --name objects
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from service.manifest import Kind, VectorPreprocessing
-from service.model import Model
+from service.meaning import Floats
 from service.preprocessing import VectorPreprocessor
-from training.course import Course
+from training.course import Course, first_held_out
 from training.fitting import Recipe, add_recipe
-from training.layouts import find_items, split_items
+from training.layouts import LabelledData, find_items, split_items
 from training.loop import Schedule
 from training.material import part_of
 from training.networks.classifier import Classifier
 from training.samples import tell_skipped
-from training.vectors import encode
+from training.vectors import Encoded, encode
 
 RECIPE = Recipe(
     Schedule(
@@ -55,43 +56,61 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
     assert modality != "multimodal"
     data = find_items(args.data, modality)
     encoded = encode(data.items, args.models, args.encoder, modality, args.cache / "vectors")
-    skipped = (*data.skipped, *encoded.unreadable)
+    return build_course(args, data, encoded.vectors, encoded.unreadable, [encoded])
+
+
+def build_course(
+    args: argparse.Namespace,
+    data: LabelledData,
+    vectors: Mapping[int, Floats],
+    unreadable: Sequence[str],
+    encoded: Sequence[Encoded],
+) -> Course:
+    """What is to be learned of the vectors of one encoder or several.
+
+    Args:
+        vectors: place of an item -> float32[width], as the head is served.
+        unreadable: a sentence for each item that has none.
+        encoded: what each encoder gave.
+    """
+    skipped = (*data.skipped, *unreadable)
     tell_skipped(skipped)
-    print(
-        f"{len(encoded.vectors):,} vectors of {encoded.reference.name}, {encoded.computed:,} of"
-        " them computed now",
-        flush=True,
-    )
-    places = split_items(data, encoded.vectors, args.share, args.seed, len(skipped))
+    for one in encoded:
+        print(
+            f"{len(one.vectors):,} vectors of {one.reference.name}, {one.computed:,} of them"
+            " computed now",
+            flush=True,
+        )
+    places = split_items(data, vectors, args.share, args.seed, len(skipped))
     parts = {
         split: part_of(
-            torch.from_numpy(np.stack([encoded.vectors[place] for place in chosen])),
+            torch.from_numpy(np.stack([vectors[place] for place in chosen])),
             torch.from_numpy(data.numbers(chosen)),
             tuple(data.items[place] for place in chosen),
         )
         for split, chosen in places.items()
     }
-    spec = VectorPreprocessing(modality="vector", input=INPUT, encoders=(encoded.reference,))
-
-    def find_encoder(_: object) -> Model:
-        return encoded.encoder
-
+    references = tuple(one.reference for one in encoded)
+    spec = VectorPreprocessing(modality="vector", input=INPUT, encoders=references)
+    models = {one.reference: one.encoder for one in encoded}
+    names = " and ".join(reference.name for reference in references)
     torch.manual_seed(args.seed)
-    [vectors] = parts["train"].take(torch.arange(len(parts["train"])))
+    [inputs] = parts["train"].take(torch.arange(len(parts["train"])))
     return Course(
         labels=data.labels,
         parts=parts,
-        network=Classifier(vectors, args.hidden, len(data.labels)),
+        network=Classifier(inputs, args.hidden, len(data.labels)),
         preprocessing=spec,
         preprocessor=VectorPreprocessor(spec),
-        read=encoded.encoder.decode,
-        source=f"trained here, on vectors of {encoded.reference.name}",
+        example=first_held_out(parts),
+        read=encoded[0].encoder.decode,
+        source=f"trained here, on vectors of {names}",
         facts={
-            "Network": f"{NETWORK} on the vectors of {encoded.reference.name}, which must be served"
-            " beside it",
-            "Vectors": f"{encoded.computed:,} computed, the others kept from an earlier run",
+            "Network": f"{NETWORK} on the vectors of {names}, which must be served beside it",
+            "Vectors": f"{sum(one.computed for one in encoded):,} computed, the others kept from"
+            " an earlier run",
         },
         limits=("It sees what its encoder sees, and no more: see that model's card.",),
         skipped=len(skipped),
-        find_encoder=find_encoder,
+        find_encoder=models.__getitem__,
     )

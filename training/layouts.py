@@ -2,6 +2,9 @@
 
 DIR/<class>/files                           DIR/{train,valid,test}/<class>/files
 FILE.csv or FILE.jsonl with text,label      DIR/{train,valid,test}.csv or .jsonl
+
+A table of several modalities has the columns image, audio (paths, from the table's folder) and
+text, as many as there are, and label; a cell may be empty.
 """
 
 import csv
@@ -11,12 +14,12 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.manifest import Modality
+from service.manifest import Kind, Modality
 from training.errors import BadData
 
 Split = Literal["train", "valid", "test"]
@@ -74,7 +77,34 @@ def find_items(data: Path, modality: Modality) -> LabelledData:
         BadData: there is no such layout, or fewer than two classes.
     """
     skipped: list[str] = []
-    found = {split: list(_items(source, skipped)) for split, source in _sources(data, modality)}
+    sources = _sources(data, modality)
+    found = {split: list(_items(source, skipped)) for split, source in sources}
+    return _label_splits(data, found, skipped)
+
+
+def find_rows(data: Path) -> tuple[LabelledData, dict[str, Mapping[Modality, Item]]]:
+    """The rows of a table of several modalities, and the files and texts of each, by its name.
+
+    A row stands among the items with the first of its parts.
+
+    Raises:
+        BadData: there is no such table, or fewer than two classes.
+    """
+    skipped: list[str] = []
+    parts: dict[str, Mapping[Modality, Item]] = {}
+    found: dict[Split, list[Item]] = {}
+    for split, table in _sources(data, "multimodal"):
+        if table.is_dir():
+            raise BadData(f"{data} holds no table of rows with label and image, text or audio")
+        rows = dict(_parts_in_table(table, skipped))
+        found[split] = [next(iter(row.values())) for row in rows.values()]
+        parts |= rows
+    return _label_splits(data, found, skipped), parts
+
+
+def _label_splits(
+    data: Path, found: Mapping[Split, Sequence[Item]], skipped: list[str]
+) -> LabelledData:
     training = found.get("train", [])
     labels = sorted({item.label for item in training})
     if len(labels) < 2:
@@ -142,12 +172,12 @@ def split_items(
     return {split: chosen for split, chosen in splits.items() if chosen}
 
 
-def _sources(data: Path, modality: Modality) -> Iterator[tuple[Split, Path]]:
+def _sources(data: Path, kind: Kind) -> Iterator[tuple[Split, Path]]:
     """Each split with the folder of classes, or the table, that holds it."""
     if not data.exists():
         raise BadData(f"there is no {data}; --data wants a folder or a table")
     if data.is_file():
-        _check_table(data, modality)
+        _check_table(data, kind)
         yield "train", data
         return
     found = [
@@ -164,13 +194,13 @@ def _sources(data: Path, modality: Modality) -> Iterator[tuple[Split, Path]]:
         if [other for other, _ in found].count(split) > 1:
             raise BadData(f"{data} holds the {split} split twice: {path.name} and another")
         if path.is_file():
-            _check_table(path, modality)
+            _check_table(path, kind)
         yield split, path
 
 
-def _check_table(path: Path, modality: Modality) -> None:
-    if modality != "text":
-        raise BadData(f"{path} is a file; a model of {modality}s wants DIR/<class>/files")
+def _check_table(path: Path, kind: Kind) -> None:
+    if kind not in ("text", "multimodal"):
+        raise BadData(f"{path} is a file; a model of {kind}s wants DIR/<class>/files")
     if path.suffix.lower() not in TABLES:
         raise BadData(f"{path} is neither a .csv nor a .jsonl table with text,label")
 
@@ -192,18 +222,48 @@ def _in_folders(folder: Path, skipped: list[str]) -> Iterator[Item]:
 
 
 def _in_table(table: Path, skipped: list[str]) -> Iterator[Item]:
-    for line, row in _rows(table):
-        name = f"{table}, {line}"
-        text, label = row.get("text"), row.get("label")
-        if label is None or not _label(str(label)):
-            skipped.append(f"{name}: has no label")
-        elif not isinstance(text, str) or not text.strip():
-            skipped.append(f"{name}: has no text")
+    for name, label, row in _labelled_rows(table, ("text", "label"), skipped):
+        if text := _cell(row, "text"):
+            yield Item(name, text, label)
         else:
-            yield Item(name, text, _label(str(label)))
+            skipped.append(f"{name}: has no text")
 
 
-def _rows(table: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+def _parts_in_table(
+    table: Path, skipped: list[str]
+) -> Iterator[tuple[str, Mapping[Modality, Item]]]:
+    """(where it stands, its parts) of every row."""
+    for name, label, row in _labelled_rows(table, ("label",), skipped):
+        contents: dict[Modality, Path | str] = {
+            m: cell if m == "text" else table.parent / cell
+            for m in get_args(Modality)
+            if (cell := _cell(row, m))
+        }
+        if contents:
+            yield name, {m: Item(name, content, label) for m, content in contents.items()}
+        else:
+            skipped.append(f"{name}: has no image, text or audio")
+
+
+def _labelled_rows(
+    table: Path, columns: Sequence[str], skipped: list[str]
+) -> Iterator[tuple[str, str, Mapping[str, object]]]:
+    """(where it stands, label, columns) of every row that has a label."""
+    for line, row in _rows(table, columns):
+        name = f"{table}, {line}"
+        if label := _label(str(row.get("label") or "")):
+            yield name, label, row
+        else:
+            skipped.append(f"{name}: has no label")
+
+
+def _cell(row: Mapping[str, object], column: str) -> str:
+    """The text of a cell, empty for one of nothing but spaces."""
+    value = row.get(column)
+    return value if isinstance(value, str) and value.strip() else ""
+
+
+def _rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
     """(where it stands, columns) of every row."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
@@ -213,8 +273,9 @@ def _rows(table: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
                         yield f"line {number}", _parse(line, f"{table}, line {number}")
                 return
             reader = csv.DictReader(file)
-            if not {"text", "label"} <= set(reader.fieldnames or ()):
-                raise BadData(f"{table} has the columns {reader.fieldnames}, not text,label")
+            if not set(columns) <= set(reader.fieldnames or ()):
+                found = ",".join(reader.fieldnames or ())
+                raise BadData(f"{table} has the columns {found}, not {','.join(columns)}")
             for number, row in enumerate(reader, start=1):
                 yield f"row {number}", row
     except (UnicodeDecodeError, csv.Error) as error:

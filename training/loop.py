@@ -112,7 +112,7 @@ def train(
     epochs = stop_after or schedule.epochs
     with tqdm(
         total=epochs * len(batches), initial=len(history) * len(batches), desc=title, unit="step",
-        leave=False,
+        leave=False, disable=None,
     ) as bar:  # fmt: skip
         while len(history) < epochs and len(history) - best < schedule.patience:
             losses = []

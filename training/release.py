@@ -24,10 +24,11 @@ from training.finder import Sweep
 from training.folder import Content, write_folder
 from training.layouts import Split
 from training.loop import Outcome
+from training.page import Answers, Report, write_page
 from training.scores import Scores
 
 OUTPUT = "log_probabilities"
-GRAPH, LABELS = "model.onnx", "labels.txt"
+GRAPH, LABELS, PAGE = "model.onnx", "labels.txt", "report.html"
 TOLERANCE = 1e-3  # of a probability, between this machine's onnxruntime and another's
 NAMED = 5  # labels in a description; more are in labels.txt
 PARITY_SIZES = (1, 2, 3, 8, 16)
@@ -64,7 +65,7 @@ def release(
     Args:
         command: what trains this model again.
     """
-    content = args.example or course.held_out.content
+    content = args.example or course.example.content
     example = f"example{content.suffix.lower() if isinstance(content, Path) else '.txt'}"
     manifest = Manifest(
         format=1,
@@ -87,10 +88,43 @@ def release(
         LABELS: "".join(f"{label}\n" for label in course.labels),
         example: content,
         manifest.card: _card(args, manifest, course, findings, command),
+        PAGE: write_page(_report(modality, manifest, course, findings, command)),
         **course.files,
     }
     return write_folder(
         args.models, manifest, files, replace=args.replace, find_encoder=course.find_encoder
+    )
+
+
+def _report(
+    modality: Kind, manifest: Manifest, course: Course, findings: Findings, command: str
+) -> Report:
+    outcome, parts = findings.outcome, course.parts
+    return Report(
+        title=f"{manifest.name} {manifest.version}",
+        description=manifest.description,
+        modality=modality,
+        labels=course.labels,
+        facts={
+            **course.facts,
+            "Data": manifest.origin.data,
+            "Licence": manifest.origin.licence,
+            "Items": ", ".join(f"{SPLITS[split]} {len(part):,}" for split, part in parts.items()),
+            "Learning rate": f"{findings.learning_rate:g}",
+            "Temperature": f"{findings.temperature:.2f}",
+            "PyTorch and onnxruntime": f"differ by at most {findings.parity:.1g}",
+        },
+        answers={
+            SPLITS[split]: Answers(
+                parts[split].items, parts[split].labels.numpy(), given.exp().numpy()
+            )
+            for split, given in findings.answers.items()
+        },
+        epochs=outcome.epochs,
+        best=outcome.best,
+        diagnosis=findings.diagnosis,
+        sweep=findings.sweep,
+        command=command,
     )
 
 
@@ -131,6 +165,8 @@ def _card(
         f"- **Data**: {manifest.origin.data}",
         f"- **Licence**: {manifest.origin.licence}",
         f"- **Example**: {args.example_source}",
+        "",
+        f"Curves, confusions and the most confident mistakes are in [{PAGE}]({PAGE}).",
         "",
         "## Figures",
         "",

@@ -15,7 +15,7 @@ from service.limits import InputLimits, core_budget
 from service.manifest import AudioPreprocessing, ImagePreprocessing, Kind, LogMel
 from service.preprocessing import build_preprocessor
 from training.augmentation import Augmentation, augment
-from training.course import Course
+from training.course import Course, first_held_out
 from training.fitting import Recipe, add_recipe
 from training.layouts import find_items
 from training.loop import Schedule
@@ -84,12 +84,14 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
     torch.manual_seed(args.seed)
     network = PictureNet(classes) if modality == "image" else SpectrogramNet(classes, LOG_MEL.bands)
     parameters = sum(weights.numel() for weights in network.parameters())
+    parts = decoded.parts(args.share, args.seed)
     return Course(
         labels=decoded.data.labels,
-        parts=decoded.parts(args.share, args.seed),
+        parts=parts,
         network=network,
         preprocessing=spec,
         preprocessor=preprocessor,
+        example=first_held_out(parts),
         read=preprocessor.decode,
         source="trained here, from scratch",
         facts={"Network": f"convolutions, {parameters:,} parameters, from scratch"},

@@ -3,7 +3,9 @@
 from torch import Tensor, nn
 
 DROPOUT = 0.2  # no feature may be relied on alone
-SMALLEST_STD = 1e-6  # a feature that never changes says nothing, and must not be divided by 0
+# Of the features' mean deviation. One that hardly changes in training says nothing, and divided by
+# its own deviation it would drown the others in the first picture where it does change.
+SMALLEST_STD = 0.1
 
 
 class Classifier(nn.Module):
@@ -19,7 +21,8 @@ class Classifier(nn.Module):
         super().__init__()
         width = vectors.shape[1]
         self.register_buffer("mean", vectors.mean(dim=0))
-        self.register_buffer("std", vectors.std(dim=0, correction=0).clamp(min=SMALLEST_STD))
+        std = vectors.std(dim=0, correction=0)
+        self.register_buffer("std", std.clamp(min=max(SMALLEST_STD * std.mean().item(), 1e-6)))
         self.hidden = nn.Linear(width, hidden)
         self.relu = nn.ReLU()
         self.dropout = nn.Dropout(DROPOUT)

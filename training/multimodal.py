@@ -1,0 +1,108 @@
+"""Fit a head to several modalities at once: their encoders' vectors, joined.
+
+python -m training fit multimodal --data table.csv --name products
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Generator
+
+from service.manifest import Kind, Modality, VectorPreprocessing
+from service.meaning import Floats
+from service.preprocessing import VectorPreprocessor
+from training import head
+from training.course import Course
+from training.errors import BadData
+from training.fitting import add_recipe
+from training.layouts import Item, find_rows
+from training.material import Inputs
+from training.vectors import Encoded, encode
+
+ABSENT = 0.2  # how often a part is hidden in training, so that the head learns to do without
+
+
+def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:  # noqa: ARG001
+    """The flags of a head on several encoders."""
+    add_recipe(parser, head.RECIPE)
+    add = parser.add_argument
+    for part in get_args(Modality):
+        add(f"--{part}-encoder", default=head.ENCODERS.get(part), help=f"of the column {part}"
+            " (default: %(default)s)")  # fmt: skip
+    add("--hidden", type=int, default=head.HIDDEN, help="nodes of the hidden layer")
+    add("--absent", type=float, default=ABSENT, help="share of the parts hidden in training")
+
+
+def prepare(args: argparse.Namespace, modality: Kind) -> Course:  # noqa: ARG001
+    """Encode every column, and build a classifier of the joined vectors.
+
+    Raises:
+        TrainingError: with a sentence for whoever typed the command.
+    """
+    data, rows = find_rows(args.data)
+    parts = [rows[item.name] for item in data.items]
+    there = [m for m in get_args(Modality) if any(m in row for row in parts)]
+    if len(there) < 2:
+        raise BadData(f"{args.data} has {there[0]}s only, which are fitted by `fit {there[0]}`")
+    encoded = [_encode(args, modality, parts) for modality in there]
+    vectors = _join(parts, encoded)
+    unreadable = [sentence for one in encoded for sentence in one.unreadable]
+    course = head.build_course(args, data, vectors, unreadable, encoded)
+    assert isinstance(course.preprocessing, VectorPreprocessing)
+    held_out = course.parts.get("test", course.parts["valid"]).items
+    rows_first = (rows[item.name] for item in (*held_out, *data.items))
+    return replace(
+        course,
+        # A head's example is read by its first encoder.
+        example=next(row[there[0]] for row in rows_first if there[0] in row),
+        vary=hide_parts(course.preprocessing, args.absent),
+    )
+
+
+def hide_parts(spec: VectorPreprocessing, share: float) -> Callable[[Inputs, Generator], Inputs]:
+    """What takes a share of the parts away from joined vectors, never the last that is there."""
+    ends = np.cumsum([encoder.width + 1 for encoder in spec.encoders])
+
+    def vary(inputs: Inputs, random: Generator) -> Inputs:
+        [vectors] = inputs
+        there = vectors[:, ends - 1] > 0  # the flag behind each part: bool[n, encoders]
+        kept = there & (torch.rand(there.shape, generator=random) >= share)
+        kept = torch.where(kept.any(dim=1, keepdim=True), kept, there)
+        widths = torch.tensor(np.diff(ends, prepend=0))
+        return (vectors * kept.repeat_interleave(widths, dim=1),)
+
+    return vary
+
+
+def _encode(
+    args: argparse.Namespace, modality: Modality, parts: Sequence[Mapping[Modality, Item]]
+) -> Encoded:
+    """The vectors of one column, by the places of the rows."""
+    encoder = getattr(args, f"{modality}_encoder")
+    if encoder is None:
+        raise BadData(f"there is no encoder of {modality} files; name one: --{modality}-encoder")
+    places = [place for place, row in enumerate(parts) if modality in row]
+    items = [parts[place][modality] for place in places]
+    encoded = encode(items, args.models, encoder, modality, args.cache / "vectors")
+    vectors = {places[number]: vector for number, vector in encoded.vectors.items()}
+    return replace(encoded, vectors=vectors)
+
+
+def _join(
+    parts: Sequence[Mapping[Modality, Item]], encoded: Sequence[Encoded]
+) -> dict[int, Floats]:
+    """Place of a row -> its vectors joined as they are in serving; rows that can be read."""
+    spec = VectorPreprocessing(
+        modality="vector", input=head.INPUT, encoders=tuple(one.reference for one in encoded)
+    )
+    preprocessor = VectorPreprocessor(spec)
+    by_modality = {one.reference.modality: one.vectors for one in encoded}
+    return {
+        place: preprocessor.join({m: by_modality[m][place] for m in row}).data
+        for place, row in enumerate(parts)
+        if all(place in by_modality[m] for m in row)
+    }
