@@ -33,7 +33,8 @@ from training.__main__ import main
 from training.encoders import EFFICIENTNET, ENCODERS, Encoder, sentences
 from training.errors import ParityFailed
 from training.importing import PARITY_BATCHES, import_encoder, parity_batches
-from training.quantisation import Calibration, Figures, Verdict, write_calibration
+from training.likeness import LabelFigures
+from training.quantisation import Calibration, Recipe, Verdict, write_calibration
 from training.weights import Package
 
 WEIGHTS = b"0.5"
@@ -118,7 +119,7 @@ def test_a_graph_that_does_not_agree_is_never_written(tmp_path: Path, cache: Pat
 def calibrated(folder: Path, *, accepted: bool = True, weights: str = "0" * 64) -> Encoder:
     """The encoder with stored ranges of its int8 graph; it has no node that would need one."""
     path = folder / "mean-colour.json"
-    figures = Figures(
+    figures = LabelFigures(
         held_out=9, agreement=1, cosine=1, batch_difference=0, speed_1=1.3, speed_8=1.3
     )
     verdict = Verdict(
@@ -129,7 +130,8 @@ def calibrated(folder: Path, *, accepted: bool = True, weights: str = "0" * 64) 
     )
     tiny = encoder()
     origin = tiny.origin.model_copy(update={"sha256": "0" * 64})
-    return dataclasses.replace(tiny, calibration=path, origin=origin)
+    recipe = Recipe(path, operators=("Conv",), spared=0)
+    return dataclasses.replace(tiny, int8=recipe, origin=origin)
 
 
 def test_accepted_ranges_become_a_second_graph(tmp_path: Path, cache: Path) -> None:

@@ -129,13 +129,13 @@ def quantise_encoder(encoder: Encoder, graph: Path, target: Path, batches: Itera
         batches: real input, on which the int8 graph must answer about as fp32 does here: integer
             products of some processors saturate.
     """
-    if encoder.calibration is None:
+    if encoder.int8 is None:
         return False
     try:
-        calibration = read_calibration(encoder.calibration, encoder.origin.sha256)
+        calibration = read_calibration(encoder.int8.calibration, encoder.origin.sha256)
         verdict = calibration.verdict
         if verdict.accepted:
-            quantise(graph, calibration.ranges, target)
+            quantise(graph, encoder.int8, calibration.ranges, target)
             check_likeness(graph, target, batches, encoder.outputs[-1])
     except CalibrationMismatch as error:
         _say(encoder, f"WARNING: fp32 only, there is no int8 graph: {error}")

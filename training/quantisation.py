@@ -7,6 +7,7 @@ fastest so on x86; weights keep to 7 bits, for the sums of AVX2's int8 products 
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -23,12 +24,11 @@ from service.session import Session
 from service.settings import Provider
 from training.errors import TrainingError
 from training.export import Feeds
+from training.likeness import LabelFigures, VectorFigures, cosines
 
 Ranges = Mapping[str, tuple[float, float]]  # tensor of the graph -> its lowest and highest value
 
-QUANTISED = ("Conv", "Clip", "Add", "Gemm")
-# The first convolutions see three channels and raw contrasts: they gain no time, and lose most.
-SPARED = 2
+LEAST_COSINE = 0.9  # of any one sample at import; a hundredth of real ones are below 0.972
 DIGITS = 6  # significant ones of a stored range: a scale has 256 steps
 
 
@@ -36,17 +36,14 @@ class CalibrationMismatch(TrainingError):
     """The stored ranges are not those of this graph."""
 
 
-class Figures(Frozen):
-    """int8 beside fp32 on samples that gave no ranges; ratios above 1 say that int8 is better."""
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Which nodes of an encoder's graph become int8."""
 
-    held_out: int
-    top1_fp32: float | None = None  # None: the samples have no labels
-    top1_int8: float | None = None
-    agreement: float  # share of samples whose first label is the same
-    cosine: float  # mean, of the vectors
-    batch_difference: float  # greatest, of a probability: alone and among sixteen
-    speed_1: float  # time of fp32 / time of int8, one sample a batch
-    speed_8: float
+    calibration: Path  # their ranges, and the verdict
+    operators: tuple[str, ...]
+    spared: int  # so many of the first operator's first nodes stay fp32: they lose most
+    outputs: bool = True  # whether their outputs are int8 as well, or their inputs alone
 
 
 class Verdict(Frozen):
@@ -54,7 +51,7 @@ class Verdict(Frozen):
 
     accepted: bool
     reason: str
-    figures: Figures
+    figures: LabelFigures | VectorFigures
     machine: str
     day: date
 
@@ -68,39 +65,8 @@ class Calibration(Frozen):
     verdict: Verdict
 
 
-MOST_LOSS = 0.02  # of top-1
-LEAST_AGREEMENT = 0.95
-MOST_BATCH_DIFFERENCE = 1e-4
-LEAST_COSINE = 0.9  # of any one picture at import; a hundredth of real ones are below 0.972
-LEAST_SPEED = 1.1  # below it the gain is within what a busy machine takes away
-
-
-def judge(figures: Figures) -> tuple[bool, str]:
-    """Accepted or not, with the reasons."""
-    objections = []
-    if figures.top1_fp32 is not None and figures.top1_int8 is not None:
-        loss = figures.top1_fp32 - figures.top1_int8
-        if not loss <= MOST_LOSS:
-            objections.append(f"top-1 falls by {loss:.3f}, {MOST_LOSS} is allowed")
-    if not figures.agreement >= LEAST_AGREEMENT:
-        objections.append(
-            f"it agrees with fp32 on {figures.agreement:.3f}, {LEAST_AGREEMENT} is wanted"
-        )
-    if not figures.batch_difference <= MOST_BATCH_DIFFERENCE:
-        objections.append(
-            f"an answer changes by {figures.batch_difference:.1e} with its batch,"
-            f" {MOST_BATCH_DIFFERENCE:.0e} is allowed"
-        )
-    if not min(figures.speed_1, figures.speed_8) > LEAST_SPEED:
-        objections.append(
-            f"it is {figures.speed_1} and {figures.speed_8} times as fast as fp32 in batches of"
-            f" 1 and 8, more than {LEAST_SPEED} is wanted"
-        )
-    return not objections, "; ".join(objections) or "within every limit, and faster"
-
-
 def collect_ranges(
-    graph: Path, batches: Iterable[Feeds], threads: int = 1
+    graph: Path, recipe: Recipe, batches: Iterable[Feeds], threads: int = 1
 ) -> dict[str, tuple[float, float]]:
     """The range of every tensor that `quantise` asks for.
 
@@ -108,7 +74,7 @@ def collect_ranges(
     not coarsen the scale for all; batches of about eight do well.
     """
     model = onnx.load(graph)
-    names = quantised_tensors(model)
+    names = quantised_tensors(model, recipe)
     given = {output.name for output in model.graph.output}
     for name in names:
         if name not in given:
@@ -128,14 +94,14 @@ def collect_ranges(
     }
 
 
-def quantise(graph: Path, ranges: Ranges, target: Path) -> None:
+def quantise(graph: Path, recipe: Recipe, ranges: Ranges, target: Path) -> None:
     """Write the int8 graph of an fp32 graph to `target`.
 
     Raises:
         CalibrationMismatch: the graph has a tensor that no range was stored for.
     """
     model = onnx.load(graph)
-    if missing := [name for name in quantised_tensors(model) if name not in ranges]:
+    if missing := [name for name in quantised_tensors(model, recipe) if name not in ranges]:
         raise CalibrationMismatch(
             f"{graph.name} has {len(missing)} tensors without a stored range, the first is"
             f" {missing[0]}; run `python -m training calibrate` for this graph"
@@ -145,7 +111,6 @@ def quantise(graph: Path, ranges: Ranges, target: Path) -> None:
         name: (np.float32(min(low, 0)), np.float32(max(high, 0)))
         for name, (low, high) in ranges.items()
     }
-    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
     quantizer = QDQQuantizer(
         model,
         per_channel=True,
@@ -153,10 +118,12 @@ def quantise(graph: Path, ranges: Ranges, target: Path) -> None:
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, data),
-        nodes_to_quantize=[],
-        nodes_to_exclude=convolutions[:SPARED],
-        op_types_to_quantize=list(QUANTISED),
-        extra_options={},
+        nodes_to_quantize=[node.name for node in _quantised_nodes(model, recipe)],
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(recipe.operators),
+        extra_options={
+            "OpTypesToExcludeOutputQuantization": [] if recipe.outputs else list(recipe.operators)
+        },
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
@@ -176,8 +143,7 @@ def check_likeness(fp32: Path, int8: Path, batches: Iterable[Feeds], vector: str
     lowest = 1.0
     for feeds in batches:
         [left], [right] = (session.run(feeds, [vector]) for session in sessions)
-        lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-        found = float(((left * right).sum(axis=1) / lengths).min())
+        found = float(cosines(left, right).min())
         if not found >= LEAST_COSINE:  # so that not-a-number fails as well
             raise CalibrationMismatch(
                 f"on this processor a vector of int8 has a cosine of {found:.3f} with that of fp32;"
@@ -187,14 +153,13 @@ def check_likeness(fp32: Path, int8: Path, batches: Iterable[Feeds], vector: str
     return lowest
 
 
-def quantised_tensors(model: onnx.ModelProto) -> list[str]:
-    """What enters and leaves the nodes that may become int8, in the graph's order."""
+def quantised_tensors(model: onnx.ModelProto, recipe: Recipe) -> list[str]:
+    """What enters the nodes that become int8, and leaves them, in the graph's order."""
     constants = {tensor.name for tensor in model.graph.initializer}
     found = [
         name
-        for node in model.graph.node
-        if node.op_type in QUANTISED
-        for name in (*node.input, *node.output)
+        for node in _quantised_nodes(model, recipe)
+        for name in (*node.input, *(node.output if recipe.outputs else ()))
         if name and name not in constants
     ]
     return list(dict.fromkeys(found))
@@ -225,6 +190,19 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
     """As JSON, a range a line, so that a change is seen for what it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def _quantised_nodes(model: onnx.ModelProto, recipe: Recipe) -> list[onnx.NodeProto]:
+    """The recipe's nodes; a product of two activations, as attention has them, is none of them."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    nodes = [
+        node
+        for node in model.graph.node
+        if node.op_type in recipe.operators
+        and (node.op_type != "MatMul" or node.input[1] in constants)
+    ]
+    spared = [node.name for node in nodes if node.op_type == recipe.operators[0]][: recipe.spared]
+    return [node for node in nodes if node.name not in spared]
 
 
 def _short(value: float) -> float:
