@@ -32,13 +32,14 @@ from training.samples import decode_items, tell_skipped
 RECIPE = Recipe(
     Schedule(
         epochs=6,
-        learning_rate=0.0,  # the sweep's
+        learning_rate=1e-3,  # of the classifier
         weight_decay=0.01,  # little: the weights are good as they are
         label_smoothing=0.1,
         patience=3,
     ),
     batch=32,
     threads=core_budget(),
+    sweep=False,  # it sees where a network breaks, not where it forgets, and this one knows already
 )
 # Steps beside the classifier's: what was learned from millions of samples must not be forgotten.
 NETWORKS = {"image": PictureClassifier, "text": TextClassifier}

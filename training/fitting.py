@@ -13,6 +13,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +34,7 @@ from training.release import OUTPUT, PARITY_SIZES, Findings, release
 from training.scores import divide_scores, fit_temperature, score
 
 LEAST_STEPS = 8  # an epoch, so that a hundred items are not learned in thirty steps
-PARITY_LIMIT = 1e-4
+PARITY_LIMIT = 1e-4  # of a probability
 # Flags that say where things lie and how they are done; the others decide what comes out.
 PLACES = ("models", "cache", "version", "replace", "resume", "threads")
 
@@ -206,7 +207,7 @@ def export_network(network: nn.Module, course: Course, graph: Path) -> float:
         dict(zip(axes, (i.numpy() for i in part.take(_spread(part, size))), strict=True))
         for size in PARITY_SIZES
     ]
-    return check_parity(network, graph, batches, PARITY_LIMIT)
+    return check_parity(network, graph, batches, PARITY_LIMIT, np.exp)
 
 
 def _spread(part: Part, size: int) -> Tensor:

@@ -188,7 +188,7 @@ def _card(
         f" {findings.outcome.best}. Scores are divided by a temperature of"
         f" {findings.temperature:.2f}, fitted on the validation split; its calibration error is"
         " therefore a little flattering. The greatest difference between PyTorch and onnxruntime"
-        f" is {findings.parity:.1g}, on log-probabilities, in batches of"
+        f" is {findings.parity:.1g}, on probabilities, in batches of"
         f" {', '.join(map(str, PARITY_SIZES))}.",
         "",
         "## Limits",
