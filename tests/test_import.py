@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,9 @@ from service.manifest import (
 )
 from service.model import load
 from service.preprocessing import build_preprocessor
-from service.settings import Settings
+from service.settings import Provider, Settings
 from tests.conftest import png
+from training import likeness
 from training.__main__ import main
 from training.encoders import EFFICIENTNET, ENCODERS, Encoder, sentences
 from training.errors import ParityFailed
@@ -60,6 +62,14 @@ class Restless(MeanColour):
         return logits + torch.rand_like(logits), vector
 
 
+class Steep(MeanColour):
+    """Its vector has numbers that fp16 does not have."""
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        logits, vector = super().forward(pixels)
+        return logits, vector * torch.tensor([1e5, 1e6, 1e7])
+
+
 def encoder(network: Callable[[float], nn.Module] = MeanColour) -> Encoder:
     return Encoder(
         name="mean-colour",
@@ -70,7 +80,7 @@ def encoder(network: Callable[[float], nn.Module] = MeanColour) -> Encoder:
         outputs=("logits", "vector"),
         tasks=Tasks(classify=Classify(output="logits"), embed=Embed(output="vector", width=3)),
         batching=EFFICIENTNET.batching,
-        example=Example(file="example.png", tolerance={"fp32": 1e-4, "int8": 0.1}),
+        example=Example(file="example.png", tolerance={"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1}),
         origin=Origin(source="the tests", licence="Apache-2.0", data="none"),
         evaluation=(),
         files=lambda _: {
@@ -159,6 +169,46 @@ def test_ranges_of_other_weights_are_said_aloud_and_leave_fp32_alone(
     folder = import_encoder(tiny, tmp_path / "models", cache)
     assert [graph.precision for graph in read_manifest(folder).graphs] == ["fp32"]
     assert "WARNING: fp32 only, there is no int8 graph" in capsys.readouterr().out
+
+
+# No GPU has seen fp16: the CPU stands in for it, with a limit that it can keep to or cannot.
+@pytest.mark.parametrize(
+    ("network", "least_speed", "precisions", "said"),
+    [
+        (MeanColour, 0, ["fp32", "fp16"], "fp16 graph written: within every limit, and faster"),
+        (MeanColour, 1000, ["fp32"], "more than 1000 is wanted"),
+        (Steep, 0, ["fp32"], "fp16 graph refused: on this processor a vector of model.fp16.onnx"),
+    ],
+)
+def test_an_fp16_graph_ships_if_it_is_like_fp32_and_faster_on_the_device(
+    tmp_path: Path,
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    network: Callable[[float], nn.Module],
+    least_speed: float,
+    precisions: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setattr(likeness, "LEAST_SPEED", least_speed)
+    models = tmp_path / "models"
+    folder = import_encoder(encoder(network), models, cache, fp16=Provider.CPU)
+    graphs = read_manifest(folder).graphs
+    assert [graph.precision for graph in graphs] == precisions
+    assert [graph.device for graph in graphs] == ["cpu", "cuda"][: len(graphs)]
+    assert load(folder, Settings(provider=Provider.CPU)).graph.precision == "fp32"
+    assert said in capsys.readouterr().out
+
+
+def test_without_a_gpu_fp16_is_refused_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("there is a CUDA device here")
+    where = ["--models", str(tmp_path / "models"), "--cache", str(tmp_path / "cache")]
+    assert main(["import", "--fp16", "all-minilm-l6-v2", *where]) == 1
+    assert "error: there is no CUDA device here" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_of_a_folder_join_the_comparison(

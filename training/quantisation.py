@@ -18,17 +18,15 @@ from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from pydantic import ValidationError
 
-from service.limits import core_budget
 from service.manifest import Frozen, Sha256
 from service.session import Session
 from service.settings import Provider
 from training.errors import TrainingError
 from training.export import Feeds
-from training.likeness import LabelFigures, VectorFigures, cosines
+from training.likeness import LabelFigures, VectorFigures
 
 Ranges = Mapping[str, tuple[float, float]]  # tensor of the graph -> its lowest and highest value
 
-LEAST_COSINE = 0.9  # of any one sample at import; a hundredth of real ones are below 0.972
 DIGITS = 6  # significant ones of a stored range: a scale has 256 steps
 
 
@@ -128,29 +126,6 @@ def quantise(graph: Path, recipe: Recipe, ranges: Ranges, target: Path) -> None:
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     onnx.save(quantizer.model.model, target)
-
-
-def check_likeness(fp32: Path, int8: Path, batches: Iterable[Feeds], vector: str) -> float:
-    """The lowest cosine between the two graphs' vectors.
-
-    Args:
-        vector: the output float[N, width] that is compared.
-
-    Raises:
-        CalibrationMismatch: it is below `LEAST_COSINE`; the ranges, or this processor, are wrong.
-    """
-    sessions = [Session(graph, Provider.CPU, core_budget()) for graph in (fp32, int8)]
-    lowest = 1.0
-    for feeds in batches:
-        [left], [right] = (session.run(feeds, [vector]) for session in sessions)
-        found = float(cosines(left, right).min())
-        if not found >= LEAST_COSINE:  # so that not-a-number fails as well
-            raise CalibrationMismatch(
-                f"on this processor a vector of int8 has a cosine of {found:.3f} with that of fp32;"
-                f" at least {LEAST_COSINE} is wanted"
-            )
-        lowest = min(lowest, found)
-    return lowest
 
 
 def quantised_tensors(model: onnx.ModelProto, recipe: Recipe) -> list[str]:
