@@ -23,6 +23,7 @@ from training.encoders import ENCODERS
 from training.errors import WeightsUnavailable
 from training.networks.classifier import Classifier
 from training.networks.spectrogram import SpectrogramNet
+from training.scores import divide_scores
 
 MODELS = Path(__file__).parents[1] / "models"
 BUILT = {str(path.parent.relative_to(MODELS)) for path in MODELS.glob("*/*/manifest.yaml")}
@@ -102,9 +103,12 @@ def build_network(model: Model) -> nn.Module:
 
 
 def build_classifier(constants: dict[str, Tensor]) -> nn.Module:
+    """In graphs of banking-intents' age the temperature is a constant of its own."""
+    temperature = constants.pop("temperature", torch.ones(()))
     hidden, width = constants["hidden.weight"].shape
     network = Classifier(torch.zeros(2, width), hidden, len(constants["output.bias"]))
     network.load_state_dict(constants)
+    divide_scores(network, temperature.item())
     return network
 
 

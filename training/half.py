@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import onnx
-import onnxruntime
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from service.session import NAMES
+from service.errors import ProviderMissing
+from service.session import choose_provider
 from service.settings import Provider
 from training.errors import TrainingError
 
@@ -20,11 +20,13 @@ def check_device(provider: Provider) -> None:
     """Raises:
     NoDevice: this onnxruntime cannot run on such a device.
     """
-    if NAMES[provider] not in onnxruntime.get_available_providers():
+    try:
+        choose_provider(provider)
+    except ProviderMissing as error:
         raise NoDevice(
             f"there is no {provider.upper()} device here; an fp16 graph is written only where one"
             " was measured to be faster with it"
-        )
+        ) from error
 
 
 def halve(graph: Path, target: Path) -> None:
