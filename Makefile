@@ -47,7 +47,7 @@ format:            ## lay the code out
 	$(BIN)/ruff format .
 
 train: $(VENV)/.serve $(VENV)/.train   ## the models that are trained here: spoken digits
-	$(BIN)/python -m training fit audio $(if $(DATA),--data $(DATA)) \
+	$(BIN)/python -m training fit audio --mode speakers $(if $(DATA),--data $(DATA)) \
 	  --example models/spoken-digits/1/example.wav \
 	  --example-source '"seven", synthesised: espeak-ng -v en-us -s 150 seven'
 

@@ -59,7 +59,7 @@ def parse(*words: str | Path) -> argparse.Namespace:
 
 
 def fit_songs(songs: Path, models: Path, *words: str | Path) -> None:
-    few = ("--epochs", "6", "--batch", "6", "--learning-rate", "0.01", "--threads", "1")
+    few = ("--epochs", "6", "--batch", "6", "--lr", "0.01", "--threads", "1")
     speakers.run(parse("--data", songs, "--models", models, "--name", "songs", *few, *words))
 
 
@@ -74,7 +74,7 @@ def test_one_command_goes_from_recordings_to_a_folder_that_serves(
     model = load(tmp_path / "models/songs/1", Settings())
     assert model.labels == ("high", "low", "middle")
     files = {path.name for path in model.folder.iterdir()}
-    assert files >= {"card.md", "confusion.png", "example.wav", "example.json"}
+    assert files >= {"card.md", "report.html", "confusion.png", "example.wav", "example.json"}
     assert answer(model, sing(TONES["low"], take=50)) == "low"
     card = (model.folder / "card.md").read_text()
     for part in ("sung by sines", "speaker bob left out", "![Confusion matrices](confusion.png)"):

@@ -82,7 +82,7 @@ def add_recipe(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     add("--description", help="what the model says, in one sentence")
     add("--credit", help="the data's title and licence, for the card")
     add("--licence", help="of the model, for the card")
-    add("--lr", type=_rate, default="auto" if recipe.sweep else schedule.learning_rate,
+    add("--lr", type=read_rate, default="auto" if recipe.sweep else schedule.learning_rate,
         help="learning rate, or auto: a sweep finds it (default: %(default)s)")  # fmt: skip
     add("--epochs", type=int, default=schedule.epochs)
     add("--patience", type=int, default=schedule.patience)
@@ -278,5 +278,6 @@ def _command(args: argparse.Namespace, modality: Kind, mode: Mode, example: Path
     return shlex.join(command)
 
 
-def _rate(text: str) -> float | str:
+def read_rate(text: str) -> float | str:
+    """A learning rate, or auto."""
     return text if text == "auto" else float(text)

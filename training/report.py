@@ -4,23 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.manifest import Manifest
 from training import plots
-from training.measures import confusion
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What a network answered to takes whose label is known."""
-
-    right: NDArray[np.int64]
-    given: NDArray[np.int64]
-
-    @property
-    def accuracy(self) -> float:
-        return float((self.right == self.given).mean())
+from training.diagnosis import Diagnosis
+from training.finder import Sweep
+from training.loop import Outcome
+from training.measures import accuracy, calibration_error, confusion
+from training.page import Answers, Report, write_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +23,10 @@ class HeldOut:
     best_epoch: int
     last_accuracy: float  # after the last epoch, not the best one
 
+    @property
+    def accuracy(self) -> float:
+        return accuracy(self.answers.right, self.answers.given)
+
 
 @dataclass(frozen=True, slots=True)
 class Findings:
@@ -40,7 +35,11 @@ class Findings:
     folds: tuple[HeldOut, ...]
     test: Answers
     disturbed: Mapping[str, float]  # what was done to the test takes -> accuracy
-    epochs: int  # of the last fit
+    outcome: Outcome  # of the last fit
+    sweep: Sweep | None
+    learning_rate: float
+    temperature: float
+    diagnosis: Diagnosis
     parameters: int
     parity: float  # greatest absolute difference between PyTorch and onnxruntime
     minutes: float
@@ -49,15 +48,21 @@ class Findings:
     @property
     def held_out(self) -> Answers:
         """All folds together."""
+        answers = [fold.answers for fold in self.folds]
         return Answers(
-            np.concatenate([fold.answers.right for fold in self.folds]),
-            np.concatenate([fold.answers.given for fold in self.folds]),
+            tuple(item for one in answers for item in one.items),
+            np.concatenate([one.right for one in answers]),
+            np.concatenate([one.probabilities for one in answers]),
         )
 
     @property
     def held_out_accuracy(self) -> float:
         """The mean over speakers."""
-        return float(np.mean([fold.answers.accuracy for fold in self.folds]))
+        return float(np.mean([fold.accuracy for fold in self.folds]))
+
+    @property
+    def test_accuracy(self) -> float:
+        return accuracy(self.test.right, self.test.given)
 
     @property
     def last_accuracy(self) -> float:
@@ -68,7 +73,7 @@ def draw_confusion(findings: Findings, labels: Sequence[str]) -> bytes:
     """Two confusion matrices, of speakers never heard and of takes never heard, as PNG."""
     split = {
         f"speakers never heard: {findings.held_out_accuracy:.3f}": findings.held_out,
-        f"official test takes: {findings.test.accuracy:.3f}": findings.test,
+        f"official test takes: {findings.test_accuracy:.3f}": findings.test,
     }
     matrices = {
         title: confusion(answers.right, answers.given, len(labels))
@@ -99,8 +104,7 @@ def write_card(
         manifest.description,
         "",
         f"- **Answers**: {', '.join(labels)}",
-        f"- **Network**: convolutions on a log-mel spectrogram,"
-        f" {findings.parameters:,} parameters, trained from scratch for {findings.epochs} epochs",
+        f"- **Network**: {_describe(findings)}",
         f"- **Data**: {manifest.origin.data}; speakers: {speakers}",
         f"- **Licence**: {manifest.origin.licence}",
         f"- **Example**: {example}",
@@ -114,13 +118,13 @@ def write_card(
         "|---|---|",
         *(
             f"| speaker {fold.speaker} left out (best epoch: {fold.best_epoch}) |"
-            f" {fold.answers.accuracy:.3f} |"
+            f" {fold.accuracy:.3f} |"
             for fold in findings.folds
         ),
         f"| **mean over speakers left out** | **{findings.held_out_accuracy:.3f}** |",
         f"| the same after each fold's last epoch, none chosen | {findings.last_accuracy:.3f} |",
         f"| **official test split**, {len(findings.test.right)} takes |"
-        f" **{findings.test.accuracy:.3f}** |",
+        f" **{findings.test_accuracy:.3f}** |",
         *(
             f"| test split {what} | {accuracy:.3f} |"
             for what, accuracy in findings.disturbed.items()
@@ -128,8 +132,15 @@ def write_card(
         "",
         f"![Confusion matrices]({picture})",
         "",
-        f"The greatest difference between PyTorch and onnxruntime is {findings.parity:.1g},"
-        " on log-probabilities, in batches of 1, 2, 3 and 8.",
+        f"{findings.diagnosis}",
+        "",
+        f"Learning rate {findings.learning_rate:g}. Scores are divided by a temperature of"
+        f" {findings.temperature:.2f}, fitted on speakers left out, whose expected calibration"
+        f" error it brings to {_calibration_error(findings.held_out):.3f}. The greatest difference"
+        f" between PyTorch and onnxruntime is {findings.parity:.1g}, on probabilities, in batches"
+        " of 1, 2, 3 and 8.",
+        "",
+        "The most confident mistakes are in [report.html](report.html).",
         "",
         "## Limits",
         "",
@@ -149,6 +160,46 @@ def write_card(
         " gives the same weights on the same machine, with as many threads and the same PyTorch.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def write_report(
+    manifest: Manifest, findings: Findings, labels: Sequence[str], command: str
+) -> str:
+    """The report of a model as one HTML file; speakers left out are looked at closely."""
+    return write_page(
+        Report(
+            title=f"{manifest.name} {manifest.version}",
+            description=manifest.description,
+            modality="audio",
+            labels=tuple(labels),
+            facts={
+                "Network": _describe(findings),
+                "Data": manifest.origin.data,
+                "Licence": manifest.origin.licence,
+                "Speakers": ", ".join(fold.speaker for fold in findings.folds),
+                "Learning rate": f"{findings.learning_rate:g}",
+                "Temperature": f"{findings.temperature:.2f}",
+                "PyTorch and onnxruntime": f"differ by at most {findings.parity:.1g}",
+            },
+            answers={"test": findings.test, "speakers left out": findings.held_out},
+            epochs=findings.outcome.epochs,
+            best=findings.outcome.best,
+            diagnosis=findings.diagnosis,
+            sweep=findings.sweep,
+            command=command,
+        )
+    )
+
+
+def _describe(findings: Findings) -> str:
+    return (
+        f"convolutions on a log-mel spectrogram, {findings.parameters:,} parameters, trained from"
+        f" scratch for {len(findings.outcome.epochs)} epochs"
+    )
+
+
+def _calibration_error(answers: Answers) -> float:
+    return calibration_error(answers.hits, answers.confidence)
 
 
 def _limits(manifest: Manifest) -> list[str]:

@@ -9,10 +9,11 @@ import shlex
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,15 +36,21 @@ from service.preprocessing import AudioPreprocessor
 from training.augmentation import Augmentation, augment
 from training.checkpoint import Checkpoint, Run
 from training.datasets import DIGITS_URL, fetch_digits
+from training.diagnosis import diagnose
 from training.disturbance import DISTURBANCES
 from training.errors import BadData
 from training.export import check_parity, export
+from training.finder import find_learning_rate
+from training.fitting import read_rate
 from training.folder import Content, choose_version, write_folder
 from training.loop import Outcome, Schedule, Score, answer, measure, train
 from training.material import Batches, Inputs, part_of
+from training.measures import accuracy
 from training.networks.spectrogram import SpectrogramNet
+from training.page import Answers
 from training.recordings import DIGITS, Recordings, find_recordings
-from training.report import Answers, Findings, HeldOut, draw_confusion, write_card
+from training.report import Findings, HeldOut, draw_confusion, write_card, write_report
+from training.scores import divide_scores, fit_temperature
 from training.spectrograms import Indices, Spectrograms, compute_spectrograms
 
 NAME = "spoken-digits"
@@ -94,7 +101,7 @@ OUTPUT = "log_probabilities"
 # The flags that make a model what it is; the others say where it goes.
 REPRODUCING = (
     "data", "name", "example", "example_source", "credit", "licence", "epochs", "patience",
-    "learning_rate", "weight_decay", "label_smoothing", "batch", "seed",
+    "lr", "weight_decay", "label_smoothing", "batch", "seed",
 )  # fmt: skip
 PARITY_SIZES = (1, 2, 3, 8)
 PARITY_LIMIT = 1e-4
@@ -130,7 +137,8 @@ def add_arguments(parser: argparse.ArgumentParser, modality: Kind = "audio") -> 
     add("--licence", help="of the model, for the card")
     add("--epochs", type=int, default=SCHEDULE.epochs)
     add("--patience", type=int, default=SCHEDULE.patience)
-    add("--learning-rate", type=float, default=SCHEDULE.learning_rate)
+    add("--lr", type=read_rate, default=SCHEDULE.learning_rate,
+        help="or auto: a sweep finds it (default: %(default)s)")  # fmt: skip
     add("--weight-decay", type=float, default=SCHEDULE.weight_decay)
     add("--label-smoothing", type=float, default=SCHEDULE.label_smoothing)
     add("--batch", type=int, default=BATCH)
@@ -152,26 +160,36 @@ def run(args: argparse.Namespace) -> None:
     recipe = _recipe(args)
     material = compute_spectrograms(data, PREPROCESSING, OTHER_SPEEDS)
     kept = Run(args.cache / "runs", _identify(args, data), resume=args.resume)
+    training, test = material.split_by_take()
+    sweep = None
+    if args.lr == "auto":
+        schedule = recipe.schedule
+        sweep = find_learning_rate(*_begin(material, training, recipe), schedule)
+        print(f"learning rate {sweep.chosen:g}", flush=True)
+        recipe = replace(recipe, schedule=replace(schedule, learning_rate=sweep.chosen))
     folds = [
         _hold_out(material, speaker, recipe, kept.checkpoint(f"without {speaker}"))
         for speaker in data.speakers
     ]
     epochs = round(statistics.median(fold.best_epoch for fold in folds))
-    mean = statistics.mean(fold.answers.accuracy for fold in folds)
+    mean = statistics.mean(fold.accuracy for fold in folds)
     print(
         f"mean over speakers left out: {mean:.3f}; the last fit takes {epochs} epochs", flush=True
     )
-    training, test = material.split_by_take()
-    network = fit(
+    outcome = fit(
         material,
         training,
         recipe,
         stop_after=epochs,
         title="all speakers",
         checkpoint=kept.checkpoint("all speakers"),
-    ).network
+    )
+    network = outcome.network
+    temperature, folds = _calibrate(folds)
+    known, new = measure(network, material.unchanged(training)), _score(folds)
+    divide_scores(network, temperature)
     answers = _answers(network, material, test)
-    print(f"official test split: {answers.accuracy:.3f}", flush=True)
+    print(f"official test split: {accuracy(answers.right, answers.given):.3f}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch, GRAPH)
         parity = _export(network, material, test, graph)
@@ -179,7 +197,11 @@ def run(args: argparse.Namespace) -> None:
             folds=tuple(folds),
             test=answers,
             disturbed=_try_disturbances(network, data),
-            epochs=epochs,
+            outcome=outcome,
+            sweep=sweep,
+            learning_rate=recipe.schedule.learning_rate,
+            temperature=temperature,
+            diagnosis=diagnose(known, new, material.commonest),
             parameters=sum(weights.numel() for weights in network.parameters()),
             parity=parity,
             minutes=(time.monotonic() - began) / 60,
@@ -199,7 +221,7 @@ def _identify(args: argparse.Namespace, data: Recordings) -> str:
 def _recipe(args: argparse.Namespace) -> Recipe:
     schedule = Schedule(
         epochs=args.epochs,
-        learning_rate=args.learning_rate,
+        learning_rate=0.0 if args.lr == "auto" else args.lr,
         weight_decay=args.weight_decay,
         label_smoothing=args.label_smoothing,
         patience=args.patience,
@@ -238,8 +260,33 @@ def _hold_out(
     answers = _answers(outcome.network, material, validation)
     last = outcome.epochs[-1].valid
     assert last is not None
-    print(f"without {speaker}: {answers.accuracy:.3f} at epoch {outcome.best}", flush=True)
-    return HeldOut(speaker, answers, outcome.best, last.accuracy)
+    fold = HeldOut(speaker, answers, outcome.best, last.accuracy)
+    print(f"without {speaker}: {fold.accuracy:.3f} at epoch {outcome.best}", flush=True)
+    return fold
+
+
+def _score(folds: Sequence[HeldOut]) -> Score:
+    """The mean over speakers left out."""
+    losses = [
+        -np.log(fold.answers.probabilities[np.arange(len(fold.answers.right)), fold.answers.right])
+        for fold in folds
+    ]
+    loss = float(np.mean([each.mean() for each in losses]))
+    return Score(loss, statistics.mean(fold.accuracy for fold in folds))
+
+
+def _calibrate(folds: Sequence[HeldOut]) -> tuple[float, list[HeldOut]]:
+    """The temperature that suits speakers left out, and the folds with it."""
+    probabilities = np.concatenate([fold.answers.probabilities for fold in folds])
+    labels = np.concatenate([fold.answers.right for fold in folds])
+    logarithms = torch.from_numpy(probabilities).log()
+    temperature = fit_temperature(logarithms, torch.from_numpy(labels))
+
+    def temper(fold: HeldOut) -> HeldOut:
+        scores = torch.from_numpy(fold.answers.probabilities).log() / temperature
+        return replace(fold, answers=replace(fold.answers, probabilities=scores.softmax(1).numpy()))
+
+    return temperature, [temper(fold) for fold in folds]
 
 
 def fit(
@@ -253,6 +300,13 @@ def fit(
     checkpoint: Checkpoint | None = None,
 ) -> Outcome:
     """Train a new network on some of the takes; the same seed gives the same weights."""
+    network, batches = _begin(material, training, recipe)
+    return train(network, batches, recipe.schedule, validate, stop_after, title, checkpoint)
+
+
+def _begin(
+    material: Spectrograms, training: Indices, recipe: Recipe
+) -> tuple[SpectrogramNet, Batches]:
     torch.manual_seed(recipe.seed)
     network = SpectrogramNet(material.classes, material.bands)
     takes = torch.from_numpy(training)
@@ -264,13 +318,15 @@ def fit(
         at_speed = material.at_speeds[speed, takes[chosen]]
         return (augment(at_speed, AUGMENTATION, silence, random),)
 
-    batches = Batches(material.labels[takes], recipe.batch, draw, recipe.seed)
-    return train(network, batches, recipe.schedule, validate, stop_after, title, checkpoint)
+    return network, Batches(material.labels[takes], recipe.batch, draw, recipe.seed)
 
 
 def _answers(network: nn.Module, material: Spectrograms, takes: Indices) -> Answers:
     part = material.unchanged(takes)
-    return Answers(part.labels.numpy(), answer(network, part).argmax(dim=1).numpy())
+    probabilities = answer(network, part).exp().numpy()
+    return Answers(
+        tuple(material.items[take] for take in takes), part.labels.numpy(), probabilities
+    )
 
 
 def _try_disturbances(network: nn.Module, data: Recordings) -> dict[str, float]:
@@ -294,7 +350,7 @@ def _export(network: nn.Module, material: Spectrograms, test: Indices, graph: Pa
     export(network, {name: takes[:2]}, [OUTPUT], {name: {0: "batch"}}, graph)
     # Spread over the split, so that a batch holds several words and speakers.
     batches = [{name: takes[:: -(-len(takes) // size)].numpy()} for size in PARITY_SIZES]
-    return check_parity(network, graph, batches, PARITY_LIMIT)
+    return check_parity(network, graph, batches, PARITY_LIMIT, np.exp)
 
 
 def _release(
@@ -325,7 +381,7 @@ def _release(
         ),
         evaluation=(
             _figure(findings.held_out_accuracy, "mean over speakers left out of training"),
-            _figure(findings.test.accuracy, "official test split, takes 00 to 04"),
+            _figure(findings.test_accuracy, "official test split, takes 00 to 04"),
         ),
     )
     command = _command(args, args.models / args.name / str(version) / example)
@@ -336,6 +392,7 @@ def _release(
         example: recording,
         PICTURE: draw_confusion(findings, data.labels),
         manifest.card: card,
+        "report.html": write_report(manifest, findings, data.labels, command),
     }
     return write_folder(args.models, manifest, files, replace=args.replace)
 

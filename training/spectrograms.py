@@ -16,6 +16,7 @@ from service.preprocessing import AudioPreprocessor
 from service.preprocessing.audio import fit_length
 from training.augmentation import change_speed
 from training.errors import BadData
+from training.layouts import Item
 from training.material import Part, part_of
 from training.recordings import Recording, Recordings
 
@@ -31,10 +32,16 @@ class Spectrograms:
     classes: int
     speakers: NDArray[np.str_]  # [takes]
     is_test: NDArray[np.bool_]  # [takes]
+    items: tuple[Item, ...] = ()  # [takes]
 
     @property
     def bands(self) -> int:
         return self.at_speeds.shape[2]
+
+    @property
+    def commonest(self) -> float:
+        """The share of the commonest label: what guessing gives."""
+        return self.labels.bincount().max().item() / len(self.labels)
 
     def unchanged(self, takes: Indices) -> Part:
         """Takes at their own speed, float32[n, bands, frames], and their labels."""
@@ -71,6 +78,9 @@ def compute_spectrograms(
         classes=len(data.labels),
         speakers=np.array([take.speaker for take in data.takes]),
         is_test=np.array([take.is_test for take in data.takes]),
+        items=tuple(
+            Item(take.path.name, take.path, data.labels[take.label]) for take in data.takes
+        ),
     )
 
 

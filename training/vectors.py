@@ -17,7 +17,7 @@ from service.meaning import Floats
 from service.model import Model
 from service.pipeline import Pipeline
 from service.repository import Repository, Served
-from service.settings import Settings
+from service.settings import Precision, Settings
 from training.errors import TrainingError
 from training.layouts import Item
 
@@ -59,7 +59,8 @@ def encode(
 async def _encode(
     items: Sequence[Item], models: Path, encoder: str, modality: Modality, cache: Path
 ) -> Encoded:
-    settings = Settings(models=models)
+    # Heads learn the vectors of the reference graphs, whatever an operator has chosen.
+    settings = Settings(models=models, precision=Precision.AUTO)
     repository = Repository(settings)
     pipeline = Pipeline(settings.decoders)
     await repository.open()
