@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from training.material import Batches, Part
 
 WARM_UP = 0.15  # share of the steps in which the learning rate rises, before it falls to nothing
 AVERAGING = 0.98  # of the weights over about fifty steps: calmer curves, a flatter minimum
+TOLD = 5.0  # seconds: an epoch that takes longer is worth a line
 ANSWERED = 128  # samples at once where nothing is learned
 
 
@@ -115,7 +117,7 @@ def train(
         leave=False, disable=None,
     ) as bar:  # fmt: skip
         while len(history) < epochs and len(history) - best < schedule.patience:
-            losses = []
+            losses, began = [], time.monotonic()
             network.train()
             for inputs, labels in batches.epoch():
                 log_probabilities = network(*inputs)  # forward
@@ -131,6 +133,11 @@ def train(
             least = _loss(history[best - 1]) if best else math.inf
             history.append(Epoch(sum(losses) / len(losses), score))
             bar.set_postfix_str(_describe(history[-1]))
+            if bar.disable and time.monotonic() - began > TOLD:  # a log has no bar
+                print(
+                    f"{title}: epoch {len(history)} of {epochs}: {_describe(history[-1])}",
+                    flush=True,
+                )
             if score is None or score.loss < least:  # else it learns by heart now
                 best = len(history)
                 best_network.load_state_dict(averaged.module.state_dict())
