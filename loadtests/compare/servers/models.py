@@ -92,8 +92,8 @@ class Photos(Classifier):
     def pixels(self, picture: Image.Image) -> Array:
         """uint8[224, 224, 3]"""
         upright = ImageOps.exif_transpose(picture).convert("RGB")
-        margins = [(length - min(upright.size) * self.kept) / 2 for length in upright.size]
-        box = (*margins, upright.width - margins[0], upright.height - margins[1])
+        left, top = ((length - min(upright.size) * self.kept) / 2 for length in upright.size)
+        box = (left, top, upright.width - left, upright.height - top)
         return np.asarray(upright.resize((self.side, self.side), Image.Resampling.BICUBIC, box))
 
 
@@ -152,7 +152,8 @@ class Digits(Classifier):
         mirrored = np.pad(padded, self.window // 2, mode="reflect")
         frames = np.lib.stride_tricks.sliding_window_view(mirrored, self.window)[:: self.hop]
         power = np.abs(np.fft.rfft(frames * self.bell)).astype(np.float32) ** 2
-        return np.log(self.filters @ power.T + np.float32(1e-8))
+        spectrogram: Array = np.log(self.filters @ power.T + np.float32(1e-8))
+        return spectrogram
 
     def _triangles(self) -> Array:
         """Slaney's mel filters, each of area 1: float32[bands, bins]"""

@@ -14,7 +14,7 @@ from loadtests.compare.servers.models import ALL, Answer
 
 
 # A share of a core, so that three replicas find room on any machine; it limits nothing.
-@serve.deployment(max_ongoing_requests=64, ray_actor_options={"num_cpus": 0.1})  # type: ignore[untyped-decorator]
+@serve.deployment(max_ongoing_requests=64, ray_actor_options={"num_cpus": 0.1})
 class Peer:
     def __init__(self, name: str) -> None:
         self.model = ALL[name]()
@@ -35,7 +35,8 @@ if __name__ == "__main__":
     args = parser.parse_args()
     ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=args.folder)
     serve.start(http_options={"host": "127.0.0.1", "port": args.port})
+    bind = Peer.bind  # type: ignore[attr-defined]  # the decorator makes a Deployment
     first, *others = ALL
     for name in others:
-        serve.run(Peer.bind(name), name=name, route_prefix=f"/{name}")
-    serve.run(Peer.bind(first), name=first, route_prefix=f"/{first}", blocking=True)
+        serve.run(bind(name), name=name, route_prefix=f"/{name}")
+    serve.run(bind(first), name=first, route_prefix=f"/{first}", blocking=True)

@@ -1,0 +1,131 @@
+"""Processes: a server's own and all that it started, what they cost, and their end."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+TICKS = os.sysconf("SC_CLK_TCK")
+STOP_SECONDS = 5.0
+IDLE_SHARE = 0.05  # of one core
+SETTLE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process at one moment; the start time tells it from a later one of the same id."""
+
+    id: int
+    parent: int
+    started: int  # ticks after boot
+    cpu_seconds: float  # user and system
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A process that was started here, with its children and theirs."""
+
+    root: subprocess.Popen[bytes]
+
+    def processes(self) -> list[Process]:
+        everything = list(_all_processes())
+        found = [process for process in everything if process.id == self.root.pid]
+        for parent in found:  # grows while it is walked
+            found += [process for process in everything if process.parent == parent.id]
+        return found
+
+    def cpu_seconds(self) -> float:
+        return sum(process.cpu_seconds for process in self.processes())
+
+    def pss_bytes(self) -> int:
+        """Memory, that which is shared counted once."""
+        return sum(_pss_bytes(process.id) for process in self.processes())
+
+    def settle(self) -> None:
+        """Wait until work that nobody waits for any more is done."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        spent, interval = self.cpu_seconds(), 0.2
+        while time.monotonic() < deadline:
+            time.sleep(interval)
+            before, spent = spent, self.cpu_seconds()
+            if spent - before <= IDLE_SHARE * interval:
+                return
+
+
+@contextmanager
+def running(
+    command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path
+) -> Iterator[Tree]:
+    """A command with all that it starts, until the end of the `with` block."""
+    with log.open("wb") as output:
+        root = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us, who then end it
+        )
+        tree = Tree(root)
+        try:
+            yield tree
+        finally:
+            _stop(tree)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nothing listens on now."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports: list[int] = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def _all_processes() -> Iterator[Process]:
+    for folder in PROC.iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):  # it has ended since
+                yield parse_stat((folder / "stat").read_text())
+
+
+def parse_stat(line: str) -> Process:
+    """One process of /proc/ID/stat; the name, in brackets, may itself hold blanks and brackets."""
+    before, _, after = line.rpartition(")")
+    fields = after.split()
+    return Process(
+        id=int(before.split()[0]),
+        parent=int(fields[1]),
+        started=int(fields[19]),
+        cpu_seconds=(int(fields[11]) + int(fields[12])) / TICKS,
+    )
+
+
+def _pss_bytes(process_id: int) -> int:
+    with suppress(OSError):
+        for line in (PROC / str(process_id) / "smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _stop(tree: Tree) -> None:
+    """SIGTERM to the root, as an operator would; what is left of the others is killed by id."""
+    others = {(process.id, process.started) for process in tree.processes()}
+    tree.root.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        tree.root.wait(STOP_SECONDS)
+    for process in _all_processes():
+        if (process.id, process.started) in others:
+            with suppress(ProcessLookupError):
+                os.kill(process.id, signal.SIGKILL)
+    tree.root.wait()
