@@ -8,7 +8,7 @@ DATA   ?=
 
 MODELS := models/efficientnet-lite0/1/manifest.yaml models/all-minilm-l6-v2/1/manifest.yaml
 
-.PHONY: help install models serve test check format train load lock
+.PHONY: help install models serve test check format train load compare lock
 help:              ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
@@ -53,6 +53,9 @@ train: $(VENV)/.serve $(VENV)/.train   ## the models that are trained here: spok
 
 load: $(VENV)/.load   ## a short load test of the running service
 	$(BIN)/locust --config loadtests/locust.conf
+
+compare: $(VENV)/.serve $(MODELS)   ## Sensorium beside other servers on this machine, 25 minutes
+	$(BIN)/python -m loadtests.compare $(if $(DATA),--photos $(DATA))
 
 COMPILE := $(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --no-header --no-annotate
 lock: $(VENV)/.test   ## choose the newest versions and write them down; a bento's are some of them

@@ -37,7 +37,12 @@ def come_and_go(
     spent = time.process_time()
     requests = [_request(port, path, body, headers) for body in bodies]
     visits = asyncio.run(_visits(port, requests, rate, LEAD_IN_SECONDS + seconds))
-    return summarise(visits, seconds, time.process_time() - spent)
+    return summarise(visits, seconds, (time.process_time() - spent) * counted_share(seconds))
+
+
+def counted_share(seconds: float) -> float:
+    """How much of the whole time was measured, and so of the CPU seconds."""
+    return seconds / (LEAD_IN_SECONDS + seconds)
 
 
 def summarise(visits: Sequence[Visit], seconds: float, client_cpu_seconds: float) -> Outcome:

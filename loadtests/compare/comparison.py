@@ -1,5 +1,6 @@
 """The comparison: in each round every server is started, checked, measured and stopped, alone."""
 
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.compare.answers import Disagreement, NoAnswer, ask, check
-from loadtests.compare.arrivals import LEAD_IN_SECONDS, come_and_go
+from loadtests.compare.arrivals import LEAD_IN_SECONDS, come_and_go, counted_share
 from loadtests.compare.ceiling import run_in_process
 from loadtests.compare.contestants import CORES, Contestant, Place, python_of, variables
 from loadtests.compare.dialects import Answer, Body
@@ -22,7 +23,9 @@ ROOT = Path(__file__).parents[2]
 READY_SECONDS = 90.0
 OVERLOAD_WORK = "photos"
 CHECKED = 3  # payloads of each work
-WARM_SECONDS = 1.0
+WARM_SECONDS = 1
+ANSWERS_EACH = 3  # on each connection of a window
+MOST_WINDOWS = 3  # how many times as long a window may be for that
 OVERHEAD_SECONDS = 12.0  # to start, check and stop a server; to guess how long a run will take
 
 
@@ -37,19 +40,24 @@ class Plan:
     contestants: Sequence[Contestant]
     works: Sequence[Work]
     rounds: int
-    seconds: float  # of one window
+    seconds: int  # of one window, at least
     concurrency: Sequence[int]
     overload: float  # callers who come, as a multiple of the answers that a server gave; 0: none
 
     def levels(self, work: Work) -> list[int]:
         return [level for level in self.concurrency if level <= work.most_concurrency]
 
+    def window(self, level: int, rate_alone: float) -> int:
+        """Long enough for a few answers on each connection, within limits.
+
+        Without them a slow server's figure would be that of its first batch.
+        """
+        wanted = ANSWERS_EACH * level / rate_alone if rate_alone else math.inf
+        return math.ceil(min(max(self.seconds, wanted), MOST_WINDOWS * self.seconds))
+
     def guess_seconds(self) -> float:
         """How long it will take."""
-        windows = sum(
-            work.patience * self.seconds * len(self.levels(work)) + WARM_SECONDS
-            for work in self.works
-        )
+        windows = sum(self.seconds * len(self.levels(work)) + WARM_SECONDS for work in self.works)
         overload = self.overload and LEAD_IN_SECONDS + self.seconds
         ceiling = sum(self.seconds * (1 + len(work.batches)) + 4 for work in self.works)
         server = OVERHEAD_SECONDS + windows + overload
@@ -137,20 +145,22 @@ class Comparison:
         """One server, from its start to its end."""
         with served(contestant, self._material) as server:
             ready_seconds = self._wait_until_ready(server)
-            yield f"ready after {ready_seconds:.1f} s"
+            ready_bytes = server.tree.pss_bytes()
+            yield f"ready after {ready_seconds:.1f} s, {ready_bytes / 2**20:.0f} MiB"
             for work in self._plan.works:
                 self._check(server, work)
             for work in self._plan.works:
                 for measurement in self._closed_loop(number, server, work):
                     yield self._keep(measurement)
-            pss_bytes = server.tree.pss_bytes()
-            self._results.starts.append(Start(number, contestant.name, ready_seconds, pss_bytes))
-            yield f"{pss_bytes / 2**20:.0f} MiB"
+            loaded_bytes = server.tree.pss_bytes()
+            self._results.starts.append(
+                Start(number, contestant.name, ready_seconds, ready_bytes, loaded_bytes)
+            )
             for measurement in self._open_loop(number, server):
                 yield self._keep(measurement)
 
     def _visit_ceiling(self, number: int, work: Work) -> Iterator[str]:
-        files, seconds = self._material.files[work.name], self._plan.seconds * work.patience
+        files, seconds = self._material.files[work.name], self._plan.seconds
         for loops, batch in [(1, 1), *((CORES, batch) for batch in work.batches)]:
             outcome, cpu_seconds = run_in_process(
                 work, files, self._material.models, loops=loops, batch=batch, seconds=seconds
@@ -192,14 +202,12 @@ class Comparison:
     def _closed_loop(self, number: int, server: Server, work: Work) -> Iterator[Measurement]:
         content_type, files = self._material.written(server.contestant, work)
         url = f"http://127.0.0.1:{server.port}{server.contestant.dialect.paths[work.kind]}"
-        levels = self._plan.levels(work)
-        ask_again_and_again(url, content_type, files, max(levels), WARM_SECONDS)
-        for level in levels:
+        alone = ask_again_and_again(url, content_type, files, 1, WARM_SECONDS)
+        for level in self._plan.levels(work):
+            seconds = self._plan.window(level, alone.rate)
             server.tree.settle()
             before = server.tree.cpu_seconds()
-            outcome = ask_again_and_again(
-                url, content_type, files, level, self._plan.seconds * work.patience
-            )
+            outcome = ask_again_and_again(url, content_type, files, level, seconds)
             spent = server.tree.cpu_seconds() - before
             name = server.contestant.name
             yield Measurement(number, name, work.name, "closed", level, 1, outcome, spent)
@@ -222,7 +230,7 @@ class Comparison:
                 rate,
                 self._plan.seconds,
             )
-            spent = server.tree.cpu_seconds() - before
+            spent = (server.tree.cpu_seconds() - before) * counted_share(self._plan.seconds)
             yield Measurement(number, contestant.name, work.name, "open", rate, 1, outcome, spent)
 
     def _keep(self, measurement: Measurement) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
-STOP_SECONDS = 5.0
-IDLE_SHARE = 0.05  # of one core
+STOP_SECONDS = 3.0
+IDLE_SHARE = 0.2  # of one core: two ticks in an interval
 SETTLE_SECONDS = 10.0
 
 
@@ -50,7 +50,7 @@ class Tree:
     def settle(self) -> None:
         """Wait until work that nobody waits for any more is done."""
         deadline = time.monotonic() + SETTLE_SECONDS
-        spent, interval = self.cpu_seconds(), 0.2
+        spent, interval = self.cpu_seconds(), 0.1
         while time.monotonic() < deadline:
             time.sleep(interval)
             before, spent = spent, self.cpu_seconds()

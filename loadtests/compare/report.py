@@ -158,6 +158,7 @@ def _starts(results: Results) -> str:
     for server in results.servers():
         starts = [start for start in results.starts if start.server == server]
         ready = spread(start.ready_seconds for start in starts)
-        memory = spread(start.pss_bytes / 2**20 for start in starts)
-        rows.append([server, show(ready), show(memory, 0)])
-    return table(["server", "ready after s", "memory MiB (PSS)"], rows)
+        memory = spread(start.ready_bytes / 2**20 for start in starts)
+        loaded = spread(start.loaded_bytes / 2**20 for start in starts)
+        rows.append([server, show(ready), show(memory, 0), show(loaded, 0)])
+    return table(["server", "ready after s", "MiB (PSS) when ready", "after the load"], rows)

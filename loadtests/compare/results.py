@@ -27,12 +27,13 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start of one server, and what it held at the end."""
+    """One start of one server, and the memory of all its processes."""
 
     round: int
     server: str
     ready_seconds: float  # until it had answered once with each model
-    pss_bytes: int
+    ready_bytes: int
+    loaded_bytes: int  # after the closed loop
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ class Work:
     kind: Kind
     about: str
     most_concurrency: int = 1000
-    patience: float = 1.0  # how many times as long as the others it is measured
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -35,11 +34,11 @@ WORKS = {
     work.name: work
     for work in (
         Work("photos", "photo", "ordinary photographs, about 110 KB"),
-        # One costs those that decode all of it a quarter of a second: of 32 at once none would be
-        # answered within the window.
-        Work("photos12", "photo", "12 megapixels with grain, about 3 MB", 8, 2.0),
+        # One costs those that decode all of it a quarter of a second: with 32 at once the first
+        # answers would come after four.
+        Work("photos12", "photo", "12 megapixels with grain, about 3 MB", 8),
         Work("short", "text", "texts of 6 to 16 tokens"),
         Work("mixed", "text", "texts of 4 to 256 tokens, as many from 4 to 8 as from 128 to 256"),
-        Work("digits", "digit", "spoken digits, WAV"),
+        Work("digits", "digit", "spoken digits, WAV", 8),
     )
 }
