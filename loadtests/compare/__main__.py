@@ -15,7 +15,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from loadtests.compare.answers import Disagreement
+from loadtests.compare.answers import Disagreement, NoAnswer
 from loadtests.compare.ceiling import CeilingFailed
 from loadtests.compare.comparison import OVERLOAD_WORK, Comparison, Material, Plan
 from loadtests.compare.contestants import CONTESTANTS, DEFAULT, Contestant, contestant, python_of
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         find_wrk()
         _compare(args)
-    except (WrkFailed, CeilingFailed, Disagreement, FileNotFoundError) as error:
+    except (WrkFailed, CeilingFailed, Disagreement, NoAnswer, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.compare.answers import Disagreement, NoAnswer, ask, check
-from loadtests.compare.arrivals import LEAD_IN_SECONDS, come_and_go, counted_share
+from loadtests.compare.arrivals import LEAD_IN_SECONDS, PATIENCE_SECONDS, come_and_go, counted_share
 from loadtests.compare.ceiling import run_in_process
 from loadtests.compare.contestants import CORES, Contestant, Place, python_of, variables
 from loadtests.compare.dialects import Answer, Body
@@ -47,6 +47,10 @@ class Plan:
     def levels(self, work: Work) -> list[int]:
         return [level for level in self.concurrency if level <= work.most_concurrency]
 
+    def overloaded(self) -> list[Work]:
+        """What more callers ask for than can be answered."""
+        return [work for work in self.works if self.overload and work.name == OVERLOAD_WORK]
+
     def window(self, level: int, rate_alone: float) -> int:
         """Long enough for a few answers on each connection, within limits.
 
@@ -58,7 +62,7 @@ class Plan:
     def guess_seconds(self) -> float:
         """How long it will take."""
         windows = sum(self.seconds * len(self.levels(work)) + WARM_SECONDS for work in self.works)
-        overload = self.overload and LEAD_IN_SECONDS + self.seconds
+        overload = len(self.overloaded()) * (LEAD_IN_SECONDS + self.seconds + PATIENCE_SECONDS)
         ceiling = sum(self.seconds * (1 + len(work.batches)) + 4 for work in self.works)
         server = OVERHEAD_SECONDS + windows + overload
         return self.rounds * (len(self.contestants) * server + ceiling)
@@ -119,7 +123,7 @@ class Comparison:
         """Measure; yields a line for each thing that was done.
 
         Raises:
-            Disagreement: a server gave a wrong answer, so that its speed means nothing.
+            Disagreement, NoAnswer: a server is wrong, so that its speed means nothing.
             WrkFailed, CeilingFailed: the measuring itself went wrong.
         """
         for number in range(1, self._plan.rounds + 1):
@@ -156,8 +160,8 @@ class Comparison:
             self._results.starts.append(
                 Start(number, contestant.name, ready_seconds, ready_bytes, loaded_bytes)
             )
-            for measurement in self._open_loop(number, server):
-                yield self._keep(measurement)
+            for work in self._plan.overloaded():
+                yield self._keep(self._open_loop(number, server, work))
 
     def _visit_ceiling(self, number: int, work: Work) -> Iterator[str]:
         files, seconds = self._material.files[work.name], self._plan.seconds
@@ -212,26 +216,22 @@ class Comparison:
             name = server.contestant.name
             yield Measurement(number, name, work.name, "closed", level, 1, outcome, spent)
 
-    def _open_loop(self, number: int, server: Server) -> Iterator[Measurement]:
+    def _open_loop(self, number: int, server: Server, work: Work) -> Measurement:
         """More callers than it can answer, by what it just showed it can."""
-        contestant = server.contestant
-        for work in self._plan.works:
-            if work.name != OVERLOAD_WORK or not self._plan.overload:
-                continue
-            capacity = self._results.capacities(contestant.name, work.name)[number]
-            rate = self._plan.overload * capacity
-            server.tree.settle()
-            before = server.tree.cpu_seconds()
-            outcome = come_and_go(
-                server.port,
-                contestant.dialect.paths[work.kind],
-                self._material.encoded(contestant, work),
-                contestant.deadline,
-                rate,
-                self._plan.seconds,
-            )
-            spent = (server.tree.cpu_seconds() - before) * counted_share(self._plan.seconds)
-            yield Measurement(number, contestant.name, work.name, "open", rate, 1, outcome, spent)
+        contestant, seconds = server.contestant, self._plan.seconds
+        rate = self._plan.overload * self._results.capacities(contestant.name, work.name)[number]
+        server.tree.settle()
+        before = server.tree.cpu_seconds()
+        outcome = come_and_go(
+            server.port,
+            contestant.dialect.paths[work.kind],
+            self._material.encoded(contestant, work),
+            contestant.deadline,
+            rate,
+            seconds,
+        )
+        spent = (server.tree.cpu_seconds() - before) * counted_share(seconds)
+        return Measurement(number, contestant.name, work.name, "open", rate, 1, outcome, spent)
 
     def _keep(self, measurement: Measurement) -> str:
         self._results.measurements.append(measurement)
@@ -257,7 +257,7 @@ def make_references(plan: Plan, material: Material) -> dict[tuple[str, str], lis
 @contextmanager
 def served(contestant: Contestant, material: Material) -> Iterator[Server]:
     """One server, on a free port of 127.0.0.1."""
-    with tempfile.TemporaryDirectory(prefix="compare-") as folder:
+    with tempfile.TemporaryDirectory(prefix="compare-", ignore_cleanup_errors=True) as folder:
         python = python_of(contestant.environment, material.environments)
         place = Place(python, free_ports(1)[0], Path(folder))
         log = material.logs / f"{contestant.name}.log"
