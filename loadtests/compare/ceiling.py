@@ -5,6 +5,7 @@ is a program of its own, and is run as the service is: as a process, in the proj
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -74,9 +75,12 @@ def run_in_process(
     pool = 1 if batch == 1 else batch * POOL
     settings = [models / work.model / "1", batch, pool, seconds]
     command = [sys.executable, "-c", PROGRAM, *map(str, [*settings, *files])]
+    # numpy's products of matrices would start threads of their own, which wait for busy cores.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
             command,
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
