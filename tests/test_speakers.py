@@ -84,6 +84,26 @@ def test_one_command_goes_from_recordings_to_a_folder_that_serves(
     assert all(f"without {speaker}" in said for speaker in SPEAKERS)
 
 
+def test_an_interrupted_run_is_taken_up_by_the_same_flags_only(
+    songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(speakers, "_release", interrupt)
+    seen: list[list[tuple[str, int]]] = []
+    for words in ((), (), ("--seed", "5")):
+        options = ("--cache", tmp_path, "--resume", *words)
+        with pytest.raises(KeyboardInterrupt):
+            fit_songs(songs, tmp_path / "models", *options)
+        files = sorted(tmp_path.glob("runs/*/*.pt"))
+        seen.append([(str(file), file.stat().st_mtime_ns) for file in files])
+    stages = {Path(name).stem for name, _ in seen[0]}
+    assert stages == {"without-ann", "without-bob", "without-cem", "all-speakers"}
+    assert seen[0] == seen[1], "nothing was trained again"
+    assert len(seen[2]) == 2 * len(seen[0])
+
+
 def test_a_version_is_counted_up_and_never_overwritten_unasked(songs: Path, tmp_path: Path) -> None:
     (tmp_path / "songs" / "3").mkdir(parents=True)
     with pytest.raises(FolderExists, match="3 exists"):

@@ -7,8 +7,9 @@ import argparse
 import shlex
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
@@ -106,7 +107,8 @@ def run(args: argparse.Namespace, modality: Kind, mode: Mode) -> None:
     torch.set_num_threads(args.threads)
     course = mode.prepare(args, modality)
     _check_example(args.example, course)
-    kept = Run(args.cache / "runs", _identify(args, course, modality), resume=args.resume)
+    items = chain.from_iterable(part.items for part in course.parts.values())
+    kept = Run(args.cache / "runs", identify(args, modality, items), resume=args.resume)
     prepared, began = time.monotonic() - began, time.monotonic()
     training, validation = course.parts["train"], course.parts["valid"]
     recipe = _recipe(args, course)
@@ -250,11 +252,11 @@ def _recipe(args: argparse.Namespace, course: Course) -> Recipe:
     )
 
 
-def _identify(args: argparse.Namespace, course: Course, modality: Kind) -> str:
+def identify(args: argparse.Namespace, modality: Kind, items: Iterable[Item]) -> str:
     """All that decides what comes out: the flags, and the material."""
     flags = {name: value for name, value in vars(args).items() if name not in PLACES}
-    items = [_state(item) for part in course.parts.values() for item in part.items]
-    return "\n".join([modality, str(sorted(flags.items(), key=itemgetter(0))), *items])
+    states = [_state(item) for item in items]
+    return "\n".join([modality, str(sorted(flags.items(), key=itemgetter(0))), *states])
 
 
 def _state(item: Item) -> str:

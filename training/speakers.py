@@ -41,7 +41,7 @@ from training.disturbance import DISTURBANCES
 from training.errors import BadData
 from training.export import check_parity, export
 from training.finder import find_learning_rate
-from training.fitting import read_rate
+from training.fitting import identify, read_rate
 from training.folder import Content, choose_version, write_folder
 from training.loop import Outcome, Schedule, Score, answer, measure, train
 from training.material import Batches, Inputs, part_of
@@ -159,7 +159,7 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     recipe = _recipe(args)
     material = compute_spectrograms(data, PREPROCESSING, OTHER_SPEEDS)
-    kept = Run(args.cache / "runs", _identify(args, data), resume=args.resume)
+    kept = Run(args.cache / "runs", identify(args, "audio", material.items), resume=args.resume)
     training, test = material.split_by_take()
     sweep = None
     if args.lr == "auto":
@@ -210,12 +210,6 @@ def run(args: argparse.Namespace) -> None:
         folder = _release(args, version, data, findings, graph)
     kept.finish()
     print(f"{folder} written; PyTorch and onnxruntime differ by at most {parity:.1g}")
-
-
-def _identify(args: argparse.Namespace, data: Recordings) -> str:
-    """All that the outcome depends on: the recipe and the takes."""
-    takes = [f"{take.path} {take.path.stat().st_mtime_ns}" for take in data.takes]
-    return "\n".join([str(_recipe(args)), *takes])
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
