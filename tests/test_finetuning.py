@@ -24,6 +24,7 @@ from training.networks.picture import PictureNet
 from training.networks.spectrogram import SpectrogramNet
 from training.pictures import vary_pictures
 from training.scores import divide_scores
+from training.texts import hide_tokens
 
 WEIGHTS = PROJECT / ".cache/weights"
 needs_weights = pytest.mark.skipif(
@@ -105,7 +106,10 @@ def test_sounds_are_learned_from_scratch(tmp_path: Path) -> None:
 
 
 @needs_weights
-def test_texts_finetune_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("random", [False, True])
+def test_texts_finetune_an_encoder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], random: bool
+) -> None:
     things = {"food": ["soup", "bread", "rice", "cake", "fish"], "rain": ["storm", "cloud", "wind"]}
     (tmp_path / "data").mkdir()
     with (tmp_path / "data/train.csv").open("w") as file:
@@ -115,11 +119,13 @@ def test_texts_finetune_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture
             for word in words:
                 for phrase in ("a lot of {}", "the {} was there", "no {} today", "{} again"):
                     table.writerow([phrase.format(word), label])
-    model = fit("text", "finetune", tmp_path, "--epochs", "2", "--batch", "8")
+    options = ("--no-head-first", "--hide", "0.1") if random else ()
+    model = fit("text", "finetune", tmp_path, "--epochs", "2", "--batch", "8", *options)
     assert answer(model, b"we had some pie") == "food"
     assert answer(model, b"thunder and hail") == "rain"
     assert model.manifest.preprocessing.modality == "text"
-    assert "head: learning rate" in capsys.readouterr().out
+    assert ("head: learning rate" in capsys.readouterr().out) is not random
+    assert ("--no-head-first --hide 0.1" in (model.folder / "card.md").read_text()) is random
     graph = (model.folder / model.graph.file).stat().st_size
     assert graph > 80e6, "the folder holds the whole graph"
 
@@ -175,6 +181,18 @@ def test_a_temperature_divides_the_scores_of_every_network(
         before = network.eval()(inputs)
         divide_scores(network, 2.5)
         torch.testing.assert_close(network(inputs), (before / 2.5).log_softmax(dim=1))
+
+
+@needs_weights
+def test_hidden_words_are_masked_and_special_tokens_stay() -> None:
+    [tokenizer] = WEIGHTS.glob("*/tokenizer.json")
+    ids = torch.tensor([[101, *range(2000, 2060), 102, 0, 0]] * 50)
+    mask = (ids > 0).long()
+    found, same = hide_tokens(tokenizer, 0.3)((ids, mask), torch.Generator().manual_seed(0))
+    assert torch.equal(same, mask)
+    assert set(found[found != ids].tolist()) == {103}
+    assert torch.equal(found[:, [0, -3, -2, -1]], ids[:, [0, -3, -2, -1]])
+    assert 0.25 < (found != ids)[:, 1:61].float().mean() < 0.35
 
 
 def test_varied_pictures_stay_pictures_and_differ() -> None:

@@ -4,11 +4,12 @@ python -m training fit text --mode finetune --data questions.csv --name banking-
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from service.limits import InputLimits, core_budget
 from service.manifest import Kind, Preprocessing, TextPreprocessing
@@ -21,13 +22,14 @@ from training.fitting import Recipe, add_recipe, fit
 from training.folder import Content
 from training.layouts import find_items
 from training.loop import Layers, Schedule, answer
-from training.material import Part, part_of
+from training.material import Inputs, Part, part_of
 from training.networks.classifier import Classifier
 from training.networks.efficientnet import EfficientNetLite0
 from training.networks.finetuned import PictureClassifier, TextClassifier
 from training.networks.minilm import MiniLM
 from training.pictures import vary_pictures
 from training.samples import decode_items, tell_skipped
+from training.texts import hide_tokens
 
 RECIPE = Recipe(
     Schedule(
@@ -41,8 +43,8 @@ RECIPE = Recipe(
     threads=core_budget(),
     sweep=False,  # it sees where a network breaks, not where it forgets, and this one knows already
 )
-# Steps beside the classifier's: what was learned from millions of samples must not be forgotten.
 NETWORKS = {"image": PictureClassifier, "text": TextClassifier}
+# Steps beside the classifier's: what was learned from millions of samples must not be forgotten.
 ENCODER = 0.1  # of the encoder's last layers
 FIRST = 0.5  # of its first layers beside its last: edges and words are common to all tasks
 
@@ -55,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
     add("--encoder-rate", type=float, default=ENCODER, help="of its last layers, beside --lr")
     add("--first-rate", type=float, default=FIRST, help="of its first layers, beside its last")
     add("--hidden", type=int, default=head.HIDDEN, help="nodes of the classifier's hidden layer")
+    add("--head-first", action=argparse.BooleanOptionalAction, default=True,
+        help="begin with a classifier that was fitted to the encoder as it is; without, with a"
+        " random one: where the encoder sees little of what matters")  # fmt: skip
+    if modality == "text":
+        add("--hide", type=float, default=0.0, help="share of the words hidden in training")
 
 
 def prepare(args: argparse.Namespace, modality: Kind) -> Course:
@@ -74,22 +81,24 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
     tell_skipped((*decoded.data.skipped, *decoded.unreadable))
     parts = decoded.parts(args.share, args.seed)
     network = encoder.build(folder)
-    print("the head first, on the vectors of the encoder as it is", flush=True)
+    print("vectors of the encoder as it is", flush=True)
     known, new = (encode_part(network, parts[split]) for split in ("train", "valid"))
     torch.manual_seed(args.seed)
     [vectors] = known.take(torch.arange(len(known)))
-    classifier = Classifier(vectors, args.hidden, len(decoded.data.labels))
-    recipe = replace(head.RECIPE, seed=args.seed, balance=args.balance)
-    _, outcome = fit(classifier, known, new, recipe, title="head")
+    classifier: nn.Module = Classifier(vectors, args.hidden, len(decoded.data.labels))
+    if args.head_first:
+        recipe = replace(head.RECIPE, seed=args.seed, balance=args.balance)
+        _, outcome = fit(classifier, known, new, recipe, title="head")
+        classifier = outcome.network
 
     def layers(whole: nn.Module) -> list[Layers]:
         return choose_layers(whole, args.encoder_rate, args.first_rate)
 
-    assert isinstance(outcome.network, Classifier)
+    assert isinstance(classifier, Classifier)
     return Course(
         labels=decoded.data.labels,
         parts=parts,
-        network=NETWORKS[encoder.preprocessing.modality](network, outcome.network),
+        network=NETWORKS[encoder.preprocessing.modality](network, classifier),
         preprocessing=encoder.preprocessing,
         preprocessor=preprocessor,
         example=first_held_out(parts),
@@ -97,10 +106,17 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
         source=f"{encoder.origin.source}; finetuned here",
         facts={"Network": f"{encoder.name} and {head.NETWORK}, all of it trained"},
         skipped=len(decoded.data.skipped) + len(decoded.unreadable),
-        vary=vary_pictures if modality == "image" else unchanged,
+        vary=_vary(args, folder),
         layers=layers,
         files=named_files(encoder.preprocessing, folder),
     )
+
+
+def _vary(args: argparse.Namespace, folder: Path) -> Callable[[Inputs, Generator], Inputs]:
+    """Augmentation: pictures always, texts where it is asked for."""
+    if "hide" not in args:
+        return vary_pictures
+    return hide_tokens(folder / "tokenizer.json", args.hide) if args.hide else unchanged
 
 
 def encode_part(encoder: nn.Module, part: Part) -> Part:

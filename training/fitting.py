@@ -276,7 +276,8 @@ def _command(args: argparse.Namespace, modality: Kind, mode: Mode, example: Path
         if name == "example" and value:
             value = example.with_suffix(value.suffix.lower())
         if name not in (*PLACES, "mode") and value != parser.get_default(name):
-            command += [f"--{name.replace('_', '-')}", str(value)]
+            flag = name.replace("_", "-")
+            command += [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
     return shlex.join(command)
 
 
