@@ -46,7 +46,6 @@ class Run:
         self._folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
         if not resume:
             self.finish()
-        self.begun = self._folder.exists()
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def checkpoint(self, stage: str) -> Checkpoint:

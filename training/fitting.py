@@ -37,7 +37,7 @@ from training.scores import divide_scores, fit_temperature, score
 LEAST_STEPS = 8  # an epoch, so that a hundred items are not learned in thirty steps
 PARITY_LIMIT = 1e-4  # of a probability
 # Flags that say where things lie and how they are done; the others decide what comes out.
-PLACES = ("models", "cache", "version", "replace", "resume", "threads")
+PLACES = ("url", "models", "cache", "version", "replace", "resume", "threads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace, modality: Kind, mode: Mode) -> None:
     version = choose_version(args.models / args.name, args.version, replace=args.replace)
     torch.set_num_threads(args.threads)
     course = mode.prepare(args, modality)
-    _check_example(args.example, course)
+    check_example(args.example, course.read)
     items = chain.from_iterable(part.items for part in course.parts.values())
     kept = Run(args.cache / "runs", identify(args, modality, items), resume=args.resume)
     prepared, began = time.monotonic() - began, time.monotonic()
@@ -145,7 +145,9 @@ def run(args: argparse.Namespace, modality: Kind, mode: Mode) -> None:
             fit_seconds=time.monotonic() - began,
         )
         example = args.models / args.name / str(version) / "example"
-        command = _command(args, modality, mode, example)
+        parser = argparse.ArgumentParser()
+        mode.add_arguments(parser, modality)
+        command = write_command(args, parser, f"{modality} --mode {args.mode}", example)
         folder = release(args, modality, version, course, findings, graph, command)
     kept.finish()
     print(
@@ -223,11 +225,16 @@ def _diagnose(network: nn.Module, course: Course) -> Diagnosis:
     return diagnose(known, new, labels.bincount().max().item() / len(labels))
 
 
-def _check_example(example: Path | None, course: Course) -> None:
+def check_example(example: Path | None, read: Callable[[bytes], object]) -> None:
+    """Say before the work, not after it, that the example cannot be used.
+
+    Raises:
+        BadData: it cannot be read.
+    """
     if example is None:
         return
     try:
-        course.read(example.read_bytes())
+        read(example.read_bytes())
     except (CallerError, OSError) as error:
         raise BadData(f"--example {example}: {error}") from error
 
@@ -267,11 +274,17 @@ def _state(item: Item) -> str:
     return f"{item.name}\t{item.label}\t{content}"
 
 
-def _command(args: argparse.Namespace, modality: Kind, mode: Mode, example: Path) -> str:
-    """What trains this model again, with the example that it brings."""
-    parser = argparse.ArgumentParser()
-    mode.add_arguments(parser, modality)
-    command = ["python", "-m", "training", "fit", modality, "--mode", args.mode]
+def write_command(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, what: str, example: Path
+) -> str:
+    """What trains this model again, with the example that it brings.
+
+    Args:
+        parser: knows the flags' defaults.
+        what: the modality and the mode.
+        example: where it lies, its suffix left out.
+    """
+    command = ["python", "-m", "training", "fit", *what.split()]
     for name, value in vars(args).items():
         if name == "example" and value:
             value = example.with_suffix(value.suffix.lower())

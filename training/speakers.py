@@ -5,7 +5,6 @@ python -m training fit audio --mode speakers --data DIR
 
 import argparse
 import math
-import shlex
 import statistics
 import tempfile
 import time
@@ -17,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service.errors import CallerError
 from service.limits import InputLimits, core_budget
 from service.manifest import (
     AudioPreprocessing,
@@ -38,10 +36,9 @@ from training.checkpoint import Checkpoint, Run
 from training.datasets import DIGITS_URL, fetch_digits
 from training.diagnosis import diagnose
 from training.disturbance import DISTURBANCES
-from training.errors import BadData
 from training.export import check_parity, export
 from training.finder import find_learning_rate
-from training.fitting import identify, read_rate
+from training.fitting import check_example, identify, read_rate, write_command
 from training.folder import Content, choose_version, write_folder
 from training.loop import Outcome, Schedule, Score, answer, measure, train
 from training.material import Batches, Inputs, part_of
@@ -98,11 +95,6 @@ SEED = 0
 
 GRAPH, LABELS, PICTURE = "model.onnx", "labels.txt", "confusion.png"
 OUTPUT = "log_probabilities"
-# The flags that make a model what it is; the others say where it goes.
-REPRODUCING = (
-    "data", "name", "example", "example_source", "credit", "licence", "epochs", "patience",
-    "lr", "weight_decay", "label_smoothing", "batch", "seed",
-)  # fmt: skip
 PARITY_SIZES = (1, 2, 3, 8)
 PARITY_LIMIT = 1e-4
 TOLERANCE = 1e-3  # of a probability, between this machine's onnxruntime and another's
@@ -155,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
     began = time.monotonic()
     version = choose_version(args.models / args.name, args.version, replace=args.replace)
     data = find_recordings(args.data or fetch_digits(args.cache / "datasets", args.url))
-    _check_example(args.example)
+    check_example(args.example, AudioPreprocessor(PREPROCESSING, InputLimits()).decode)
     torch.set_num_threads(args.threads)
     recipe = _recipe(args)
     material = compute_spectrograms(data, PREPROCESSING, OTHER_SPEEDS)
@@ -221,16 +213,6 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         patience=args.patience,
     )
     return Recipe(schedule, args.batch, args.seed)
-
-
-def _check_example(recording: Path | None) -> None:
-    """Say before the work, not after it, that the recording cannot be used."""
-    if recording is None:
-        return
-    try:
-        AudioPreprocessor(PREPROCESSING, InputLimits()).decode(recording.read_bytes())
-    except (CallerError, OSError) as error:
-        raise BadData(f"--example {recording}: {error}") from error
 
 
 def _hold_out(
@@ -378,7 +360,10 @@ def _release(
             _figure(findings.test_accuracy, "official test split, takes 00 to 04"),
         ),
     )
-    command = _command(args, args.models / args.name / str(version) / example)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    place = args.models / args.name / str(version) / "example"
+    command = write_command(args, parser, "audio --mode speakers", place)
     card = write_card(manifest, findings, data.labels, PICTURE, args.example_source, command)
     files: dict[str, Content] = {
         GRAPH: graph,
@@ -393,16 +378,3 @@ def _release(
 
 def _figure(accuracy: float, data: str) -> Figure:
     return Figure(metric="accuracy", value=round(accuracy, 4), data=data)
-
-
-def _command(args: argparse.Namespace, example: Path) -> str:
-    """What trains this model again, with the example that it brings."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    words = ["python", "-m", "training", "fit", "audio", "--mode", "speakers"]
-    for name in REPRODUCING:
-        value = getattr(args, name)
-        if value != parser.get_default(name):
-            kept = example if name == "example" else value
-            words += [f"--{name.replace('_', '-')}", str(kept)]
-    return shlex.join(words)
