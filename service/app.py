@@ -10,13 +10,12 @@ from importlib.metadata import version
 
 import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
+from threadpoolctl import threadpool_limits
 
 from service import metrics
 from service.errors import OperatorError, ProviderMissing
-from service.pipeline import Pipeline
-from service.repository import Repository
 from service.routes import build_api
-from service.routes.state import State
+from service.routes.state import build_state
 from service.session import choose_provider
 from service.settings import Settings
 from service.version import VERSION
@@ -25,11 +24,15 @@ logger = logging.getLogger(__name__)
 
 settings = Settings()
 try:
-    state = State(settings, Repository(settings), Pipeline(settings.decoders))
+    state = build_state(settings)
 except OperatorError as error:
     sys.exit(str(error))  # here, so that the start ends: BentoML would restart a worker for ever
 api = build_api(settings)
 api.state.sensorium = state
+
+# Lanes and decoders are the threads here. BLAS would start its own for each small product, and
+# they spin: the spectrogram of a second of sound took twice the CPU time.
+threadpool_limits(1, user_api="blas")
 
 # BentoML's own deadline is a net under ours, which answers with a problem document.
 NET_SECONDS = 120

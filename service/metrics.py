@@ -64,6 +64,11 @@ WAITING = Gauge(
 RUNNING = Gauge(
     "sensorium_in_flight_items", "Items in batches that run.", MODEL, multiprocess_mode="livesum"
 )
+BACKLOG = Gauge(
+    "sensorium_backlog_seconds",
+    "Seconds that a request which comes now should wait.",
+    multiprocess_mode="livemax",
+)
 STATE = Gauge(
     "sensorium_model_state",
     "Workers in which the model is in this state: loading, ready, failed.",

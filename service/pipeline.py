@@ -1,11 +1,11 @@
 """The one path of a request: decode, submit, interpret."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from service.batching import Reply
 from service.errors import BadRequest, DeadlineExceeded
@@ -70,12 +70,12 @@ class Pipeline:
         for served in models:
             _check_parts(served, item)
         readers = {r for served in models for r in served.readers if r.modality in item}
-        readings = await asyncio.gather(
-            *(self._read(reader, item[reader.modality], deadline) for reader in readers)
+        readings = await gather(
+            [self._read(reader, item[reader.modality], deadline) for reader in readers]
         )
         read = dict(zip(readers, readings, strict=True))
-        predictions = await asyncio.gather(
-            *(self._answer(served, task, read, deadline) for served in models)
+        predictions = await gather(
+            [self._answer(served, task, read, deadline) for served in models]
         )
         for served in models:
             served.series.stage("total", perf_counter() - started)
@@ -84,7 +84,11 @@ class Pipeline:
     async def _read(self, reader: Served, payload: bytes, deadline: float) -> Reading:
         """Decode, submit."""
         started = perf_counter()
-        sample = await self.decode(reader.model.decode, payload, deadline)
+        decode = reader.model.decode
+        if len(payload) <= reader.model.preprocessor.quick_bytes:
+            sample = decode(payload)
+        else:
+            sample = await self.decode(decode, payload, deadline)
         decode_seconds = perf_counter() - started
         reply = await reader.batcher.submit(sample, deadline)
         reader.series.stage("decode", decode_seconds)
@@ -127,6 +131,11 @@ class Pipeline:
 
     def close(self) -> None:
         self._decoders.shutdown(wait=False, cancel_futures=True)
+
+
+async def gather(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """What each gives, in order; one alone needs no task of its own, as most do not."""
+    return [await works[0]] if len(works) == 1 else await asyncio.gather(*works)
 
 
 def _check_parts(served: Served, item: Item) -> None:

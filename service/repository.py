@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from service.admission import Pace
 from service.batching import Batcher, BatchLimits
 from service.errors import (
     BadRequest,
@@ -34,6 +35,7 @@ class Served:
     batcher: Batcher
     series: ModelSeries
     encoders: "tuple[Served, ...]" = ()  # whose vectors a head takes
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def readers(self) -> "tuple[Served, ...]":

@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     threads: NonNegativeInt = Field(0, description="onnxruntime's threads for one batch.")
     decode_threads: NonNegativeInt = Field(0, description="Threads that decode files.")
     max_queue: PositiveInt = Field(512, description="Items that may wait for one model.")
+    max_wait_ms: PositiveInt = Field(
+        750, description="A request that would wait longer is refused at once."
+    )
     max_body_bytes: PositiveInt = Field(64 * 2**20, description="Bytes of one request's body.")
     max_items: PositiveInt = Field(256, description="Items in one request.")
     max_pixels: PositiveInt = Field(100_000_000, description="Pixels of one picture.")

@@ -14,10 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.pipeline import Pipeline
-from service.repository import Repository
 from service.routes import build_api
-from service.routes.state import State
+from service.routes.state import build_state
 from service.settings import Settings
 from tests.conftest import png, tone, write_colours, write_loudness
 
@@ -30,8 +28,7 @@ RED, GREEN, BLUE = png((250, 10, 10)), png((10, 250, 10)), png((10, 10, 250))
 async def serving(models: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
     config = Settings(models=models, **settings)
     api = build_api(config)
-    state = State(config, Repository(config), Pipeline(config.decoders))
-    api.state.sensorium = state
+    api.state.sensorium = state = build_state(config)
     await state.repository.open()
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://sensorium") as client:
@@ -455,7 +452,7 @@ async def test_readiness_names_every_model_and_its_state(small_models: Path) -> 
 async def test_nothing_is_ready_before_it_is_loaded(small_models: Path) -> None:
     config = Settings(models=small_models)
     api = build_api(config)
-    api.state.sensorium = State(config, Repository(config), Pipeline(1))
+    api.state.sensorium = build_state(config)
     transport = httpx.ASGITransport(api)
     async with httpx.AsyncClient(transport=transport, base_url="http://sensorium") as client:
         response = await client.get("/readyz")

@@ -23,6 +23,8 @@ Floats = NDArray[np.float32]
 class AudioPreprocessor:
     """Decode, mix to mono, resample, cut or pad; a spectrogram where the model wants one."""
 
+    quick_bytes = 0
+
     def __init__(self, spec: AudioPreprocessing, limits: InputLimits) -> None:
         self.spec = spec
         self._limits = limits

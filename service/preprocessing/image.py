@@ -31,6 +31,8 @@ SIDES_SWAPPED = (5, 6, 7, 8)
 class ImagePreprocessor:
     """Decode, crop, resize, turn upright; normalise if the graph does not do it itself."""
 
+    quick_bytes = 0
+
     def __init__(self, spec: ImagePreprocessing, limits: InputLimits) -> None:
         self.spec = spec
         self._limits = limits

@@ -30,6 +30,8 @@ class TensorSpec:
 class Preprocessor(Protocol):
     """One modality's way from bytes to arrays. Thread-safe."""
 
+    quick_bytes: int  # a file of so many bytes is decoded before a thread would have begun
+
     def inputs(self) -> Mapping[str, TensorSpec]:
         """The inputs that the graph must have, by name."""
 

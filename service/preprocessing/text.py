@@ -26,6 +26,8 @@ class Token:
 class TextPreprocessor:
     """Tokenise, truncate; pad to the longest of the batch."""
 
+    quick_bytes = 500  # 0.1 to 0.2 ms; to hand it to a thread and back takes 0.05 to 0.1
+
     def __init__(self, spec: TextPreprocessing, folder: Path, limits: InputLimits) -> None:
         self.spec = spec
         self._limits = limits

@@ -12,6 +12,8 @@ from service.preprocessing.sample import Array, Sample, TensorSpec, stack
 class VectorPreprocessor:
     """Join what the encoders gave. A head reads no files: its encoders do."""
 
+    quick_bytes = 0
+
     def __init__(self, spec: VectorPreprocessing) -> None:
         self.spec = spec
 

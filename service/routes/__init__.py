@@ -3,6 +3,7 @@
 from fastapi import FastAPI
 
 from service.routes import files, health, models, preview, problems
+from service.routes.direct import Direct
 from service.routes.edge import Edge
 from service.settings import Settings
 from service.version import VERSION
@@ -23,5 +24,6 @@ def build_api(settings: Settings) -> FastAPI:
     for routes in (files, preview, models, health):
         api.include_router(routes.router)
     problems.install(api)
+    api.add_middleware(Direct)
     api.add_middleware(Edge, max_body_bytes=settings.max_body_bytes)
     return api

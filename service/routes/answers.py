@@ -2,12 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NotRequired
 
+import orjson
 from fastapi import Request
-from pydantic import BaseModel
 from starlette.responses import Response
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from service.errors import BadRequest
 from service.pipeline import Timings
@@ -15,35 +16,40 @@ from service.routes.problems import Problem
 from service.settings import MOST_TIMEOUT_MS
 
 
-class Label(BaseModel):
+class Label(TypedDict):
     label: str
     score: float  # a probability
 
 
-class Result(BaseModel):
+class Finding(TypedDict, total=False):
+    """What a model found: one of the two."""
+
+    labels: list[Label]
+    vector: list[float]
+
+
+class Result(Finding):
     """One item's answer: `labels` or `vector` where `status` is ok, else `error`."""
 
     index: int
     status: Literal["ok", "error"]
-    labels: list[Label] | None = None
-    vector: list[float] | None = None
-    truncated: Literal[True] | None = None  # the model reads less than the whole input
-    error: Problem | None = None
+    truncated: NotRequired[Literal[True]]  # the model reads less than the whole input
+    error: NotRequired[Problem]
 
 
-class Answer(BaseModel):
+class Answer(TypedDict):
     model: str
     version: str
     results: list[Result]
 
 
-class Answers(BaseModel):
+class Answers(TypedDict):
     """Several models' answers to the same items, in the order in which they were asked."""
 
     answers: list[Answer]
 
 
-class Similarity(BaseModel):
+class Similarity(TypedDict):
     model: str
     version: str
     similarities: list[list[float]]  # cosines, -1..1; a row for each text
@@ -63,9 +69,14 @@ def deadline_of(request: Request, default_ms: int) -> float:
     return asyncio.get_running_loop().time() + int(given) / 1000
 
 
-def respond(document: BaseModel, timings: Sequence[Timings]) -> Response:
-    """The document as JSON, with the slowest item's stages in `Server-Timing` (milliseconds)."""
-    response = Response(document.model_dump_json(exclude_none=True), media_type="application/json")
+def respond(document: Mapping[str, Any], timings: Sequence[Timings]) -> Response:
+    """The document as JSON, with the slowest item's stages in `Server-Timing` (milliseconds).
+
+    Arrays are lists of it; a float32 has no more digits than tell it from its neighbours.
+    """
+    response = Response(
+        orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json"
+    )
     if timings:
         stages = {
             "decode": max(t.decode for t in timings),

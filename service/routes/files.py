@@ -1,8 +1,8 @@
 """Files in, labels or vectors out: `/v1/{image,text,audio}/{classify,embed}` and similarity."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,18 +11,20 @@ from starlette.responses import Response
 from service.errors import BadRequest, SensoriumError
 from service.manifest import Kind, Modality, Task
 from service.meaning import ZERO_SHOT_SCALE, Floats, best, cosines, softmax
-from service.pipeline import Prediction
+from service.pipeline import Prediction, gather
 from service.repository import Served
 from service.routes import examples
 from service.routes.answers import (
     Answer,
     Answers,
+    Finding,
     Label,
     Result,
     Similarity,
     deadline_of,
     respond,
 )
+from service.routes.direct import ROUTES, DirectRoute, Endpoint
 from service.routes.payloads import Given, encode_text, read_items
 from service.routes.problems import code_of, describe
 from service.routes.state import Shared, State
@@ -66,24 +68,26 @@ class Comparison(BaseModel):
     against: str | list[str] | None = None
 
 
-Endpoint = Callable[..., Coroutine[Any, Any, Response]]
-
-
 def file_route(
-    path: str, modality: Modality, answer: dict[str, Any]
+    path: str,
+    kind: Kind,
+    query: type[BaseModel],
+    answer: dict[str, Any],
+    verbs: tuple[str, ...] = ("POST", "PUT"),  # PUT is what `curl -T` sends
 ) -> Callable[[Endpoint], Endpoint]:
-    """Both verbs: POST, and PUT, which `curl -T` sends."""
+    """A route that FastAPI describes and `Direct` calls."""
     several = path.endswith("/classify")
 
     def register(endpoint: Endpoint) -> Endpoint:
-        for verb in ("POST", "PUT"):
+        ROUTES[path] = DirectRoute(endpoint, query, verbs)
+        for verb in verbs:
             router.add_api_route(
                 path,
                 endpoint,
                 methods=[verb],
                 operation_id=f"{endpoint.__name__}_{verb.lower()}",
                 response_model=Answer | Answers if several else Answer,
-                openapi_extra=examples.request(modality),
+                openapi_extra=examples.request(kind),
                 responses=examples.response(answer),
             )
         return endpoint
@@ -91,7 +95,7 @@ def file_route(
     return register
 
 
-@file_route("/v1/image/classify", "image", examples.IMAGE_LABELS)
+@file_route("/v1/image/classify", "image", ClassifyQuery, examples.IMAGE_LABELS)
 async def classify_image(
     request: Request, shared: Shared, query: Annotated[ClassifyQuery, Query()]
 ) -> Response:
@@ -99,7 +103,7 @@ async def classify_image(
     return await _classify(request, shared, "image", query)
 
 
-@file_route("/v1/audio/classify", "audio", examples.AUDIO_LABELS)
+@file_route("/v1/audio/classify", "audio", ClassifyQuery, examples.AUDIO_LABELS)
 async def classify_audio(
     request: Request, shared: Shared, query: Annotated[ClassifyQuery, Query()]
 ) -> Response:
@@ -107,7 +111,7 @@ async def classify_audio(
     return await _classify(request, shared, "audio", query)
 
 
-@file_route("/v1/text/classify", "text", examples.TEXT_LABELS)
+@file_route("/v1/text/classify", "text", TextClassifyQuery, examples.TEXT_LABELS)
 async def classify_text(
     request: Request, shared: Shared, query: Annotated[TextClassifyQuery, Query()]
 ) -> Response:
@@ -126,12 +130,7 @@ async def classify_text(
     return await _classify(request, shared, "text", query)
 
 
-@router.post(
-    "/v1/multimodal/classify",
-    response_model=Answer | Answers,
-    openapi_extra=examples.request("multimodal"),
-    responses=examples.response(examples.TEXT_LABELS),
-)
+@file_route("/v1/multimodal/classify", "multimodal", ClassifyQuery, examples.TEXT_LABELS, ("POST",))
 async def classify_parts(
     request: Request, shared: Shared, query: Annotated[ClassifyQuery, Query()]
 ) -> Response:
@@ -139,7 +138,7 @@ async def classify_parts(
     return await _classify(request, shared, "multimodal", query)
 
 
-@file_route("/v1/image/embed", "image", examples.VECTOR)
+@file_route("/v1/image/embed", "image", ModelQuery, examples.VECTOR)
 async def embed_image(
     request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
 ) -> Response:
@@ -147,7 +146,7 @@ async def embed_image(
     return await _embed(request, shared, "image", query)
 
 
-@file_route("/v1/text/embed", "text", examples.VECTOR)
+@file_route("/v1/text/embed", "text", ModelQuery, examples.VECTOR)
 async def embed_text(
     request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
 ) -> Response:
@@ -180,8 +179,7 @@ async def compare_texts(
     return respond(document, [prediction.timings for prediction in predictions])
 
 
-Fields = dict[str, Any]  # what a prediction adds to its `Result`
-Read = Callable[[Served, Prediction], Fields]
+Read = Callable[[Served, Prediction], Finding]
 
 
 async def _classify(request: Request, shared: State, kind: Kind, query: ClassifyQuery) -> Response:
@@ -189,7 +187,7 @@ async def _classify(request: Request, shared: State, kind: Kind, query: Classify
     names: list[str | None] = [*query.model] or [None]
     models = [choose(kind, "classify", name, query.version) for name in names]
 
-    def read(served: Served, prediction: Prediction) -> Fields:
+    def read(served: Served, prediction: Prediction) -> Finding:
         return {"labels": _rank(served.model.labels, prediction.values, query.top_k)}
 
     return await _answer(request, shared, models, "classify", read, kind)
@@ -200,8 +198,8 @@ async def _embed(
 ) -> Response:
     served = shared.repository.choose(modality, "embed", query.model, query.version)
 
-    def read(_: Served, prediction: Prediction) -> Fields:
-        return {"vector": prediction.values.tolist()}
+    def read(_: Served, prediction: Prediction) -> Finding:
+        return {"vector": cast(list[float], prediction.values)}  # it is written as one
 
     return await _answer(request, shared, [served], "embed", read, modality)
 
@@ -217,7 +215,7 @@ async def _classify_by_likeness(
     words = await _embed_words(shared, served, query.labels, deadline)
     vectors = [prediction.values for prediction in words]
 
-    def read(_: Served, prediction: Prediction) -> Fields:
+    def read(_: Served, prediction: Prediction) -> Finding:
         [likeness] = cosines([prediction.values], vectors)
         return {"labels": _rank(query.labels, softmax(likeness * ZERO_SHOT_SCALE), query.top_k)}
 
@@ -233,12 +231,12 @@ async def _answer(
         SensoriumError: the only item has no answer.
     """
     deadline = deadline_of(request, shared.settings.timeout_ms)
+    shared.admission.check(deadline)
     items = await read_items(request, kind, shared.settings.max_items)
-    outcomes = await asyncio.gather(
-        *(_predict(shared, models, task, item, deadline) for item in items)
-    )
-    if len(outcomes) == 1 and isinstance(outcomes[0], SensoriumError):
-        raise outcomes[0]
+    with shared.admission.enter([served.pace for served in models], len(items), deadline):
+        outcomes = await gather([_predict(shared, models, task, item, deadline) for item in items])
+        if len(outcomes) == 1 and isinstance(outcomes[0], SensoriumError):
+            raise outcomes[0]
     answers = []
     for number, served in enumerate(models):
         results = []
@@ -246,10 +244,12 @@ async def _answer(
             if isinstance(outcome, SensoriumError):
                 problem = describe(outcome, request.state.request_id)
                 results.append(Result(index=index, status="error", error=problem))
-            else:
-                truncated = True if outcome[number].truncated else None
-                fields = read(served, outcome[number])
-                results.append(Result(index=index, status="ok", truncated=truncated, **fields))
+                continue
+            found = read(served, outcome[number])
+            result = cast(Result, {"index": index, "status": "ok", **found})
+            if outcome[number].truncated:
+                result["truncated"] = True
+            results.append(result)
         manifest = served.model.manifest
         answers.append(Answer(model=manifest.name, version=str(manifest.version), results=results))
     document = answers[0] if len(answers) == 1 else Answers(answers=answers)
@@ -277,12 +277,13 @@ async def _embed_words(
     shared: State, served: Served, words: Sequence[str], deadline: float
 ) -> list[Prediction]:
     """The vectors of texts that belong to the request itself: one that fails, fails it."""
-    predictions = await asyncio.gather(
-        *(
-            shared.pipeline.predict([served], "embed", {"text": encode_text(word)}, deadline)
-            for word in words
+    with shared.admission.enter([served.pace], len(words), deadline):
+        predictions = await asyncio.gather(
+            *(
+                shared.pipeline.predict([served], "embed", {"text": encode_text(word)}, deadline)
+                for word in words
+            )
         )
-    )
     return [prediction for [prediction] in predictions]
 
 
@@ -292,4 +293,4 @@ def _texts(given: str | list[str] | None) -> list[str]:
 
 def _rank(labels: Sequence[str], scores: Floats, top_k: int) -> list[Label]:
     """The likeliest labels, highest first."""
-    return [Label(label=labels[index], score=float(scores[index])) for index in best(scores, top_k)]
+    return [Label(label=labels[index], score=scores[index]) for index in best(scores, top_k)]

@@ -4,11 +4,13 @@ import logging
 import math
 from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from service import errors, metrics
 
@@ -31,7 +33,7 @@ TABLE: dict[type[Exception], tuple[int, str, str]] = {
 }
 
 
-class OpenAIError(BaseModel):
+class OpenAIError(TypedDict):
     """The same in the words that OpenAI's clients read."""
 
     message: str
@@ -40,7 +42,7 @@ class OpenAIError(BaseModel):
     code: str
 
 
-class Problem(BaseModel):
+class Problem(TypedDict):
     """Why there is no answer, and what to change."""
 
     type: str
@@ -73,8 +75,8 @@ def describe(error: Exception, request_id: str) -> Problem:
 
 def respond(problem: Problem, retry_after: float | None = None) -> Response:
     """The problem as the whole answer to a request."""
-    metrics.REFUSED.labels(problem.code).inc()
-    response = Response(problem.model_dump_json(), problem.status, media_type=MEDIA_TYPE)
+    metrics.REFUSED.labels(problem["code"]).inc()
+    response = Response(orjson.dumps(problem), problem["status"], media_type=MEDIA_TYPE)
     if retry_after is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
     return response
@@ -82,22 +84,25 @@ def respond(problem: Problem, retry_after: float | None = None) -> Response:
 
 def install(api: FastAPI) -> None:
     """Answer every error of the routes with a problem document."""
-    api.add_exception_handler(errors.SensoriumError, _answer_ours)
-    api.add_exception_handler(RequestValidationError, _answer_bad_parameter)
+    api.add_exception_handler(errors.SensoriumError, _answer)
+    api.add_exception_handler(RequestValidationError, _answer)
     api.add_exception_handler(HTTPException, _answer_http)
     api.add_exception_handler(Exception, _answer_unexpected)
 
 
-async def _answer_ours(request: Request, error: Exception) -> Response:
+def answer(request: Request, error: Exception) -> Response:
+    """The problem document that fits an error."""
+    if isinstance(error, RequestValidationError | ValidationError):
+        first = error.errors()[0]
+        param = str(first["loc"][-1])
+        error = errors.BadRequest(f"parameter {param}: {first['msg']}", param)
+    if not isinstance(error, errors.SensoriumError):
+        logger.error("request %s failed", request.state.request_id, exc_info=error)
     return respond(describe(error, request.state.request_id), getattr(error, "retry_after", None))
 
 
-async def _answer_bad_parameter(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    param = str(first["loc"][-1])
-    bad = errors.BadRequest(f"parameter {param}: {first['msg']}", param)
-    return await _answer_ours(request, bad)
+async def _answer(request: Request, error: Exception) -> Response:
+    return answer(request, error)
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:
@@ -112,8 +117,7 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 
 
 async def _answer_unexpected(request: Request, error: Exception) -> Response:
-    logger.error("request %s failed", request.state.request_id, exc_info=error)
-    response = await _answer_ours(request, error)
+    response = answer(request, error)
     # This handler runs outside of the edge, which gives the others their id.
     response.headers["X-Request-Id"] = request.state.request_id
     return response

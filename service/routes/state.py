@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.admission import Admission
 from service.pipeline import Pipeline
 from service.repository import Repository
 from service.settings import Settings
@@ -15,9 +16,22 @@ class State:
     settings: Settings
     repository: Repository
     pipeline: Pipeline
+    admission: Admission
 
 
-def _state(request: Request) -> State:
+def build_state(settings: Settings) -> State:
+    """Raises:
+    OperatorError: there is no folder of models.
+    """
+    return State(
+        settings,
+        Repository(settings),
+        Pipeline(settings.decoders),
+        Admission(settings.max_wait_ms / 1000),
+    )
+
+
+async def _state(request: Request) -> State:
     state: State = request.app.state.sensorium
     return state
 

@@ -1,0 +1,70 @@
+"""Direct: the routes that take files, called without FastAPI, which only documents them.
+
+Its routing, its validation of parameters and its exits would take longer than all else that the
+interpreter does for a request: docs/performance.md has the figures.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.routes import problems
+from service.routes.state import State
+
+Endpoint = Callable[[Request, State, Any], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class DirectRoute:
+    """A coroutine function, and the model of its query's parameters."""
+
+    endpoint: Endpoint
+    query: type[BaseModel]
+    verbs: tuple[str, ...]
+
+
+ROUTES: dict[str, DirectRoute] = {}  # by path
+
+
+class Direct:
+    """ASGI middleware in front of FastAPI's router."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = ROUTES.get(scope["path"]) if scope["type"] == "http" else None
+        if route is None or scope["method"] not in route.verbs:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            query = read_query(route.query, scope["query_string"])
+            response = await route.endpoint(request, request.app.state.sensorium, query)
+        except Exception as error:  # each has its problem document
+            response = problems.answer(request, error)
+        await response(scope, receive, send)
+
+
+@lru_cache(maxsize=1024)  # clients repeat theirs
+def read_query(model: type[BaseModel], query: bytes) -> BaseModel:
+    """The parameters of a query string; where a parameter takes one value, the last one counts.
+
+    Raises:
+        ValidationError: they are not what the model wants.
+    """
+    values: dict[str, Any] = {}
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        field = model.model_fields.get(name)
+        if field and field.annotation == list[str]:
+            values.setdefault(name, []).append(value)
+        else:
+            values[name] = value
+    return model.model_validate(values)
