@@ -8,65 +8,83 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Self
 
-from service.errors import BatchFailed, DeadlineExceeded, NotReady, QueueFull
+from service.errors import BatchFailed, CallerError, DeadlineExceeded, NotReady, QueueFull
 from service.metrics import ModelSeries
-from service.preprocessing import Array, Sample
+from service.preprocessing import Array, File, Sample
 
 Row = dict[str, Array]  # output's name -> one sample's values
-Run = Callable[[Sequence[Sample]], Sequence[Row]]
+Item = Sample | File
 
-# Everything in a batch is padded to the longest, so that one long text makes its short neighbours
-# as dear as itself. Within a quarter, or a few tokens, a common batch is cheaper than two.
-LIKE_SHARE = 0.25
-LIKE_TOKENS = 16
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What came of one item, and for how long it was decoded (seconds)."""
+
+    row: Row
+    truncated: bool = False  # the model reads less than the whole input
+    decode_seconds: float = 0.0
+
+
+# An item that cannot be decoded is its own error, and nothing to the others in its batch.
+Compute = Callable[[Sequence[Item]], Sequence[Computed | CallerError]]
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One sample's row, and where its time went (seconds)."""
+    """One item's result, and where its time went (seconds)."""
 
-    row: Row
+    computed: Computed
     queue_seconds: float
     infer_seconds: float
+
+    @property
+    def row(self) -> Row:
+        return self.computed.row
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """One sample on its way through the model, with the way back to its caller."""
+    """One item on its way through the model, with the way back to its caller."""
 
-    sample: Sample
+    item: Item
     deadline: float  # on the event loop's clock, seconds
     arrived: float  # by perf_counter: uvloop's own clock only counts milliseconds
     reply: asyncio.Future[Reply]
 
     @property
     def cost(self) -> int:
-        return self.sample.cost
+        return self.item.cost
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How much one batch may hold, and how much may wait."""
+    """How much one batch may hold, and how much may wait.
+
+    Everything in a batch is padded to the costliest. What `padding` allows is what a run of its own
+    would cost: with more, two batches are cheaper than one.
+    """
 
     items: int
     cost: int | None = None  # items x the costliest
+    padding: int = 0  # of the cost
+    seconds: float = math.inf  # as measured of the last batches; one item is always taken
     queue: int = 512  # items
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     jobs: list[Job]
-    reason: str  # why it holds no more: full, cost, unlike, idle
+    reason: str  # why it holds no more: full, cost, time, unlike, idle
 
 
 @dataclass(slots=True)
 class _ServiceRate:
-    """Seconds of a lane for each item, smoothed over the last batches."""
+    """Seconds of a lane for a cost of one, smoothed over the last batches."""
 
     seconds: float = field(default=0.0)
 
-    def observe(self, seconds: float, items: int) -> None:
-        latest = seconds / items
+    def observe(self, seconds: float, cost: int) -> None:
+        latest = seconds / cost
         self.seconds = 0.8 * self.seconds + 0.2 * latest if self.seconds else latest
 
 
@@ -78,8 +96,10 @@ class Batcher:
     grow with the load and a lone caller never waits.
     """
 
-    def __init__(self, run: Run, limits: BatchLimits, lanes: int, series: ModelSeries) -> None:
-        self._run = run
+    def __init__(
+        self, compute: Compute, limits: BatchLimits, lanes: int, series: ModelSeries
+    ) -> None:
+        self._compute = compute
         self._limits = limits
         self._series = series
         self._free_lanes = lanes
@@ -97,25 +117,25 @@ class Batcher:
     async def __aexit__(self, *_: object) -> None:
         await self.drain(math.inf)
 
-    async def submit(self, sample: Sample, deadline: float = math.inf) -> Reply:
-        """Wait for this sample's row. A caller who is cancelled gives its place up.
+    async def submit(self, item: Item, deadline: float = math.inf) -> Reply:
+        """Wait for this item's row. A caller who is cancelled gives its place up.
 
         Args:
-            sample: one input, decoded.
             deadline: on the event loop's clock, in seconds.
 
         Raises:
             QueueFull: at once, with the seconds after which a place should be free.
             DeadlineExceeded: at the deadline.
             NotReady: the batcher is draining.
-            BatchFailed: the model cannot compute this sample.
+            CallerError: the item cannot be decoded.
+            BatchFailed: the model cannot compute it.
         """
         if self._closed:
             raise NotReady("the model is being taken out of service")
         if len(self._waiting) >= self._limits.queue:
             raise QueueFull(f"{len(self._waiting)} items wait already", self.expected_wait())
         reply = asyncio.get_running_loop().create_future()
-        job = Job(sample, deadline, time.perf_counter(), reply)
+        job = Job(item, deadline, time.perf_counter(), reply)
         self._waiting.append(job)
         self._open_lane()
         self._report_load()
@@ -127,7 +147,7 @@ class Batcher:
 
     def expected_wait(self) -> float:
         """Seconds until what waits now should be done, from the measured service rate."""
-        return len(self._waiting) * self._rate.seconds / self._lanes
+        return sum(job.cost for job in self._waiting) * self._rate.seconds / self._lanes
 
     async def drain(self, seconds: float) -> None:
         """Take no more work, finish what is there; after `seconds`, refuse what still waits."""
@@ -153,7 +173,7 @@ class Batcher:
                 self._series.released(batch.reason, [job.cost for job in batch.jobs])
                 self._running += len(batch.jobs)
                 self._report_load()
-                await self._compute(batch.jobs)
+                await self._run(batch.jobs)
                 self._running -= len(batch.jobs)
                 self._report_load()
         finally:
@@ -169,15 +189,18 @@ class Batcher:
             return None
         oldest = self._waiting[0]
         alike = sorted(self._waiting, key=lambda job: abs(job.cost - oldest.cost))
-        jobs, shortest, longest, reason = [oldest], oldest.cost, oldest.cost, "idle"
+        jobs, longest, needed, reason = [oldest], oldest.cost, oldest.cost, "idle"
         for job in alike[1:]:
-            shortest, longest = min(shortest, job.cost), max(longest, job.cost)
+            longest, needed = max(longest, job.cost), needed + job.cost
+            cost = (len(jobs) + 1) * longest
             if len(jobs) == self._limits.items:
                 reason = "full"
-            elif self._limits.cost and (len(jobs) + 1) * longest > self._limits.cost:
+            elif self._limits.cost and cost > self._limits.cost:
                 reason = "cost"
-            elif longest - shortest > max(LIKE_TOKENS, LIKE_SHARE * longest):
+            elif cost - needed > self._limits.padding:
                 reason = "unlike"
+            elif cost * self._rate.seconds > self._limits.seconds:
+                reason = "time"
             else:
                 jobs.append(job)
                 continue
@@ -197,12 +220,12 @@ class Batcher:
             return True
         return False
 
-    async def _compute(self, jobs: list[Job]) -> None:
+    async def _run(self, jobs: list[Job]) -> None:
         """Run one batch and answer each job; retry by halves, so that only the culprit fails."""
         started = time.perf_counter()
         try:
-            rows = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._run, [job.sample for job in jobs]
+            outcomes = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._compute, [job.item for job in jobs]
             )
         except Exception as error:  # whatever the model raises is an answer to its callers
             self._series.batch_failed()
@@ -210,14 +233,17 @@ class Batcher:
                 _refuse(jobs[0], BatchFailed(f"the model failed on this input: {error}"))
                 return
             middle = len(jobs) // 2
-            await self._compute(jobs[:middle])
-            await self._compute(jobs[middle:])
+            await self._run(jobs[:middle])
+            await self._run(jobs[middle:])
             return
         seconds = time.perf_counter() - started
-        self._rate.observe(seconds, len(jobs))
-        for job, row in zip(jobs, rows, strict=True):
-            if not job.reply.done():
-                job.reply.set_result(Reply(row, started - job.arrived, seconds))
+        self._rate.observe(seconds, len(jobs) * max(job.cost for job in jobs))
+        decoding = sum(o.decode_seconds for o in outcomes if isinstance(o, Computed))
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(outcome, CallerError):
+                _refuse(job, outcome)
+            elif not job.reply.done():
+                job.reply.set_result(Reply(outcome, started - job.arrived, seconds - decoding))
 
     def _report_load(self) -> None:
         self._series.load(len(self._waiting), self._running)

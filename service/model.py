@@ -5,11 +5,12 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from service.batching import Row
+from service.batching import Computed, Item, Row
 from service.errors import BadModel, CallerError, EncoderMissing
 from service.manifest import (
     Classify,
@@ -69,6 +70,28 @@ class Model:
         outputs = sorted(set(self.manifest.tasks.outputs().values()))
         arrays = self.session.run(self.preprocessor.collate(samples), outputs)
         return [dict(zip(outputs, values, strict=True)) for values in zip(*arrays, strict=True)]
+
+    def compute(self, items: Sequence[Item]) -> list[Computed | CallerError]:
+        """One batch, of which some may have to be decoded first: a result for each, in order."""
+        read = [self._read(item) for item in items]
+        good = [each for each in read if not isinstance(each, CallerError)]
+        rows = iter(self.run([sample for sample, _ in good]) if good else [])
+        return [
+            each
+            if isinstance(each, CallerError)
+            else Computed(next(rows), each[0].truncated, each[1])
+            for each in read
+        ]
+
+    def _read(self, item: Item) -> tuple[Sample, float] | CallerError:
+        """A sample, and the seconds that it took to decode it."""
+        if isinstance(item, Sample):
+            return item, 0.0
+        started = perf_counter()
+        try:
+            return self.decode(item.payload), perf_counter() - started
+        except CallerError as error:
+            return error
 
     def interpret(self, task: Task, row: Row) -> Floats:
         """A row as float32[classes] probabilities, or as a float32[width] vector."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
 
-from service.batching import Reply
+from service.batching import Item, Reply
 from service.errors import BadRequest, DeadlineExceeded
 from service.manifest import Modality, Task
 from service.meaning import Floats
-from service.preprocessing import Sample
+from service.preprocessing import File
 from service.repository import Served
 
 T = TypeVar("T")
@@ -40,12 +40,12 @@ class Prediction:
 class Reading:
     """What came of one file in the model that reads it."""
 
-    sample: Sample
     reply: Reply
+    truncated: bool
     decode_seconds: float
 
 
-Item = Mapping[Modality, bytes]  # one file, or for a multimodal head several
+Files = Mapping[Modality, bytes]  # one item: one file, or for a multimodal head several
 
 
 class Pipeline:
@@ -55,7 +55,7 @@ class Pipeline:
         self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
 
     async def predict(
-        self, models: Sequence[Served], task: Task, item: Item, deadline: float
+        self, models: Sequence[Served], task: Task, item: Files, deadline: float
     ) -> list[Prediction]:
         """One item's answer from each model; heads of one encoder share one pass through it.
 
@@ -82,18 +82,21 @@ class Pipeline:
         return predictions
 
     async def _read(self, reader: Served, payload: bytes, deadline: float) -> Reading:
-        """Decode, submit."""
+        """Decode, submit; or submit what the lane decodes."""
         started = perf_counter()
-        decode = reader.model.decode
-        if len(payload) <= reader.model.preprocessor.quick_bytes:
-            sample = decode(payload)
+        item: Item
+        if reader.decodes_in_lane:
+            item = File(payload)
+        elif len(payload) <= reader.model.preprocessor.quick_bytes:
+            item = reader.model.decode(payload)
         else:
-            sample = await self.decode(decode, payload, deadline)
-        decode_seconds = perf_counter() - started
-        reply = await reader.batcher.submit(sample, deadline)
+            item = await self.decode(reader.model.decode, payload, deadline)
+        waited = perf_counter() - started
+        reply = await reader.batcher.submit(item, deadline)
+        decode_seconds = waited + reply.computed.decode_seconds
         reader.series.stage("decode", decode_seconds)
         _record(reader, reply)
-        return Reading(sample, reply, decode_seconds)
+        return Reading(reply, reply.computed.truncated, decode_seconds)
 
     async def _answer(
         self, served: Served, task: Task, read: Mapping[Served, Reading], deadline: float
@@ -118,7 +121,7 @@ class Pipeline:
             interpret=perf_counter() - started,
         )
         served.series.stage("interpret", timings.interpret)
-        return Prediction(values, any(r.sample.truncated for r in readings), timings)
+        return Prediction(values, any(r.truncated for r in readings), timings)
 
     async def decode(self, decode: Callable[[bytes], T], payload: bytes, deadline: float) -> T:
         """Run a decoder in the pool; its libraries release the interpreter's lock."""
@@ -138,7 +141,7 @@ async def gather(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     return [await works[0]] if len(works) == 1 else await asyncio.gather(*works)
 
 
-def _check_parts(served: Served, item: Item) -> None:
+def _check_parts(served: Served, item: Files) -> None:
     """Raises:
     BadRequest: the item holds what the model does not take.
     """

@@ -11,13 +11,14 @@ from service.manifest import (
 )
 from service.preprocessing.audio import AudioPreprocessor
 from service.preprocessing.image import ImagePreprocessor
-from service.preprocessing.sample import Array, Preprocessor, Sample, TensorSpec
+from service.preprocessing.sample import Array, File, Preprocessor, Sample, TensorSpec
 from service.preprocessing.text import TextPreprocessor
 from service.preprocessing.vector import VectorPreprocessor
 
 __all__ = [
     "Array",
     "AudioPreprocessor",
+    "File",
     "ImagePreprocessor",
     "Preprocessor",
     "Sample",

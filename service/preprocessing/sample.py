@@ -20,6 +20,14 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """One input as it came; whoever computes it decodes it."""
+
+    payload: bytes
+    cost: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class TensorSpec:
     """What a graph's input must be; None stands for a dimension that changes."""
 

@@ -11,10 +11,10 @@ from starlette.exceptions import HTTPException
 
 from service.errors import BadRequest, CallerError, TooLarge, Unreadable
 from service.manifest import Kind, Modality
-from service.pipeline import Item
+from service.pipeline import Files
 
 Payload = bytes | CallerError  # one bad item is that item's error, not the request's
-Given = Item | CallerError
+Given = Files | CallerError
 
 MODALITIES = get_args(Modality)
 
