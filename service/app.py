@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from service import metrics
 from service.errors import OperatorError, ProviderMissing
-from service.routes import build_api
+from service.routes import build_api, build_app
 from service.routes.state import build_state
 from service.session import choose_provider
 from service.settings import Settings
@@ -27,8 +27,9 @@ try:
     state = build_state(settings)
 except OperatorError as error:
     sys.exit(str(error))  # here, so that the start ends: BentoML would restart a worker for ever
-api = build_api(settings)
+api = build_api()
 api.state.sensorium = state
+app = build_app(api, settings)
 
 # Lanes and decoders are the threads here. BLAS would start its own for each small product, and
 # they spin: the spectrogram of a second of sound took twice the CPU time.
@@ -46,7 +47,7 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ours = scope["type"] == "http" and scope["path"] != "/docs.json"
-        await (api if ours else self._bentoml)(scope, receive, send)
+        await (app if ours else self._bentoml)(scope, receive, send)
 
 
 @bentoml.service(
@@ -57,7 +58,7 @@ class Front:
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},  # nothing exports the spans that each request would make
 )
-@bentoml.asgi_app(api)
+@bentoml.asgi_app(app)
 class Sensorium:
     """One service for pictures, text and sound."""
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -24,6 +24,8 @@ class Computed:
     truncated: bool = False  # the model reads less than the whole input
     decode_seconds: float = 0.0
 
+
+Outcome = Computed | CallerError | BatchFailed
 
 # An item that cannot be decoded is its own error, and nothing to the others in its batch.
 Compute = Callable[[Sequence[Item]], Sequence[Computed | CallerError]]
@@ -76,6 +78,11 @@ class Batch:
     jobs: list[Job]
     reason: str  # why it holds no more: full, cost, time, unlike, idle
 
+    @property
+    def cost(self) -> int:
+        """Padding included."""
+        return len(self.jobs) * max(job.cost for job in self.jobs)
+
 
 @dataclass(slots=True)
 class _ServiceRate:
@@ -91,9 +98,9 @@ class _ServiceRate:
 class Batcher:
     """One queue and a few lanes in front of one model.
 
-    A lane is a batch in flight. It comes into being when work arrives and a place is free, takes
-    batches until nothing waits, and ends: the queue fills while the lanes are busy, so batches
-    grow with the load and a lone caller never waits.
+    A lane is a thread that takes batch after batch and sleeps while nothing waits: the queue fills
+    while the lanes are busy, so batches grow with the load and a lone caller never waits. A lane
+    that has finished takes its next batch itself, without the event loop, which may be busy.
     """
 
     def __init__(
@@ -102,14 +109,14 @@ class Batcher:
         self._compute = compute
         self._limits = limits
         self._series = series
-        self._free_lanes = lanes
-        self._lanes = lanes
-        self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = threading.Condition()  # guards what follows
         self._waiting: list[Job] = []
         self._running = 0
         self._rate = _ServiceRate()
         self._closed = False
+        self._lanes = [threading.Thread(target=self._work, daemon=True) for _ in range(lanes)]
+        for lane in self._lanes:
+            lane.start()
 
     async def __aenter__(self) -> Self:
         return self
@@ -130,15 +137,15 @@ class Batcher:
             CallerError: the item cannot be decoded.
             BatchFailed: the model cannot compute it.
         """
-        if self._closed:
-            raise NotReady("the model is being taken out of service")
-        if len(self._waiting) >= self._limits.queue:
-            raise QueueFull(f"{len(self._waiting)} items wait already", self.expected_wait())
-        reply = asyncio.get_running_loop().create_future()
-        job = Job(item, deadline, time.perf_counter(), reply)
-        self._waiting.append(job)
-        self._open_lane()
-        self._report_load()
+        loop = asyncio.get_running_loop()
+        job = Job(item, deadline, time.perf_counter(), loop.create_future())
+        with self._changed:
+            if self._closed:
+                raise NotReady("the model is being taken out of service")
+            if len(self._waiting) >= self._limits.queue:
+                raise QueueFull(f"{len(self._waiting)} items wait already", self.expected_wait())
+            self._waiting.append(job)
+            self._changed.notify()
         try:
             async with asyncio.timeout_at(None if math.isinf(deadline) else deadline):
                 return await job.reply
@@ -147,37 +154,47 @@ class Batcher:
 
     def expected_wait(self) -> float:
         """Seconds until what waits now should be done, from the measured service rate."""
-        return sum(job.cost for job in self._waiting) * self._rate.seconds / self._lanes
+        return sum(job.cost for job in self._waiting) * self._rate.seconds / len(self._lanes)
 
     async def drain(self, seconds: float) -> None:
         """Take no more work, finish what is there; after `seconds`, refuse what still waits."""
-        self._closed = True
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=None if math.isinf(seconds) else seconds)
-        for job in self._waiting:
-            _refuse(job, NotReady("the service stopped before this item's turn"))
-        self._waiting.clear()
-        self._threads.shutdown(wait=False)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        await asyncio.to_thread(self._join, time.monotonic() + seconds)
+        with self._changed:
+            abandoned, self._waiting = self._waiting, []
+        for job in abandoned:
+            _settle(job, NotReady("the service stopped before this item's turn"))
 
-    def _open_lane(self) -> None:
-        if self._free_lanes:
-            self._free_lanes -= 1
-            task = asyncio.create_task(self._work())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _join(self, until: float) -> None:
+        for lane in self._lanes:
+            lane.join(None if math.isinf(until) else max(0.0, until - time.monotonic()))
 
-    async def _work(self) -> None:
-        """One lane: batch after batch until nothing waits."""
-        try:
-            while batch := self._take():
-                self._series.released(batch.reason, [job.cost for job in batch.jobs])
-                self._running += len(batch.jobs)
-                self._report_load()
-                await self._run(batch.jobs)
+    def _work(self) -> None:
+        """One lane: batch after batch."""
+        while batch := self._next():
+            self._series.released(batch.reason, [job.cost for job in batch.jobs])
+            started = time.perf_counter()
+            outcomes = self._run(batch.jobs)
+            seconds = time.perf_counter() - started
+            with self._changed:
                 self._running -= len(batch.jobs)
+                self._rate.observe(seconds, batch.cost)
+            loop = batch.jobs[0].reply.get_loop()
+            loop.call_soon_threadsafe(_answer, batch.jobs, outcomes, started, seconds)
+
+    def _next(self) -> Batch | None:
+        """Wait for work; None when there will be no more."""
+        with self._changed:
+            while not (batch := self._take()):
                 self._report_load()
-        finally:
-            self._free_lanes += 1
+                if self._closed:
+                    return None
+                self._changed.wait()
+            self._running += len(batch.jobs)
+            self._report_load()
+            return batch
 
     def _take(self) -> Batch | None:
         """The oldest job and those most like it in cost, as many as the limits allow.
@@ -211,8 +228,7 @@ class Batcher:
 
     def _is_wanted(self, job: Job) -> bool:
         """Whether somebody still waits for this job, and not in vain."""
-        now = asyncio.get_running_loop().time()
-        if job.deadline <= now:
+        if job.deadline <= time.monotonic():
             self._series.dropped("expired")
         elif job.reply.done():
             self._series.dropped("cancelled")
@@ -220,35 +236,37 @@ class Batcher:
             return True
         return False
 
-    async def _run(self, jobs: list[Job]) -> None:
-        """Run one batch and answer each job; retry by halves, so that only the culprit fails."""
-        started = time.perf_counter()
+    def _run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """What comes of each job; a batch that fails is retried by halves, to find the culprit."""
         try:
-            outcomes = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._compute, [job.item for job in jobs]
-            )
+            return list(self._compute([job.item for job in jobs]))
         except Exception as error:  # whatever the model raises is an answer to its callers
             self._series.batch_failed()
             if len(jobs) == 1:
-                _refuse(jobs[0], BatchFailed(f"the model failed on this input: {error}"))
-                return
+                return [BatchFailed(f"the model failed on this input: {error}")]
             middle = len(jobs) // 2
-            await self._run(jobs[:middle])
-            await self._run(jobs[middle:])
-            return
-        seconds = time.perf_counter() - started
-        self._rate.observe(seconds, len(jobs) * max(job.cost for job in jobs))
-        decoding = sum(o.decode_seconds for o in outcomes if isinstance(o, Computed))
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if isinstance(outcome, CallerError):
-                _refuse(job, outcome)
-            elif not job.reply.done():
-                job.reply.set_result(Reply(outcome, started - job.arrived, seconds - decoding))
+            return self._run(jobs[:middle]) + self._run(jobs[middle:])
 
     def _report_load(self) -> None:
         self._series.load(len(self._waiting), self._running)
 
 
-def _refuse(job: Job, error: Exception) -> None:
-    if not job.reply.done():
-        job.reply.set_exception(error)
+def _answer(
+    jobs: Sequence[Job], outcomes: Sequence[Outcome], started: float, seconds: float
+) -> None:
+    """On the event loop: give each caller what its job came to."""
+    decoding = sum(o.decode_seconds for o in outcomes if isinstance(o, Computed))
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if isinstance(outcome, Computed):
+            _settle(job, Reply(outcome, started - job.arrived, seconds - decoding))
+        else:
+            _settle(job, outcome)
+
+
+def _settle(job: Job, outcome: Reply | Exception) -> None:
+    if job.reply.done():  # its caller has left
+        return
+    if isinstance(outcome, Exception):
+        job.reply.set_exception(outcome)
+    else:
+        job.reply.set_result(outcome)

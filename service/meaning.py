@@ -37,7 +37,12 @@ def softmax(values: Floats) -> Floats:
 
 def best(scores: Floats, count: int) -> list[int]:
     """The indices of the `count` highest scores, highest first; equal ones in their order."""
-    indices: list[int] = np.argsort(-scores, kind="stable")[:count].tolist()
+    if count < len(scores):  # sort those only that reach the place of the last one
+        least = np.partition(scores, -count)[-count]
+        candidates = np.flatnonzero(scores >= least)
+    else:
+        candidates = np.arange(len(scores))
+    indices: list[int] = candidates[np.argsort(-scores[candidates], kind="stable")][:count].tolist()
     return indices
 
 

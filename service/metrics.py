@@ -13,7 +13,14 @@ from prometheus_client import (
     Histogram,
     generate_latest,
     multiprocess,
+    values,
 )
+
+# Where workers share their series, each value asks at each change in which process it is, in case
+# it was forked. A worker is a process of its own from the start.
+PID = os.getpid()
+if values.ValueClass is not values.MutexValue:
+    values.ValueClass = values.MultiProcessValue(lambda: PID)  # type: ignore[no-untyped-call]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 MODEL = ("model", "version")

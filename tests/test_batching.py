@@ -3,11 +3,12 @@
 import asyncio
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
-from service.batching import Batcher, BatchLimits, Reply, Row
+from service.batching import Batcher, BatchLimits, Computed, Item, Reply
 from service.errors import BatchFailed, DeadlineExceeded, NotReady, QueueFull
 from service.metrics import BATCHES, DROPPED, ModelSeries
 from service.preprocessing import Sample
@@ -25,21 +26,23 @@ class Doubler:
         if not held:
             self.go.set()
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Row]:
+    def __call__(self, items: Sequence[Item]) -> list[Computed]:
+        samples = [item for item in items if isinstance(item, Sample)]
         self.batches.append([int(sample.data) for sample in samples])
         self.started.release()
         assert self.go.wait(10)
         if any(sample.data < 0 for sample in samples):
             raise ValueError("no negative numbers")
-        return [{"sum": sample.data * 2} for sample in samples]
+        return [Computed({"sum": sample.data * 2}) for sample in samples]
 
     async def has_started(self) -> None:
         """Until one batch more has begun to run."""
         assert await asyncio.to_thread(self.started.acquire, timeout=10)
 
 
-def batcher(model: Doubler, *, lanes: int = 1, **limits: int) -> Batcher:
-    return Batcher(model, BatchLimits(**{"items": 8, **limits}), lanes, ModelSeries("doubler", 1))
+def batcher(model: Doubler, *, lanes: int = 1, **limits: Any) -> Batcher:
+    least = BatchLimits(**{"items": 8, "padding": 10, **limits})
+    return Batcher(model, least, lanes, ModelSeries("doubler", 1))
 
 
 def number(value: int, cost: int = 1) -> Sample:
@@ -132,6 +135,27 @@ async def test_like_lengths_run_together_and_the_oldest_is_never_passed_over() -
         model.go.set()
         await asyncio.gather(*callers)
     assert model.batches == [[0], [1, 6, 3], [2, 4, 5]]
+
+
+async def test_what_is_padded_by_more_than_a_run_costs_runs_for_itself() -> None:
+    model = Doubler(held=True)
+    async with batcher(model, padding=5) as doubler:
+        lengths = {1: 10, 2: 8, 3: 7, 4: 7, 5: 8}  # two, and three more, of padding
+        callers = await submit_behind_a_held_batch(
+            doubler, model, [number(n, length) for n, length in lengths.items()]
+        )
+        model.go.set()
+        await asyncio.gather(*callers)
+    assert model.batches == [[0], [1, 2, 5], [3, 4]]
+
+
+async def test_a_batch_takes_no_longer_than_it_may_as_far_as_is_known() -> None:
+    model = Doubler(held=True)
+    async with batcher(model, seconds=0.0) as doubler:
+        callers = await submit_behind_a_held_batch(doubler, model, [number(n) for n in (1, 2)])
+        model.go.set()
+        await asyncio.gather(*callers)
+    assert model.batches == [[0], [1], [2]]
 
 
 async def test_why_a_batch_was_released_is_counted() -> None:

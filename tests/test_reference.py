@@ -27,7 +27,7 @@ def rows(heading: str) -> dict[str, list[str]]:
 
 
 def test_endpoints() -> None:
-    paths = build_api(Settings()).openapi()["paths"]
+    paths = build_api().openapi()["paths"]
     found = {f"{verb.upper()} {path}" for path, verbs in paths.items() for verb in verbs}
     assert set(rows("Endpoints")) == found | {"GET /openapi.json"}
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.routes import build_api
+from service.routes import build_api, build_app
 from service.routes.state import build_state
 from service.settings import Settings
 from tests.conftest import png, tone, write_colours, write_loudness
@@ -27,10 +27,10 @@ RED, GREEN, BLUE = png((250, 10, 10)), png((10, 250, 10)), png((10, 10, 250))
 @asynccontextmanager
 async def serving(models: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
     config = Settings(models=models, **settings)
-    api = build_api(config)
+    api = build_api()
     api.state.sensorium = state = build_state(config)
     await state.repository.open()
-    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+    transport = httpx.ASGITransport(build_app(api, config), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://sensorium") as client:
         yield client
     await state.repository.close()
@@ -451,9 +451,9 @@ async def test_readiness_names_every_model_and_its_state(small_models: Path) -> 
 
 async def test_nothing_is_ready_before_it_is_loaded(small_models: Path) -> None:
     config = Settings(models=small_models)
-    api = build_api(config)
+    api = build_api()
     api.state.sensorium = build_state(config)
-    transport = httpx.ASGITransport(api)
+    transport = httpx.ASGITransport(build_app(api, config))
     async with httpx.AsyncClient(transport=transport, base_url="http://sensorium") as client:
         response = await client.get("/readyz")
         assert response.status_code == 503
@@ -497,8 +497,8 @@ async def test_metrics_count_what_was_done(client: httpx.AsyncClient) -> None:
 
 async def test_an_unexpected_failure_is_a_500_without_its_secrets(small_models: Path) -> None:
     async with serving(small_models) as client:
-        api = client._transport.app  # type: ignore[attr-defined]
-        api.state.sensorium = None
+        app = client._transport.app  # type: ignore[attr-defined]
+        app._app._api.state.sensorium = None
         response = await client.post("/v1/image/classify", content=RED)
         document = problem(response, 500, "internal")
         assert "NoneType" not in document["detail"]

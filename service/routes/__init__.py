@@ -1,6 +1,7 @@
 """The HTTP interface: thin shells that turn requests into calls of the pipeline."""
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from service.routes import files, health, models, preview, problems
 from service.routes.direct import Direct
@@ -8,11 +9,11 @@ from service.routes.edge import Edge
 from service.settings import Settings
 from service.version import VERSION
 
-__all__ = ["build_api"]
+__all__ = ["build_api", "build_app"]
 
 
-def build_api(settings: Settings) -> FastAPI:
-    """The application; whoever starts it sets `state.sensorium` to a `State`."""
+def build_api() -> FastAPI:
+    """The routes and their contract; whoever starts it sets `state.sensorium` to a `State`."""
     api = FastAPI(
         title="Sensorium",
         version=VERSION,
@@ -24,6 +25,9 @@ def build_api(settings: Settings) -> FastAPI:
     for routes in (files, preview, models, health):
         api.include_router(routes.router)
     problems.install(api)
-    api.add_middleware(Direct)
-    api.add_middleware(Edge, max_body_bytes=settings.max_body_bytes)
     return api
+
+
+def build_app(api: FastAPI, settings: Settings) -> ASGIApp:
+    """What answers requests: the edge, and behind it the direct routes and then all others."""
+    return Edge(Direct(api), settings.max_body_bytes)

@@ -10,10 +10,11 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
+from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service.routes import problems
 from service.routes.state import State
@@ -34,20 +35,21 @@ ROUTES: dict[str, DirectRoute] = {}  # by path
 
 
 class Direct:
-    """ASGI middleware in front of FastAPI's router."""
+    """ASGI middleware in front of FastAPI, whose `state.sensorium` it shares."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, api: FastAPI) -> None:
+        self._api = api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = ROUTES.get(scope["path"]) if scope["type"] == "http" else None
         if route is None or scope["method"] not in route.verbs:
-            await self._app(scope, receive, send)
+            await self._api(scope, receive, send)
             return
+        scope["app"] = self._api  # as Starlette does
         request = Request(scope, receive)
         try:
             query = read_query(route.query, scope["query_string"])
-            response = await route.endpoint(request, request.app.state.sensorium, query)
+            response = await route.endpoint(request, self._api.state.sensorium, query)
         except Exception as error:  # each has its problem document
             response = problems.answer(request, error)
         await response(scope, receive, send)

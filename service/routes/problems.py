@@ -87,7 +87,7 @@ def install(api: FastAPI) -> None:
     api.add_exception_handler(errors.SensoriumError, _answer)
     api.add_exception_handler(RequestValidationError, _answer)
     api.add_exception_handler(HTTPException, _answer_http)
-    api.add_exception_handler(Exception, _answer_unexpected)
+    api.add_exception_handler(Exception, _answer)
 
 
 def answer(request: Request, error: Exception) -> Response:
@@ -113,13 +113,6 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     detail = f"{request.method} {request.url.path}: {error.detail}; /openapi.json lists the routes"
     response = respond(_problem(status, code, error.detail, detail, request.state.request_id))
     response.headers.update(error.headers or {})
-    return response
-
-
-async def _answer_unexpected(request: Request, error: Exception) -> Response:
-    response = answer(request, error)
-    # This handler runs outside of the edge, which gives the others their id.
-    response.headers["X-Request-Id"] = request.state.request_id
     return response
 
 
