@@ -151,6 +151,7 @@ def test_callers_come_although_nobody_is_answered(payloads: Path) -> None:
         locust = start_locust(
             url, payloads, "--shape", "soak", "--peak", "30", "--stop-timeout", "0"
         )
+        waiting.callback(locust.kill)
         for _ in range(40):  # a closed loop of ten users would come to ten
             waiting.enter_context(mute.accept()[0])
         locust.send_signal(signal.SIGINT)
