@@ -51,8 +51,8 @@ train: $(VENV)/.serve $(VENV)/.train   ## the models that are trained here: spok
 	  --example models/spoken-digits/1/example.wav \
 	  --example-source '"seven", synthesised: espeak-ng -v en-us -s 150 seven'
 
-load: $(VENV)/.load   ## a short load test of the running service
-	$(BIN)/locust --config loadtests/locust.conf
+load: $(VENV)/.load   ## a short load test of the running service; SHAPE=step, spike, sine or soak
+	$(BIN)/locust --config loadtests/locust.conf $(if $(SHAPE),--shape $(SHAPE))
 
 compare: $(VENV)/.serve $(MODELS)   ## Sensorium beside other servers on this machine, 25 minutes
 	$(BIN)/python -m loadtests.compare $(if $(DATA),--photos $(DATA))

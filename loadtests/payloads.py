@@ -1,6 +1,7 @@
 """Payloads: real files from folders, and the request bodies that carry them."""
 
 import csv
+import itertools
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,10 @@ MEDIA_TYPES: dict[Modality, dict[str, str]] = {
     "audio": {".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg"},
 }
 MOST = 500  # of a modality: they are all held in memory
+
+# In words, as long as the comparison's: of the mixed ones as many from 4 to 8 as from 128 to 256.
+SHORT = [6 + number % 11 for number in range(64)]
+MIXED = [round(4 * 64 ** (number / 127)) for number in range(128)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,22 @@ def read_payloads(modality: Modality, files: Iterable[Path]) -> list[Payload]:
     """
     found = [payload for path in sorted(files) for payload in _read(modality, path)]
     return found[:: -(-len(found) // MOST)] if found else []
+
+
+def cut(texts: Iterable[Payload], lengths: Iterable[int]) -> list[Payload]:
+    """Texts of so many words each, one after the other out of the words of all those texts.
+
+    Where the words end, they begin again.
+    """
+    words = itertools.cycle([word for text in texts for word in text.content.decode().split()])
+    return [
+        Payload(
+            f"text {number} of {length} words",
+            "text/plain",
+            " ".join(itertools.islice(words, length)).encode(),
+        )
+        for number, length in enumerate(lengths)
+    ]
 
 
 def raw(payload: Payload) -> Body:

@@ -1,19 +1,42 @@
-"""The load test: it finds wrong answers, and says so by its exit code."""
+"""The load test: it finds wrong answers, brings callers uninvited, and judges by its exit code."""
 
 import csv
+import io
+import itertools
 import json
+import random
+import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from loadtests.answers import Judge, Wrong
-from loadtests.payloads import MOST, Payload, json_texts, multipart, raw, read_payloads
+from loadtests.payloads import (
+    MIXED,
+    MOST,
+    SHORT,
+    Payload,
+    cut,
+    json_texts,
+    multipart,
+    raw,
+    read_payloads,
+)
+from loadtests.plots import Moment, draw, read_history
+from loadtests.shapes import SHAPES, Shape, arrivals
+from loadtests.thresholds import Summary, Thresholds, breaches
 from tests.conftest import png, tone
-from tests.servers import PROJECT, plain_environment, served
+from tests.servers import PROJECT, free_port, plain_environment, served
 
 CAT = Payload("cat.jpg", "image/jpeg", b"a cat")
 DOG = Payload("dog.jpg", "image/jpeg", b"a dog")
@@ -39,18 +62,27 @@ def payloads(tmp_path: Path) -> Path:
     return folder
 
 
-def run_locust(url: str, payloads: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def run_locust(
+    url: str, payloads: Path, *options: str, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    process = start_locust(url, payloads, *options, env=env)
+    output, _ = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+
+def start_locust(
+    url: str, payloads: Path, *options: str, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [
             *(sys.executable, "-m", "locust", "--config", "loadtests/locust.conf"),
-            *("--host", url, "--run-time", "3s"),
+            *("--host", url, "--run-time", "3s", *options),
         ],
         cwd=PROJECT,
-        env={**plain_environment(), "LOADTEST_PAYLOADS": str(payloads)},
+        env={**plain_environment(), "SENSORIUM_LOAD_PAYLOADS": str(payloads), **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,  # where locust writes its table
         text=True,
-        check=False,
     )
 
 
@@ -86,10 +118,80 @@ def test_a_service_without_a_model_fails_the_run(small_models: Path, payloads: P
     assert "404: no model that is ready can classify audio" in run.stdout
 
 
+def test_thresholds_decide_the_exit_code(small_models: Path, payloads: Path) -> None:
+    open_loop = ("ShortTexts", "--shape", "soak", "--peak", "20")
+    port = str(free_port())
+    workers = ("--processes", "2", "--master-bind-port", port, "--master-port", port)
+    with served(small_models) as url:
+        kept = run_locust(
+            url, payloads, *open_loop, *workers, env={"SENSORIUM_LOAD_P95_MS": "60000"}
+        )
+        missed = run_locust(url, payloads, *open_loop, env={"SENSORIUM_LOAD_P95_MS": "0.001"})
+    assert kept.returncode == 0, kept.stdout
+    assert "ShortTexts /v1/text/embed raw" in kept.stdout
+    assert "Photos" not in kept.stdout
+    [requests] = re.findall(r"Aggregated +(\d+) .*%\)", kept.stdout)
+    assert 20 < int(requests) < 100  # some 60, whatever the number of workers
+    assert missed.returncode == 1
+    assert re.search(r"threshold not kept: p95 in ms is \d+, above 0.001", missed.stdout)
+
+
+def test_errors_within_their_share_do_not_fail_a_run(small_models: Path, payloads: Path) -> None:
+    shutil.rmtree(small_models / "loudness")
+    with served(small_models) as url:
+        run = run_locust(url, payloads, env={"SENSORIUM_LOAD_ERROR_SHARE": "0.9"})
+    assert run.returncode == 0
+    assert "Digits /v1/audio/classify raw failed" in run.stdout
+
+
+def test_callers_come_although_nobody_is_answered(payloads: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute, ExitStack() as waiting:
+        mute.settimeout(30)
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        locust = start_locust(
+            url, payloads, "--shape", "soak", "--peak", "30", "--stop-timeout", "0"
+        )
+        waiting.callback(locust.kill)
+        for _ in range(40):  # a closed loop of ten users would come to ten
+            waiting.enter_context(mute.accept()[0])
+        locust.send_signal(signal.SIGINT)
+        output, _ = locust.communicate()
+    assert locust.returncode == 1
+    assert "there was no sound answer" in output
+
+
+def test_time_counts_from_when_a_caller_should_have_come(
+    small_models: Path, payloads: Path
+) -> None:
+    options = ("ShortTexts", "--shape", "soak", "--peak", "50", "--p99-ms", "500")
+    with served(small_models) as url:
+        locust = start_locust(url, payloads, *options, "--run-time", "6s")
+        while "sensorium_items_total{" not in httpx.get(f"{url}/metrics", trust_env=False).text:
+            assert locust.poll() is None
+        locust.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)  # in which some 75 callers should have come
+        locust.send_signal(signal.SIGCONT)
+        output, _ = locust.communicate()
+    assert locust.returncode == 1, output
+    assert "p99 in ms" in output
+
+
+def test_a_shape_needs_an_end(payloads: Path) -> None:
+    run = run_locust("http://127.0.0.1:9", payloads, "--shape", "soak", "--run-time", "0s")
+    assert run.returncode != 0
+    assert "--shape needs --run-time" in run.stdout
+
+
+def test_a_mistyped_threshold_does_not_pass_for_none(payloads: Path) -> None:
+    run = run_locust("http://127.0.0.1:9", payloads, env={"SENSORIUM_LOAD_P59_MS": "1"})
+    assert run.returncode != 0
+    assert "there is no SENSORIUM_LOAD_P59_MS" in run.stdout
+
+
 def test_without_payloads_it_says_what_to_do(tmp_path: Path) -> None:
     run = run_locust("http://127.0.0.1:9", tmp_path)
     assert run.returncode != 0
-    assert "set LOADTEST_PAYLOADS" in run.stdout
+    assert "set SENSORIUM_LOAD_PAYLOADS" in run.stdout
 
 
 @pytest.mark.parametrize(
@@ -162,3 +264,94 @@ def test_bodies_carry_their_payloads() -> None:
     parts = form.content.split(b"--" + boundary)
     assert [part.partition(b"\r\n\r\n")[2] for part in parts[1:3]] == [b"a cat\r\n", b"a dog\r\n"]
     assert parts[3] == b"--\r\n"
+
+
+def test_texts_are_cut_to_lengths_from_all_words() -> None:
+    texts = [
+        Payload("a.txt", "text/plain", b"one two three"),
+        Payload("b.txt", "text/plain", b"four"),
+    ]
+    assert [text.content for text in cut(texts, [3, 2, 4])] == [
+        b"one two three",
+        b"four one",
+        b"two three four one",
+    ]
+    assert (min(SHORT), max(SHORT)) == (6, 16)
+    assert (min(MIXED), max(MIXED)) == (4, 256)
+    assert len({text.name for text in cut(texts, MIXED)}) == len(MIXED)
+
+
+@pytest.mark.parametrize(
+    ("shape", "shares"),
+    [
+        ("step", [0.25, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 0.75, 1, 1]),
+        ("spike", [0.2, 0.2, 0.2, 0.2, 1, 1, 0.2, 0.2, 0.2, 0.2]),
+        ("sine", [0.2, 0.476, 0.924, 0.924, 0.476, 0.2, 0.476, 0.924, 0.924, 0.476]),
+        ("soak", [1] * 10),
+    ],
+)
+def test_shapes(shape: str, shares: list[float]) -> None:
+    tenths = [SHAPES[shape](tenth / 10) for tenth in range(10)]
+    assert tenths == pytest.approx(shares, abs=1e-3)
+
+
+def come(shape: Shape, peak: float, seed: int) -> list[float]:
+    return list(arrivals(shape, peak, 1000, random.Random(seed)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_callers_come_at_the_rate_of_the_shape(shape: str) -> None:
+    callers = come(SHAPES[shape], 100, seed=1)
+    assert callers == sorted(callers)
+    for tenth in range(10):
+        here = [caller for caller in callers if 100 * tenth <= caller < 100 * (tenth + 1)]
+        wanted = sum(100 * SHAPES[shape]((100 * tenth + second) / 1000) for second in range(100))
+        assert len(here) == pytest.approx(wanted, rel=0.05)
+
+
+def test_callers_come_at_random_and_workers_bring_their_share() -> None:
+    callers = sorted(come(SHAPES["soak"], 50, seed=1) + come(SHAPES["soak"], 50, seed=2))
+    gaps = [after - before for before, after in itertools.pairwise(callers)]
+    mean = sum(gaps) / len(gaps)
+    assert mean == pytest.approx(0.01, rel=0.05)
+    # Of a Poisson process' gaps, e^-1 are longer than their mean.
+    assert sum(gap > mean for gap in gaps) / len(gaps) == pytest.approx(0.368, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "sentence"),
+    [
+        (Thresholds(p95_ms=100), "p95 in ms is 120, above 100"),
+        (Thresholds(p99_ms=300), "p99 in ms is 310, above 300"),
+        (Thresholds(error_share=0.05), "the share of errors is 0.1, above 0.05"),
+        (Thresholds(), "the share of errors is 0.1, above 0"),
+        (Thresholds(answers_a_second=10), "answers a second are 9, below 10"),
+    ],
+)
+def test_a_threshold_that_is_not_kept_is_a_sentence(thresholds: Thresholds, sentence: str) -> None:
+    summary = Summary(answers=90, failures=10, seconds=10, p95_ms=120, p99_ms=310)
+    assert sentence in breaches(summary, thresholds)
+
+
+def test_thresholds_are_kept_at_their_limit() -> None:
+    summary = Summary(answers=90, failures=10, seconds=10, p95_ms=120, p99_ms=310)
+    assert breaches(summary, Thresholds(120, 310, 0.1, 9)) == []
+
+
+def test_a_run_without_an_answer_keeps_no_threshold() -> None:
+    assert breaches(Summary(0, 0, 10, 0, 0), Thresholds()) == ["there was no sound answer"]
+
+
+def test_the_course_of_a_run_is_drawn() -> None:
+    history = [
+        "Timestamp,User Count,Name,Requests/s,Failures/s,50%,95%",
+        "100,0,Aggregated,0.0,0.0,N/A,N/A",
+        "101,3,Photos,7.0,1.0,20,50",
+        "101,3,Aggregated,9.0,1.0,30,60",
+        "102,4,Aggregated,8.5,0.0,40,70",
+    ]
+    moments = read_history(history)
+    assert moments == [Moment(0, 3, 9.0, 1.0, 30, 60), Moment(1, 4, 8.5, 0.0, 40, 70)]
+    picture = io.BytesIO()
+    draw(moments).savefig(picture)
+    assert picture.getvalue().startswith(b"\x89PNG")
