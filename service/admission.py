@@ -11,7 +11,9 @@ from service.metrics import BACKLOG
 
 # So few are never refused: a pace that was learned too high would otherwise never be mended.
 ALWAYS = 16  # items
-GAIN = 0.05  # the most by which one request changes the pace of its model
+# The most by which those who are inside together change the pace: what one of them teaches shows
+# in the time of those only who come after it, and quicker learning would swing.
+GAIN = 0.5
 
 
 class Pace:
@@ -24,9 +26,9 @@ class Pace:
     def __init__(self) -> None:
         self.seconds = 0.0  # until the first item is done
 
-    def learn(self, took: float, expected: float) -> None:
-        """From a request that took so long, in seconds."""
-        self.seconds *= 1 + GAIN * (took - expected) / max(took, expected)
+    def learn(self, took: float, expected: float, share: float) -> None:
+        """From a request that took so long, in seconds, and was this share of what was inside."""
+        self.seconds *= 1 + GAIN * share * (took - expected) / max(took, expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +83,24 @@ class Admission:
         try:
             yield
         except DeadlineExceeded:
-            self._teach(paces, came, given_up=True)
+            self._teach(paces, items, came, given_up=True)
             raise
         else:
-            self._teach(paces, came)
+            self._teach(paces, items, came)
         finally:
             self._change(-items, -work)
 
-    def _teach(self, paces: Sequence[Pace], came: _Moment, *, given_up: bool = False) -> None:
+    def _teach(
+        self, paces: Sequence[Pace], items: int, came: _Moment, *, given_up: bool = False
+    ) -> None:
         took = perf_counter() - came.clock
-        expected = (came.seconds + self._seconds) / 2  # the work that was inside meanwhile
+        inside = (came.items + self._items) / 2  # meanwhile
+        expected = (came.seconds + self._seconds) / 2
         for pace in paces:
             if not pace.seconds:
-                pace.seconds = took / ((came.items + self._items) / 2) / len(paces)
+                pace.seconds = took / inside / len(paces)
             elif took > expected or not given_up:  # what was given up would have taken longer
-                pace.learn(took, expected)
+                pace.learn(took, expected, items / inside)
 
     def _change(self, items: int, seconds: float) -> None:
         self._items += items
