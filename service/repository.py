@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 RUN_COST, GPU_RUN_COST = 8, 256
 # On a CPU a batch that takes longer gains nothing, and its first caller waits for its last; a GPU
 # does hundreds of items in that time.
-BATCH_SECONDS = 0.02
+BATCH_SECONDS = 0.04
 
 State = Literal["loading", "ready", "failed"]
 

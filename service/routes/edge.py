@@ -1,5 +1,6 @@
 """The edge: every request gets an id and a bounded body before anything reads it."""
 
+import itertools
 import re
 import secrets
 
@@ -10,6 +11,7 @@ from service.errors import BadRequest, TooLarge
 from service.routes.problems import describe, respond
 
 USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+PROCESS, NUMBERS = secrets.token_hex(12), itertools.count()  # an id is 128 bits, in order of arrival
 
 
 class Edge:
@@ -25,7 +27,7 @@ class Edge:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        request_id = given if USABLE_ID.fullmatch(given) else secrets.token_hex(16)
+        request_id = given if USABLE_ID.fullmatch(given) else f"{PROCESS}{next(NUMBERS):08x}"
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
