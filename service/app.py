@@ -1,4 +1,4 @@
-"""The BentoML service: workers, lifecycle, and our routes in front of BentoML's own.
+"""The BentoML service: workers and lifecycle are its, the routes are ours.
 
 bentoml serve service.app:Sensorium
 """
@@ -6,9 +6,14 @@ bentoml serve service.app:Sensorium
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 import bentoml
+from _bentoml_sdk import Service
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from threadpoolctl import threadpool_limits
 
@@ -35,30 +40,25 @@ app = build_app(api, settings)
 # they spin: the spectrogram of a second of sound took twice the CPU time.
 threadpool_limits(1, user_api="blas")
 
-# BentoML's own deadline is a net under ours, which answers with a problem document.
-NET_SECONDS = 120
-
 
 class Front:
-    """Every path is ours but BentoML's list of routes: its `/`, `/readyz` ... would shadow ours."""
+    """Every path is ours, before BentoML's routes and its middleware.
+
+    Its `/`, `/readyz` ... would shadow ours, and its deadline keeps a timer for each request until
+    it runs out, whether or not the request was answered meanwhile.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._bentoml = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ours = scope["type"] == "http" and scope["path"] != "/docs.json"
-        await (app if ours else self._bentoml)(scope, receive, send)
+        await (app if scope["type"] == "http" else self._bentoml)(scope, receive, send)
 
 
 @bentoml.service(
     name="sensorium",
     workers=settings.workers,
-    traffic={"timeout": NET_SECONDS},
-    metrics={"enabled": False},  # its labels are raw paths; ours are in service/metrics.py
-    logging={"access": {"enabled": False}},
-    tracing={"excluded_urls": ".*"},  # nothing exports the spans that each request would make
 )
-@bentoml.asgi_app(app)
 class Sensorium:
     """One service for pictures, text and sound."""
 
@@ -78,7 +78,17 @@ class Sensorium:
         state.pipeline.close()
 
 
-Sensorium.add_asgi_middleware(Front)  # type: ignore[attr-defined]  # the decorator makes a Service
+def _put_front_first(build: Callable[..., Starlette]) -> Callable[..., Starlette]:
+    def build_with_front(*args: Any, **options: Any) -> Starlette:
+        application = build(*args, **options)
+        application.user_middleware.insert(0, Middleware(Front))
+        return application
+
+    return build_with_front
+
+
+# `add_asgi_middleware` would put it behind all the others, and the service takes no attributes.
+Service.to_asgi = _put_front_first(Service.to_asgi)
 
 
 def _announce_provider() -> str:

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.limits import InputLimits, core_budget
 
-MOST_TIMEOUT_MS = 100_000  # beyond it BentoML's own deadline would answer, in a shape of its own
+MOST_TIMEOUT_MS = 100_000
 
 
 class Provider(StrEnum):

@@ -11,7 +11,10 @@ from service.errors import BadRequest, TooLarge
 from service.routes.problems import describe, respond
 
 USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
-PROCESS, NUMBERS = secrets.token_hex(12), itertools.count()  # an id is 128 bits, in order of arrival
+PROCESS, NUMBERS = (
+    secrets.token_hex(12),
+    itertools.count(),
+)  # an id is 128 bits, in order of arrival
 
 
 class Edge:
