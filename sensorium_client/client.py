@@ -15,6 +15,7 @@ from sensorium_client.answers import (
     read_classification,
     read_embedding,
 )
+from sensorium_client.errors import Unreachable
 from sensorium_client.exchange import exchange
 from sensorium_client.items import Item, Source, as_item, find_items
 from sensorium_client.many import ItemError, answer_all
@@ -52,7 +53,7 @@ class AsyncClient:
         self, url: str = URL, *, timeout: float = SECONDS, api_key: str | None = None
     ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{url} does not begin with http:// or https://")
+            raise Unreachable(f"{url} does not begin with http:// or https://")
         self._seconds = timeout
         self._http = httpx.AsyncClient(
             base_url=url,

@@ -80,15 +80,15 @@ def read_retry_after(value: str | None) -> float | None:
 async def _attempt(
     http: httpx.AsyncClient, request: httpx.Request, seconds: float
 ) -> dict[str, Any]:
+    service = request.url.netloc.decode()
     request.headers["X-Timeout-Ms"] = str(max(1, round(seconds * 1000)))
     try:
         async with asyncio.timeout(seconds + NETWORK_SECONDS):
             response = await http.send(request)
     except TimeoutError:
-        raise Unreachable(f"{request.url.host}: no answer within {seconds:.1f} s") from None
+        raise Unreachable(f"{service}: no answer within {seconds:.1f} s") from None
     except httpx.TransportError as error:
-        reason = str(error) or type(error).__name__
-        raise Unreachable(f"{request.url.host}: {reason}") from error
+        raise Unreachable(f"{service}: {str(error) or type(error).__name__}") from error
     document = _read_json(response)
     if response.status_code == 200 and "results" in document:
         return document

@@ -18,6 +18,8 @@ from sensorium_client.errors import FileRefused, SensoriumError
 if sys.platform != "win32":
     import fcntl
 
+BEGINNING = b'{"file": '  # of each line
+
 
 class BadJournal(SensoriumError):
     """The file holds something else, or another run is writing it."""
@@ -75,9 +77,11 @@ def _read(file: BinaryIO, task: Task) -> dict[str, str]:
     file.seek(0)
     whole = 0  # bytes
     for number, line in enumerate(file, start=1):
-        if not line.endswith(b"\n"):
-            break
         try:
+            if not line.endswith(b"\n"):
+                if line[: len(BEGINNING)] != BEGINNING[: len(line)]:
+                    raise ValueError  # somebody else's file, not to be cut
+                break
             known = json.loads(line)
             if known["task"] != task:
                 raise BadJournal(f"{file.name}:{number}: {known['task']}, not {task}")

@@ -26,7 +26,10 @@ async def answer_all(
 
     Raises:
         SensoriumError: what would befall the other items as well.
+        ValueError: none may be asked at a time.
     """
+    if concurrency < 1:
+        raise ValueError(f"concurrency must be 1 or more, not {concurrency}")
     free = asyncio.Semaphore(concurrency)
 
     async def outcome(item: Item) -> Answer | ItemError:

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -175,7 +176,8 @@ def best(answer: object) -> str:
 
 
 def test_a_bad_file_among_many_is_its_own_answer(client: Client, tmp_path: Path) -> None:
-    sources = [image(png(RED)), image(b"no picture"), tmp_path / "none.png", image(png(BLUE))]
+    red, blue = image(png(RED)), image(png(BLUE))
+    sources: list[Item | Path] = [red, image(b"no picture"), tmp_path / "none.png", blue]
     first, torn, missing, last = [answer for _, answer in client.classify_all(sources)]
     assert (best(first), best(last)) == ("red", "blue")
     assert isinstance(torn, FileRefused)
@@ -359,7 +361,7 @@ def test_an_answer_that_is_not_sensoriums_is_no_answer() -> None:
 def test_a_service_that_is_not_there_is_unreachable() -> None:
     with (
         Client(f"http://127.0.0.1:{free_port()}", timeout=0.5) as client,
-        pytest.raises(Unreachable, match=r"127\.0\.0\.1: "),
+        pytest.raises(Unreachable, match=r"127\.0\.0\.1:\d+: "),
     ):
         client.classify(text("a"))
 
@@ -410,6 +412,11 @@ def test_no_more_are_asked_at_a_time_than_was_said() -> None:
     assert most == [True] * 12
 
 
+def test_somebody_has_to_be_asked(client: Client) -> None:
+    with pytest.raises(ValueError, match="concurrency must be 1 or more"):
+        next(client.classify_all([text("a")], concurrency=0))
+
+
 def test_a_key_goes_as_a_bearer_token() -> None:
     with answering(in_turn(Reply())) as (url, arrivals), Client(url, api_key="k") as client:
         client.classify(text("a"))
@@ -417,7 +424,7 @@ def test_a_key_goes_as_a_bearer_token() -> None:
 
 
 def test_a_url_without_its_scheme_is_refused() -> None:
-    with pytest.raises(ValueError, match="localhost:3000 does not begin with http"):
+    with pytest.raises(Unreachable, match="localhost:3000 does not begin with http"):
         Client("localhost:3000")
 
 
@@ -613,11 +620,11 @@ def test_a_wrong_question_stops_the_run_and_is_nobodys_answer(url: str, tmp_path
 
 def test_a_service_that_stays_away_ends_the_run(tmp_path: Path) -> None:
     write_tones(tmp_path / "tones", 3)
-    nowhere = f"http://127.0.0.1:{free_port()}"
-    words = ("classify", tmp_path / "tones", "--jsonl", tmp_path / "out.jsonl", "--url", nowhere)
-    code, said = run(*words, "--timeout", "0.5")
+    nowhere = f"127.0.0.1:{free_port()}"
+    words = ("classify", tmp_path / "tones", "--jsonl", tmp_path / "out.jsonl")
+    code, said = run(*words, "--url", f"http://{nowhere}", "--timeout", "0.5")
     assert code == 1
-    assert "error: 127.0.0.1: " in said
+    assert f"error: {nowhere}: " in said
 
 
 def test_what_a_file_is_may_be_said(url: str, tmp_path: Path) -> None:
@@ -637,6 +644,7 @@ def test_a_journal_of_something_else_is_left_alone(url: str, tmp_path: Path) -> 
         '{"file": "a.wav", "task": "embed", "status": "ok"}\n': "out.jsonl:1: embed, not classify",
         "\n": "out.jsonl:1: not a line of this command",
         "some notes\nof mine": "out.jsonl:1: not a line of this command",
+        "a note": "out.jsonl:1: not a line of this command",
     }.items():
         journal.write_text(content)
         code, said = run("classify", *words)
@@ -675,6 +683,7 @@ def test_progress_is_shown_on_a_terminal(url: str, tmp_path: Path, before: str, 
     words = [str(tmp_path / "tones"), "--jsonl", str(tmp_path / "out.jsonl"), "--url", url]
     program = f"{before}from sensorium_client.__main__ import main; main(['classify', *{words}])"
     ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (24, 80))
     subprocess.run([sys.executable, "-c", program], cwd=PROJECT, stderr=its, check=True)
     os.close(its)
     with os.fdopen(ours, "rb", buffering=0) as terminal:
