@@ -44,6 +44,7 @@ from sensorium_client import (
 )
 from sensorium_client.arrays import encode_png, encode_wav
 from sensorium_client.exchange import FIRST_PAUSE, pause_after, read_retry_after
+from sensorium_client.many import answer_all
 from tests.conftest import png, tone, write_colours, write_loudness, write_words
 from tests.servers import PROJECT, free_port, plain_environment, served
 
@@ -389,27 +390,32 @@ def test_ctrl_c_ends_the_call_and_not_the_client() -> None:
             hold.wait()
         return Reply()
 
-    with answering(interrupt) as (url, _), Client(url) as client:
+    with answering(interrupt) as (url, arrivals), Client(url) as client:
         with pytest.raises(KeyboardInterrupt):
             list(client.classify_all(map(text, "abcdefghijkl"), concurrency=1))
         hold.set()
-        assert best(client.classify(text("a"))) == "a"
+        for _ in range(5):
+            assert best(client.classify(text("a"))) == "a"
+    assert len(arrivals) == 6 + 5
 
 
 def test_no_more_are_asked_at_a_time_than_was_said() -> None:
-    three, asking, most = threading.Event(), threading.Semaphore(3), []
+    now = most = 0
 
-    def count(_: int) -> Reply:
-        most.append(asking.acquire(blocking=False))
-        if len(most) == 3:
-            three.set()
-        assert three.wait(SECONDS)
-        asking.release()
-        return Reply()
+    async def ask(item: Item) -> str:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0)
+        now -= 1
+        return item.read().decode()
 
-    with answering(count) as (url, _), Client(url) as client:
-        assert len(list(client.classify_all(map(text, "abcdefghijkl"), concurrency=3))) == 12
-    assert most == [True] * 12
+    async def ask_all() -> list[object]:
+        items = map(text, "abcdefghijkl")
+        return [letter async for _, letter in answer_all(ask, items, 3, progress=False)]
+
+    assert asyncio.run(ask_all()) == [*"abcdefghijkl"]
+    assert most == 3
 
 
 def test_somebody_has_to_be_asked(client: Client) -> None:
@@ -546,6 +552,26 @@ def test_ten_thousand_recordings_are_answered_once_though_the_server_restarts(
     heard = {line["file"]: line["labels"][0]["label"] for line in lines}
     right = sum(label == Path(name).name.split("-")[0] for name, label in heard.items())
     assert right > 9_000
+
+
+def test_a_line_is_there_as_soon_as_its_file_is_answered(tmp_path: Path) -> None:
+    write_tones(tmp_path / "tones", 9)
+    journal = tmp_path / "out.jsonl"
+    hold = threading.Event()
+
+    def answer_three(number: int) -> Reply:
+        if number >= 3:
+            hold.wait()
+        return Reply()
+
+    with answering(answer_three) as (url, _):
+        words = (tmp_path / "tones", "--jsonl", journal, "--url", url, "--concurrency", "1")
+        process = start("classify", *words)
+        wait_for_lines(journal, 3, process)
+        process.kill()
+        process.communicate(timeout=SECONDS)
+        hold.set()
+    assert len(read(journal)) == 3
 
 
 def test_an_interrupted_run_goes_on(url: str, tmp_path: Path) -> None:
