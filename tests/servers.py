@@ -25,31 +25,40 @@ class NotServing(Exception):
 
 @contextmanager
 def served(
-    models: Path, *, workers: int = 1, env: Mapping[str, str] | None = None
+    models: Path,
+    *,
+    workers: int = 1,
+    env: Mapping[str, str] | None = None,
+    port: int | None = None,
 ) -> Iterator[str]:
     """The base URL of a real `bentoml serve` of this checkout with the models of that folder."""
     settings = {"SENSORIUM_MODELS": str(models), "SENSORIUM_WORKERS": str(workers)}
     command = [sys.executable, "-m", "bentoml", "serve", "service.app:Sensorium"]
     with running(
-        command, cwd=PROJECT, env={**plain_environment(), **settings, **(env or {})}
+        command, cwd=PROJECT, env={**plain_environment(), **settings, **(env or {})}, port=port
     ) as url:
         yield url
 
 
 @contextmanager
 def running(
-    command: Sequence[str], *, cwd: Path, env: Mapping[str, str], user: int | None = None
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    user: int | None = None,
+    port: int | None = None,
 ) -> Iterator[str]:
     """The base URL of a `bentoml serve` command, from `/readyz` saying 200 until SIGTERM.
 
-    It gets a free port and a BENTOML_HOME of its own, unless `env` names one: every
-    `bentoml serve` empties the metrics of all others with the same home. `user` is whose process
-    it is, by number; only root can choose.
+    It gets a free port, unless one is given, and a BENTOML_HOME of its own, unless `env` names
+    one: every `bentoml serve` empties the metrics of all others with the same home. `user` is whose
+    process it is, by number; only root can choose.
 
     Raises:
         NotServing: it is not ready in time, or ends early, or does not end when told to.
     """
-    port = free_port()
+    port = port or free_port()
     with TemporaryDirectory(prefix="sensorium-server-") as folder:
         log = Path(folder) / "log.txt"
         home = {"BENTOML_HOME": folder, "BENTOML_DO_NOT_TRACK": "True"}
