@@ -305,21 +305,21 @@ def few_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("few_and_small")
 def test_payloads_are_always_the_same_and_made_once(tmp_path: Path) -> None:
-    first = make_payloads(tmp_path / "a", None, RECORDING)
-    second = make_payloads(tmp_path / "b", None, RECORDING)
+    first = make_payloads(tmp_path / "a", WORKS, None, RECORDING)
+    second = make_payloads(tmp_path / "b", WORKS, None, RECORDING)
     assert {name: len(files) for name, files in first.items()} == payloads.COUNTS
     for name, files in first.items():
         contents = [path.read_bytes() for path in files]
         assert contents == [path.read_bytes() for path in second[name]], name
         assert len(set(contents)) == len(contents), name
     first["short"][0].write_bytes(b"mine")
-    again = make_payloads(tmp_path / "a", None, RECORDING)
+    again = make_payloads(tmp_path / "a", WORKS, None, RECORDING)
     assert again["short"][0].read_bytes() == b"mine"
 
 
 @pytest.mark.usefixtures("few_and_small")
 def test_pictures_have_the_size_and_the_grain_of_a_camera(tmp_path: Path) -> None:
-    files = make_payloads(tmp_path, None, RECORDING)
+    files = make_payloads(tmp_path, WORKS, None, RECORDING)
     assert 60_000 < files["photos"][0].stat().st_size <= payloads.ORDINARY_BYTES
     assert 150_000 < files["photos12"][0].stat().st_size <= 300_000
     with Image.open(files["photos12"][0]) as picture:
