@@ -4,13 +4,9 @@ import base64
 import json
 import os
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from email import message_from_bytes
 from email.policy import HTTP
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
@@ -49,7 +45,7 @@ from loadtests.compare.wrk import WrkFailed, parse_outcome
 from service.model import load
 from service.settings import Settings
 from tests.conftest import write_colours
-from tests.servers import PROJECT
+from tests.servers import PROJECT, small_server
 
 MODELS = PROJECT / "models"
 RECORDING = MODELS / "spoken-digits/1/example.wav"
@@ -185,30 +181,6 @@ def test_callers_of_the_lead_in_are_not_counted_and_late_answers_are_not_in_time
     ]
     found = summarise(visits, 2.0, 0.1)
     assert (found.answers, found.in_time, found.errors) == (2, 1, 2)
-
-
-@contextmanager
-def small_server(answer: bytes) -> Iterator[tuple[int, list[bytes]]]:
-    """Gives every request that answer; its port, and the requests that it got."""
-    got: list[bytes] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            head = f"{self.requestline}\n{self.headers}"
-            got.append(head.encode() + body)
-            self.wfile.write(answer)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server.server_port, got
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.mark.parametrize(

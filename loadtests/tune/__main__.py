@@ -8,6 +8,7 @@ an environment file with a picture beside it, and prints a table. What the envir
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from loadtests.compare.serving import ROOT, NotReady
 from loadtests.payloads import Modality, Payload, read_payloads
 from loadtests.tune.candidates import DEFAULTS, Candidate, single_changes, variable
 from loadtests.tune.defaults import read_defaults
-from loadtests.tune.models import Description, describe
+from loadtests.tune.models import Description, TakesSeveral, describe
 from loadtests.tune.report import conclude, draw, write_settings, write_table
 from loadtests.tune.selection import FINALISTS, Point, Window, choose, finalists
 from loadtests.tune.trials import MODELS, Bench, Trial, measure
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parse(arguments)
     try:
         return _tune(args)
-    except (NotReady, NoAnswer, FileNotFoundError) as error:
+    except (NotReady, NoAnswer, TakesSeveral, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -73,7 +74,7 @@ def _tune(args: argparse.Namespace) -> int:
     bench, defaults = _bench(args.model), read_defaults()
     with bench.serving(args.model, DEFAULTS, bench.models) as server:
         start_seconds = server.age()
-        model = describe(server.port, args.model)
+        model = describe(json.loads(fetch(server.port, "GET", f"/v1/models/{args.model}")))
         payloads = _payloads(model.modality, args.data)
         _check(server.port, model.path, payloads)
     trial = Trial(

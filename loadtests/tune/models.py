@@ -1,17 +1,19 @@
-"""Models: what a running service says of one, and its folder alone, with another limit on batches."""
+"""Models: what a running service says of one; its folder alone, with another `max_batch`."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from loadtests.compare.answers import NoAnswer, fetch
 from loadtests.payloads import Modality
 
 MANIFEST = "manifest.yaml"
+
+
+class TakesSeveral(Exception):
+    """A model that cannot be asked with one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +33,18 @@ class Description:
         return f"/v1/{self.modality}/{self.task}?model={self.name}"
 
 
-def describe(port: int, name: str) -> Description:
-    """Raises:
-    NoAnswer: the service has no such model, or it does not take single files.
+def describe(card: Mapping[str, Any]) -> Description:
+    """What `/v1/models/<name>` says, as far as it matters here.
+
+    Raises:
+        TakesSeveral: its requests do not hold one file each.
     """
-    card = json.loads(fetch(port, "GET", f"/v1/models/{name}"))
-    manifest: dict[str, Any] = card["manifest"]
+    name, manifest = card["id"], card["manifest"]
     reading = manifest["preprocessing"]
     encoders = reading.get("encoders", [])
     modalities = [reader["modality"] for reader in encoders or [reading]]
     if len(modalities) > 1:
-        raise NoAnswer(f"{name} takes several files at once: tune each of its encoders")
+        raise TakesSeveral(f"{name} takes several files at once: tune each of its encoders")
     devices = ["cpu"] if card["provider"] == "cpu" else ["cuda", "cpu"]
     graphs = [graph for graph in manifest["graphs"] if graph["device"] in devices]
     precisions = dict.fromkeys(graph["precision"] for graph in graphs)
