@@ -9,7 +9,7 @@ from loadtests.compare.results import ratios
 from loadtests.tune.candidates import DEFAULTS, Candidate, combine
 
 WORTH = 1.05  # what a change has to bring, even if it brings it every time
-FINALISTS = 3  # single changes that are measured again
+FINALISTS = 2  # single changes that are measured again
 
 
 @dataclass(frozen=True, slots=True)
