@@ -104,8 +104,10 @@ def test_the_most_answers_within_the_p99_are_chosen() -> None:
 
 
 def test_errors_and_silence_are_never_chosen() -> None:
-    points = [point(DEFAULTS, 50, 50), point(LANES, 99, 99, errors=1), point(INT8, 0, 0, p99=0)]
-    assert choose(points, 1) is points[0]
+    silent, wrong = point(DEFAULTS, 0, 0, p99=0), point(LANES, 99, 99, errors=1)
+    sound = point(INT8, 50, 50)
+    assert choose([silent, wrong, sound], 1) is sound
+    assert choose([silent, wrong], 1) is None
 
 
 @pytest.mark.parametrize(

@@ -46,15 +46,15 @@ def conclude(points: Sequence[Point], chosen: Point | None, p99: float) -> str:
         if not answered:
             return "Nothing was answered without errors."
         quickest = min(answered, key=lambda point: point.p99)
-        return f"Nothing meets a p99 of {p99 * 1000:g} ms; the quickest: {describe(quickest)}."
+        return f"Nothing meets a p99 of {p99 * 1000:g} ms; the quickest: {figures(quickest)}."
     usual = fastest(points, DEFAULTS, p99)
     if chosen.candidate == DEFAULTS:
-        return f"The defaults are as good as anything that was tried: {describe(chosen)}."
-    beside = describe(usual) if usual else f"no p99 within {p99 * 1000:g} ms"
-    return f"{chosen.candidate.label}: {describe(chosen)}; the defaults: {beside}."
+        return f"The defaults are as good as anything that was tried: {figures(chosen)}."
+    beside = figures(usual) if usual else f"no p99 within {p99 * 1000:g} ms"
+    return f"{chosen.candidate.label}: {figures(chosen)}; the defaults: {beside}."
 
 
-def describe(point: Point) -> str:
+def figures(point: Point) -> str:
     return f"{point.rate:.1f} answers/s, p99 {point.p99 * 1000:.0f} ms, {point.callers} at once"
 
 
