@@ -5,10 +5,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 3000
 DATA   ?=
+MODEL  ?= efficientnet-lite0
+P99    ?= 250
 
 MODELS := models/efficientnet-lite0/1/manifest.yaml models/all-minilm-l6-v2/1/manifest.yaml
 
-.PHONY: help install models serve test check format train load compare lock
+.PHONY: help install models serve test check format train load compare tune lock
 help:              ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
@@ -56,6 +58,9 @@ load: $(VENV)/.load   ## a short load test of the running service; SHAPE=step, s
 
 compare: $(VENV)/.serve $(MODELS)   ## Sensorium beside other servers on this machine, 25 minutes
 	$(BIN)/python -m loadtests.compare $(if $(DATA),--photos $(DATA))
+
+tune: $(VENV)/.serve $(MODELS)   ## the settings with which MODEL answers most within P99 milliseconds
+	$(BIN)/python -m loadtests.tune --model $(MODEL) --p99 $(P99) $(if $(DATA),--data $(DATA)) $(if $(INTO),--into $(INTO))
 
 COMPILE := $(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --no-header --no-annotate
 lock: $(VENV)/.test   ## choose the newest versions and write them down; a bento's are some of them

@@ -5,9 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypedDict
@@ -82,6 +84,30 @@ def running(
                 raise
             finally:
                 _stop(process, log)
+
+
+@contextmanager
+def small_server(answer: bytes) -> Iterator[tuple[int, list[bytes]]]:
+    """Gives every request that answer; its port, and the requests that it got."""
+    got: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            head = f"{self.requestline}\n{self.headers}"
+            got.append(head.encode() + body)
+            self.wfile.write(answer)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server.server_port, got
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class AsUser(TypedDict, total=False):

@@ -4,13 +4,9 @@ import base64
 import json
 import os
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from email import message_from_bytes
 from email.policy import HTTP
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
@@ -49,7 +45,7 @@ from loadtests.compare.wrk import WrkFailed, parse_outcome
 from service.model import load
 from service.settings import Settings
 from tests.conftest import write_colours
-from tests.servers import PROJECT
+from tests.servers import PROJECT, small_server
 
 MODELS = PROJECT / "models"
 RECORDING = MODELS / "spoken-digits/1/example.wav"
@@ -187,30 +183,6 @@ def test_callers_of_the_lead_in_are_not_counted_and_late_answers_are_not_in_time
     assert (found.answers, found.in_time, found.errors) == (2, 1, 2)
 
 
-@contextmanager
-def small_server(answer: bytes) -> Iterator[tuple[int, list[bytes]]]:
-    """Gives every request that answer; its port, and the requests that it got."""
-    got: list[bytes] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            head = f"{self.requestline}\n{self.headers}"
-            got.append(head.encode() + body)
-            self.wfile.write(answer)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server.server_port, got
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -305,21 +277,21 @@ def few_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("few_and_small")
 def test_payloads_are_always_the_same_and_made_once(tmp_path: Path) -> None:
-    first = make_payloads(tmp_path / "a", None, RECORDING)
-    second = make_payloads(tmp_path / "b", None, RECORDING)
+    first = make_payloads(tmp_path / "a", WORKS, None, RECORDING)
+    second = make_payloads(tmp_path / "b", WORKS, None, RECORDING)
     assert {name: len(files) for name, files in first.items()} == payloads.COUNTS
     for name, files in first.items():
         contents = [path.read_bytes() for path in files]
         assert contents == [path.read_bytes() for path in second[name]], name
         assert len(set(contents)) == len(contents), name
     first["short"][0].write_bytes(b"mine")
-    again = make_payloads(tmp_path / "a", None, RECORDING)
+    again = make_payloads(tmp_path / "a", WORKS, None, RECORDING)
     assert again["short"][0].read_bytes() == b"mine"
 
 
 @pytest.mark.usefixtures("few_and_small")
 def test_pictures_have_the_size_and_the_grain_of_a_camera(tmp_path: Path) -> None:
-    files = make_payloads(tmp_path, None, RECORDING)
+    files = make_payloads(tmp_path, WORKS, None, RECORDING)
     assert 60_000 < files["photos"][0].stat().st_size <= payloads.ORDINARY_BYTES
     assert 150_000 < files["photos12"][0].stat().st_size <= 300_000
     with Image.open(files["photos12"][0]) as picture:

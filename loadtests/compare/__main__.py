@@ -107,7 +107,7 @@ def _compare(args: argparse.Namespace) -> None:
     into = args.into or CACHE / "results" / date.strftime("%Y-%m-%d-%H%M%S")
     into.mkdir(parents=True, exist_ok=True)
     example = MODELS / "spoken-digits/1/example.wav"
-    files = make_payloads(CACHE / "payloads", args.photos, example)
+    files = make_payloads(CACHE / "payloads", args.work, args.photos, example)
     print(f"about {plan.guess_seconds() / 60:.0f} minutes; results in {into}", flush=True)
     with tempfile.TemporaryDirectory(prefix="compare-") as bodies:
         material = Material(files, Path(bodies), CACHE.absolute(), MODELS, into)

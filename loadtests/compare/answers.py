@@ -29,11 +29,20 @@ def ask(port: int, dialect: Dialect, kind: Kind, payload: bytes) -> Answer:
     Raises:
         NoAnswer: with the reason.
     """
-    body: Body = dialect.encode(kind, payload)
+    content = fetch(port, "POST", dialect.paths[kind], dialect.encode(kind, payload))
+    return dialect.read(json.loads(content))
+
+
+def fetch(port: int, verb: str, path: str, body: Body | None = None) -> bytes:
+    """What the server on that port says.
+
+    Raises:
+        NoAnswer: with the reason.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
     try:
-        headers = {"Content-Type": body.content_type}
-        connection.request("POST", dialect.paths[kind], body.content, headers)
+        headers = {"Content-Type": body.content_type} if body else {}
+        connection.request(verb, path, body.content if body else None, headers)
         response = connection.getresponse()
         content = response.read()
     except (OSError, http.client.HTTPException) as error:
@@ -42,7 +51,7 @@ def ask(port: int, dialect: Dialect, kind: Kind, payload: bytes) -> Answer:
         connection.close()
     if response.status != 200:
         raise NoAnswer(f"{response.status}: {content[:300].decode(errors='replace')}")
-    return dialect.read(json.loads(content))
+    return content
 
 
 def check(answer: Answer, reference: Answer) -> None:

@@ -2,18 +2,16 @@
 
 import asyncio
 import time
-from asyncio import StreamReader, StreamWriter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from loadtests.compare.connections import Connection, ask, write_request
 from loadtests.compare.dialects import Body
 from loadtests.compare.outcome import Outcome, percentile
 
 IN_TIME_SECONDS = 1.0
 PATIENCE_SECONDS = 2.0  # then the caller leaves
 LEAD_IN_SECONDS = 2.0  # callers who come before the queue is what it will be are not counted
-
-Connection = tuple[StreamReader, StreamWriter]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ def come_and_go(
 ) -> Outcome:
     """Callers at `rate` a second for so long, after the lead-in, over kept connections."""
     spent = time.process_time()
-    requests = [_request(port, path, body, headers) for body in bodies]
+    requests = [write_request(port, path, body, headers) for body in bodies]
     visits = asyncio.run(_visits(port, requests, rate, LEAD_IN_SECONDS + seconds))
     return summarise(visits, seconds, (time.process_time() - spent) * counted_share(seconds))
 
@@ -60,17 +58,6 @@ def summarise(visits: Sequence[Visit], seconds: float, client_cpu_seconds: float
     )
 
 
-def _request(port: int, path: str, body: Body, headers: Mapping[str, str]) -> bytes:
-    lines = {
-        "Host": f"127.0.0.1:{port}",
-        "Content-Type": body.content_type,
-        "Content-Length": str(len(body.content)),
-        **headers,
-    }
-    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body.content
-
-
 async def _visits(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> list[Visit]:
     loop = asyncio.get_running_loop()
     idle: list[Connection] = []
@@ -81,7 +68,7 @@ async def _visits(port: int, requests: Sequence[bytes], rate: float, seconds: fl
         request = requests[number % len(requests)]
         try:
             async with asyncio.timeout_at(start + came + PATIENCE_SECONDS):
-                status = await _ask(port, request, idle)
+                status = await ask(port, request, idle)
         except (OSError, asyncio.IncompleteReadError):  # a TimeoutError is an OSError
             status = 0
         return Visit(came, loop.time() - start - came, status)
@@ -94,31 +81,3 @@ async def _visits(port: int, requests: Sequence[bytes], rate: float, seconds: fl
     for _, writer in idle:
         writer.close()
     return [task.result() for task in tasks]
-
-
-async def _ask(port: int, request: bytes, idle: list[Connection]) -> int:
-    """The status of the answer; the connection is kept for the next caller."""
-    reader, writer = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(request)
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        await _skip_body(reader, head)
-    except BaseException:
-        writer.close()
-        raise
-    if b"connection: close" in head:
-        writer.close()
-    else:
-        idle.append((reader, writer))
-    return int(head.split()[1])
-
-
-async def _skip_body(reader: StreamReader, head: bytes) -> None:
-    """Read it to its end: of the length that the head tells, or chunk by chunk."""
-    _, told, length = head.partition(b"content-length:")
-    if told:
-        await reader.readexactly(int(length.split()[0]))
-        return
-    while size := int(await reader.readuntil(b"\r\n"), 16):
-        await reader.readexactly(size + 2)
-    await reader.readexactly(2)

@@ -1,36 +1,27 @@
 """The comparison: in each round every server is started, checked, measured and stopped, alone."""
 
 import math
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.compare.answers import Disagreement, NoAnswer, ask, check
 from loadtests.compare.arrivals import LEAD_IN_SECONDS, PATIENCE_SECONDS, come_and_go, counted_share
 from loadtests.compare.ceiling import run_in_process
-from loadtests.compare.contestants import CORES, Contestant, Place, python_of, variables
+from loadtests.compare.contestants import CORES, Contestant
 from loadtests.compare.dialects import Answer, Body
-from loadtests.compare.processes import Tree, free_ports, running
 from loadtests.compare.results import CEILING, Measurement, Results, Start
 from loadtests.compare.servers.models import ALL
+from loadtests.compare.serving import NotReady, Server, served
 from loadtests.compare.works import Work
 from loadtests.compare.wrk import ask_again_and_again
 
-ROOT = Path(__file__).parents[2]
-READY_SECONDS = 90.0
 OVERLOAD_WORK = "photos"
 CHECKED = 3  # payloads of each work
 WARM_SECONDS = 1
 ANSWERS_EACH = 3  # on each connection of a window
 MOST_WINDOWS = 3  # how many times as long a window may be for that
 OVERHEAD_SECONDS = 12.0  # to start, check and stop a server; to guess how long a run will take
-
-
-class NotReady(Exception):
-    """A server did not answer in time, or ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +87,6 @@ class Material:
         return bodies[0].content_type, paths
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A contestant that runs."""
-
-    contestant: Contestant
-    port: int
-    tree: Tree
-    log: Path
-    started: float  # monotonic
-
-    def age(self) -> float:
-        return time.monotonic() - self.started
-
-
 class Comparison:
     """One run of a plan. What it measures is added to `results` at once."""
 
@@ -147,7 +124,7 @@ class Comparison:
 
     def _visit(self, number: int, contestant: Contestant) -> Iterator[str]:
         """One server, from its start to its end."""
-        with served(contestant, self._material) as server:
+        with served(contestant, self._material.environments, self._material.logs) as server:
             ready_seconds = self._wait_until_ready(server)
             ready_bytes = server.tree.pss_bytes()
             yield f"ready after {ready_seconds:.1f} s, {ready_bytes / 2**20:.0f} MiB"
@@ -184,11 +161,7 @@ class Comparison:
                     ask(server.port, server.contestant.dialect, kind, payload)
                     break
                 except NoAnswer as error:
-                    if server.tree.root.poll() is not None:
-                        raise NotReady(f"it ended; see {server.log}") from error
-                    if server.age() > READY_SECONDS:
-                        raise NotReady(f"not ready in time: {error}; see {server.log}") from error
-                    time.sleep(0.05)
+                    server.give_time(error)
         return server.age()
 
     def _check(self, server: Server, work: Work) -> None:
@@ -252,16 +225,3 @@ def make_references(plan: Plan, material: Material) -> dict[tuple[str, str], lis
             payloads = material.payloads(work)[:CHECKED]
             references[precision, work.name] = [models[work.kind].answer(p) for p in payloads]
     return references
-
-
-@contextmanager
-def served(contestant: Contestant, material: Material) -> Iterator[Server]:
-    """One server, on a free port of 127.0.0.1."""
-    with tempfile.TemporaryDirectory(prefix="compare-", ignore_cleanup_errors=True) as folder:
-        python = python_of(contestant.environment, material.environments)
-        place = Place(python, free_ports(1)[0], Path(folder))
-        log = material.logs / f"{contestant.name}.log"
-        env = variables(contestant, place, ROOT)
-        started = time.monotonic()
-        with running(contestant.command(place), cwd=ROOT, env=env, log=log) as tree:
-            yield Server(contestant, place.port, tree, log, started)

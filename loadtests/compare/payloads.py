@@ -29,7 +29,9 @@ WORDS = (
 )
 
 
-def make_payloads(folder: Path, photos: Path | None, recording: Path) -> dict[str, list[Path]]:
+def make_payloads(
+    folder: Path, works: Iterable[str], photos: Path | None, recording: Path
+) -> dict[str, list[Path]]:
     """Work -> its files, made where they are missing.
 
     Args:
@@ -39,18 +41,21 @@ def make_payloads(folder: Path, photos: Path | None, recording: Path) -> dict[st
     Raises:
         FileNotFoundError: there is no photograph in that folder.
     """
-    if photos is None:
-        pictures = _kept(folder / "drawn/photos", ".jpg", draw_pictures)
-    else:
-        pictures = choose_photos(photos)
+
+    def pictures() -> list[Path]:
+        if photos is None:
+            return _kept(folder / "drawn/photos", ".jpg", draw_pictures)
+        return choose_photos(photos)
+
     camera = folder / ("drawn" if photos is None else photos.resolve().name) / "photos12"
-    return {
+    make: dict[str, Callable[[], list[Path]]] = {
         "photos": pictures,
-        "photos12": _kept(camera, ".jpg", lambda: enlarge(pictures)),
-        "short": _kept(folder / "short", ".txt", lambda: write_texts(short_lengths())),
-        "mixed": _kept(folder / "mixed", ".txt", lambda: write_texts(mixed_lengths())),
-        "digits": _kept(folder / "digits", ".wav", lambda: vary(recording)),
+        "photos12": lambda: _kept(camera, ".jpg", lambda: enlarge(pictures())),
+        "short": lambda: _kept(folder / "short", ".txt", lambda: write_texts(short_lengths())),
+        "mixed": lambda: _kept(folder / "mixed", ".txt", lambda: write_texts(mixed_lengths())),
+        "digits": lambda: _kept(folder / "digits", ".wav", lambda: vary(recording)),
     }
+    return {work: make[work]() for work in works}
 
 
 def _kept(folder: Path, suffix: str, make: Callable[[], Iterable[bytes]]) -> list[Path]:

@@ -1,0 +1,1 @@
+"""The settings that suit one model on this machine, by trying them."""
