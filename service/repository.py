@@ -66,6 +66,10 @@ class Entry:
     reason: str | None = None  # why it failed
     served: Served | None = None  # where it is ready
 
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.name, self.version
+
 
 class Repository:
     """The models of one folder. Each is loaded by itself: one that is refused stops no other."""
@@ -77,22 +81,27 @@ class Repository:
         if not settings.models.is_dir():
             raise OperatorError(f"SENSORIUM_MODELS: there is no folder {settings.models}")
         self._settings = settings
-        self._entries = {(entry.name, entry.version): entry for entry in _scan(settings.models)}
+        self._entries = {entry.key: entry for entry in _scan(settings.models)}
         self.draining = False
 
     async def open(self) -> None:
-        """Load every model, one after the other, off the event loop; heads after encoders."""
-        heads = []
-        for key, entry in list(self._entries.items()):
+        """Load every model, as many at once as there are cores; heads after their encoders."""
+        free = asyncio.Semaphore(self._settings.cores_per_worker)
+        heads: list[Entry] = []
+
+        async def load(entry: Entry) -> None:
+            async with free:
+                try:
+                    self._entries[entry.key] = await self._load(entry)
+                except EncoderMissing:
+                    heads.append(entry)
+
+        await asyncio.gather(*(load(entry) for entry in self.entries()))
+        for entry in heads:
             try:
-                self._entries[key] = await self._load(entry)
-            except EncoderMissing:
-                heads.append((key, entry))
-        for key, entry in heads:
-            try:
-                self._entries[key] = await self._load(entry)
+                self._entries[entry.key] = await self._load(entry)
             except EncoderMissing as error:
-                self._entries[key] = self._refuse(entry, str(error))
+                self._entries[entry.key] = self._refuse(entry, str(error))
 
     async def close(self) -> None:
         """Take no more work; finish what is queued within the setting's seconds."""
