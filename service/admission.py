@@ -48,6 +48,11 @@ class Admission:
         self._seconds = 0.0
         self._items = 0
 
+    @property
+    def wait(self) -> float:
+        """The seconds that a request which comes now should wait."""
+        return self._seconds
+
     def check(self, deadline: float) -> None:
         """Whether a request that comes now should be done in time.
 

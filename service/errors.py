@@ -6,7 +6,8 @@
     │   ├── Unreadable         a file that is not what it is meant to be
     │   ├── Unsupported        a kind of file or answer that there is none of here
     │   ├── TooLarge           beyond a limit, which the sentence names
-    │   └── NotFound           no model, or no route, of that name
+    │   ├── NotFound           no model, or no route, of that name
+    │   └── CallerGone         nobody waits for the answer
     ├── LoadError            the caller tries again later
     │   ├── QueueFull          more work waits than may wait
     │   ├── DeadlineExceeded   the answer would have come too late
@@ -51,6 +52,10 @@ class TooLarge(CallerError):
 
 class NotFound(CallerError):
     """Nothing here has that name."""
+
+
+class CallerGone(CallerError):
+    """The caller closed its connection before the answer was there."""
 
 
 class LoadError(SensoriumError):

@@ -24,12 +24,16 @@ from service.routes.answers import (
     deadline_of,
     respond,
 )
+from service.routes.callers import while_there
 from service.routes.direct import ROUTES, DirectRoute, Endpoint
 from service.routes.payloads import Given, encode_text, read_items
 from service.routes.problems import code_of, describe
 from service.routes.state import Shared, State
 
 router = APIRouter()
+
+# Whether the caller is still there is watched where it may wait longer; less is not worth two tasks.
+WATCHED_SECONDS = 0.05
 
 Version = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 
@@ -234,7 +238,10 @@ async def _answer(
     shared.admission.check(deadline)
     items = await read_items(request, kind, shared.settings.max_items)
     with shared.admission.enter([served.pace for served in models], len(items), deadline):
-        outcomes = await gather([_predict(shared, models, task, item, deadline) for item in items])
+        work = gather([_predict(shared, models, task, item, deadline) for item in items])
+        if shared.admission.wait > WATCHED_SECONDS:
+            work = while_there(request, work)
+        outcomes = await work
         if len(outcomes) == 1 and isinstance(outcomes[0], SensoriumError):
             raise outcomes[0]
     answers = []

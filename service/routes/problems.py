@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
@@ -25,6 +26,7 @@ TABLE: dict[type[Exception], tuple[int, str, str]] = {
     errors.NotFound: (404, "not_found", "There is nothing of that name"),
     errors.TooLarge: (413, "too_large", "The input is beyond a limit"),
     errors.Unreadable: (422, "unreadable", "The input cannot be decoded"),
+    errors.CallerGone: (499, "caller_gone", "The caller has left"),
     errors.QueueFull: (503, "queue_full", "Too much work is waiting"),
     errors.NotReady: (503, "not_ready", "The model does not serve now"),
     errors.DeadlineExceeded: (504, "deadline_exceeded", "The answer would have come too late"),
@@ -96,6 +98,8 @@ def answer(request: Request, error: Exception) -> Response:
         first = error.errors()[0]
         param = str(first["loc"][-1])
         error = errors.BadRequest(f"parameter {param}: {first['msg']}", param)
+    if isinstance(error, ClientDisconnect):  # while its body was read
+        error = errors.CallerGone("the caller has left")
     if not isinstance(error, errors.SensoriumError):
         logger.error("request %s failed", request.state.request_id, exc_info=error)
     return respond(describe(error, request.state.request_id), getattr(error, "retry_after", None))

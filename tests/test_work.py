@@ -1,0 +1,130 @@
+"""How much work a request makes, counted: what is slower everywhere shows here, not by the clock."""
+
+import asyncio
+import sys
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from loadtests.compare.payloads import mixed_lengths
+from service.batching import Batcher, BatchLimits, Computed, Item
+from service.metrics import ModelSeries
+from service.preprocessing import ImagePreprocessor, Sample
+from service.repository import RUN_COST
+from service.session import Session
+from tests.conftest import png
+from tests.test_routes import serving
+
+pytestmark = pytest.mark.anyio
+
+# Python functions that begin on the event loop for one picture, from ASGI's call to its last byte.
+MOST_CALLS = 260
+
+
+@pytest.fixture
+async def client(small_models: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(small_models) as client:
+        yield client
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often a picture was decoded, and a graph run."""
+    counter: Counter[str] = Counter()
+
+    def count(owner: type, name: str) -> None:
+        method = getattr(owner, name)
+
+        def counting(*args: Any, **options: Any) -> Any:
+            counter[name] += 1
+            return method(*args, **options)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(ImagePreprocessor, "decode")
+    count(Session, "run")
+    return counter
+
+
+async def test_each_picture_is_decoded_once_and_a_lone_one_runs_once(
+    client: httpx.AsyncClient, counted: Counter[str]
+) -> None:
+    await client.post("/v1/image/classify", content=png((250, 0, 0)))
+    assert counted == {"decode": 1, "run": 1}
+    counted.clear()
+    files = [("file", (str(n), png((n, 0, 0)))) for n in range(5)]
+    await client.post("/v1/image/classify", files=files)
+    assert counted["decode"] == 5
+    assert counted["run"] <= 5
+
+
+async def test_a_refused_request_is_not_decoded(
+    client: httpx.AsyncClient, counted: Counter[str]
+) -> None:
+    await client.post("/v1/image/classify?model=nobody", content=png((250, 0, 0)))
+    assert counted == {}
+
+
+async def test_padding_on_mixed_lengths_stays_below_a_twentieth() -> None:
+    """128 texts of 4 to 256 tokens that wait together, as they do at the highest load."""
+    batches: list[list[int]] = []
+    go = threading.Event()
+
+    def compute(items: Sequence[Item]) -> list[Computed]:
+        go.wait(10)
+        batches.append([item.cost for item in items])
+        return [Computed({}) for _ in items]
+
+    limits = BatchLimits(items=32, padding=RUN_COST)
+    async with Batcher(compute, limits, 1, ModelSeries("counted", 1)) as batcher:
+        texts = [Sample(np.zeros(0), length) for length in mixed_lengths()]
+        callers = [asyncio.create_task(batcher.submit(text)) for text in texts]
+        while len(batcher._waiting) < len(texts) - 1:  # noqa: ASYNC110  each turn lets one in
+            await asyncio.sleep(0)
+        go.set()
+        await asyncio.gather(*callers)
+    needed = sum(sum(costs) for costs in batches)
+    computed = sum(len(costs) * max(costs) for costs in batches)
+    assert needed == sum(mixed_lengths())
+    assert 1 - needed / computed < 0.05
+    assert len(batches) < len(texts) / 2, "like lengths share a run"
+
+
+async def test_a_request_calls_no_more_functions_than_it_did(client: httpx.AsyncClient) -> None:
+    app = client._transport.app  # type: ignore[attr-defined]
+    body = png((250, 0, 0))
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/image/classify",
+        "query_string": b"model=colours",
+        "headers": [(b"content-length", str(len(body)).encode())],
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body}
+
+    async def send(_: dict[str, Any]) -> None: ...
+
+    async def ask() -> None:
+        await app({**scope, "state": {}}, receive, send)
+
+    for _ in range(3):  # caches fill, histograms get their labels
+        await ask()
+    calls = 0
+
+    def count(_: FrameType, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    await ask()
+    sys.setprofile(None)
+    assert calls <= MOST_CALLS
