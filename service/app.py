@@ -68,12 +68,16 @@ class Sensorium:
         logging.getLogger("service").setLevel(logging.INFO)
         provider = _announce_provider()
         metrics.BUILD.labels(VERSION, version("bentoml"), version("onnxruntime"), provider).set(1)
-        self._loading = asyncio.create_task(state.repository.open())
+        self._tasks = [
+            asyncio.create_task(state.repository.open()),
+            asyncio.create_task(state.watch.run()),
+        ]
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
         """Finish what is queued."""
-        self._loading.cancel()
+        for task in self._tasks:
+            task.cancel()
         await state.repository.close()
         state.pipeline.close()
 

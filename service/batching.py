@@ -84,6 +84,19 @@ class Batch:
         return len(self.jobs) * max(job.cost for job in self.jobs)
 
 
+@dataclass(slots=True, eq=False)
+class Lane:
+    """A thread that computes, and what it is at."""
+
+    thread: threading.Thread
+    jobs: Sequence[Job] = ()
+    started: float = 0.0  # by perf_counter, of the batch that runs
+    abandoned: bool = False  # it did not come back in time, and another has its place
+
+    def is_stuck(self, seconds: float) -> bool:
+        return bool(self.jobs) and time.perf_counter() - self.started > seconds
+
+
 @dataclass(slots=True)
 class _ServiceRate:
     """Seconds of a lane for a cost of one, smoothed over the last batches."""
@@ -114,9 +127,8 @@ class Batcher:
         self._running = 0
         self._rate = _ServiceRate()
         self._closed = False
-        self._lanes = [threading.Thread(target=self._work, daemon=True) for _ in range(lanes)]
-        for lane in self._lanes:
-            lane.start()
+        self._lanes = [self._open_lane() for _ in range(lanes)]
+        self._abandoned: list[Lane] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -156,6 +168,21 @@ class Batcher:
         """Seconds until what waits now should be done, from the measured service rate."""
         return sum(job.cost for job in self._waiting) * self._rate.seconds / len(self._lanes)
 
+    def replace_stuck(self, seconds: float) -> int:
+        """Give up batches that take longer, each lane's place to a new one; how many are stuck."""
+        with self._changed:
+            for number, lane in enumerate(self._lanes):
+                if lane.is_stuck(seconds):
+                    lane.abandoned = True
+                    self._running -= len(lane.jobs)
+                    self._abandoned.append(lane)
+                    self._lanes[number] = self._open_lane()
+                    self._series.batch_failed()
+                    for job in lane.jobs:
+                        _settle(job, BatchFailed(f"the model gave no answer within {seconds:g} s"))
+            self._abandoned = [lane for lane in self._abandoned if lane.thread.is_alive()]
+            return len(self._abandoned)
+
     async def drain(self, seconds: float) -> None:
         """Take no more work, finish what is there; after `seconds`, refuse what still waits."""
         with self._changed:
@@ -169,22 +196,29 @@ class Batcher:
 
     def _join(self, until: float) -> None:
         for lane in self._lanes:
-            lane.join(None if math.isinf(until) else max(0.0, until - time.monotonic()))
+            lane.thread.join(None if math.isinf(until) else max(0.0, until - time.monotonic()))
 
-    def _work(self) -> None:
+    def _open_lane(self) -> Lane:
+        lane = Lane(threading.Thread(target=lambda: self._work(lane), daemon=True))
+        lane.thread.start()
+        return lane
+
+    def _work(self, lane: Lane) -> None:
         """One lane: batch after batch."""
-        while batch := self._next():
+        while batch := self._next(lane):
             self._series.released(batch.reason, [job.cost for job in batch.jobs])
-            started = time.perf_counter()
-            outcomes = self._run(batch.jobs)
-            seconds = time.perf_counter() - started
+            outcomes = self._run(lane, batch.jobs)
+            seconds = time.perf_counter() - lane.started
             with self._changed:
+                if lane.abandoned:  # all was answered already
+                    return
+                lane.jobs = ()
                 self._running -= len(batch.jobs)
                 self._rate.observe(seconds, batch.cost)
             loop = batch.jobs[0].reply.get_loop()
-            loop.call_soon_threadsafe(_answer, batch.jobs, outcomes, started, seconds)
+            loop.call_soon_threadsafe(_answer, batch.jobs, outcomes, lane.started, seconds)
 
-    def _next(self) -> Batch | None:
+    def _next(self, lane: Lane) -> Batch | None:
         """Wait for work; None when there will be no more."""
         with self._changed:
             while not (batch := self._take()):
@@ -192,6 +226,7 @@ class Batcher:
                 if self._closed:
                     return None
                 self._changed.wait()
+            lane.jobs, lane.started = batch.jobs, time.perf_counter()
             self._running += len(batch.jobs)
             self._report_load()
             return batch
@@ -236,16 +271,16 @@ class Batcher:
             return True
         return False
 
-    def _run(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def _run(self, lane: Lane, jobs: Sequence[Job]) -> list[Outcome]:
         """What comes of each job; a batch that fails is retried by halves, to find the culprit."""
         try:
             return list(self._compute([job.item for job in jobs]))
         except Exception as error:  # whatever the model raises is an answer to its callers
             self._series.batch_failed()
-            if len(jobs) == 1:
-                return [BatchFailed(f"the model failed on this input: {error}")]
+            if len(jobs) == 1 or lane.abandoned:
+                return [BatchFailed(f"the model failed on this input: {error}") for _ in jobs]
             middle = len(jobs) // 2
-            return self._run(jobs[:middle]) + self._run(jobs[middle:])
+            return self._run(lane, jobs[:middle]) + self._run(lane, jobs[middle:])
 
     def _report_load(self) -> None:
         self._series.load(len(self._waiting), self._running)

@@ -48,6 +48,7 @@ class Model:
     session: Session
     labels: tuple[str, ...]  # empty for a model that does not classify
     encoders: "tuple[Model, ...]" = ()  # whose vectors a head takes
+    example: Sample | None = None  # that it has answered as it must
 
     def decode(self, payload: bytes) -> Sample:
         return self.preprocessor.decode(payload)
@@ -131,8 +132,7 @@ def load(folder: Path, settings: Settings, find_encoder: FindEncoder = no_encode
     manifest = read_manifest(folder)
     model = _open(folder, manifest, settings, find_encoder)
     _check_tensors(model)
-    _check_example(model)
-    return model
+    return replace(model, example=_check_example(model))
 
 
 def answer_example(
@@ -247,7 +247,7 @@ def _show(tensor: TensorSpec) -> str:
     return f"{tensor.dtype}[{', '.join('N' if s is None else str(s) for s in tensor.shape)}]"
 
 
-def _check_example(model: Model) -> None:
+def _check_example(model: Model) -> Sample:
     """Answer the example alone, in twos and in the largest batch, which warms the session."""
     example = model.manifest.example
     try:
@@ -267,6 +267,7 @@ def _check_example(model: Model) -> None:
         for answer in answers:
             _compare(model, answer, expected, tolerance, size)
     model.session.release(model.preprocessor.collate([sample]))
+    return sample
 
 
 def _read_example(model: Model) -> Sample:

@@ -106,13 +106,16 @@ class Repository:
     async def close(self) -> None:
         """Take no more work; finish what is queued within the setting's seconds."""
         self.draining = True
-        batchers = [entry.served.batcher for entry in self.entries() if entry.served]
-        drains = (batcher.drain(self._settings.drain_seconds) for batcher in batchers)
+        drains = (each.batcher.drain(self._settings.drain_seconds) for each in self.served())
         await asyncio.gather(*drains)
 
     def entries(self) -> list[Entry]:
         """All that lies in the folder, by name and version, the oldest version first."""
         return sorted(self._entries.values(), key=_order)
+
+    def served(self) -> list[Served]:
+        """The models that take work now."""
+        return [entry.served for entry in self.entries() if entry.served]
 
     @property
     def ready(self) -> bool:

@@ -1,6 +1,7 @@
 """onnxruntime behind one call: named arrays in, named arrays out."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -67,13 +68,25 @@ class Session:
             raise BadModel(f"{graph}: onnxruntime cannot load it: {error}") from error
         if self._session.get_providers()[0] != wanted:
             raise ProviderMissing(f"{wanted} is installed but cannot start on this machine")
+        self._runs: dict[onnxruntime.RunOptions, float] = {}  # and when each began
         self.inputs = _describe(self._session.get_inputs())
         self.outputs = _describe(self._session.get_outputs())
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """The named outputs for these inputs, in order; each [N, ...]."""
-        arrays: list[Array] = self._session.run(list(outputs), dict(feeds))
+        options = onnxruntime.RunOptions()
+        self._runs[options] = time.monotonic()
+        try:
+            arrays: list[Array] = self._session.run(list(outputs), dict(feeds), options)
+        finally:
+            del self._runs[options]
         return arrays
+
+    def interrupt(self, seconds: float) -> None:
+        """Let runs that have taken longer than this fail, at the next node of their graph."""
+        for options, started in list(self._runs.items()):
+            if time.monotonic() - started > seconds:
+                options.terminate = True
 
     def release(self, feeds: Mapping[str, Array]) -> None:
         """Give back the memory that larger batches left reserved, by a run of these feeds."""

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     timeout_ms: PositiveInt = Field(
         30_000, le=MOST_TIMEOUT_MS, description="Deadline of a request that brings no X-Timeout-Ms."
     )
+    stuck_seconds: PositiveFloat = Field(
+        8.0, description="A batch that takes longer is given up, and its lane replaced."
+    )
     drain_seconds: PositiveFloat = Field(
         10.0, description="How long queued work may take to finish at shutdown."
     )

@@ -311,3 +311,18 @@ async def test_a_reply_says_where_its_time_went() -> None:
     assert first.queue_seconds < first.infer_seconds
     assert first.infer_seconds >= 0.02
     assert second.queue_seconds >= 0.02
+
+
+async def test_a_lane_that_does_not_come_back_is_replaced_and_its_callers_told() -> None:
+    model = Doubler(held=True)
+    async with batcher(model) as doubler:
+        callers = await submit_behind_a_held_batch(doubler, model, [number(1)])
+        assert doubler.replace_stuck(60) == 0
+        assert doubler.replace_stuck(0) == 1
+        with pytest.raises(BatchFailed, match="no answer within 0 s"):
+            await callers[0]
+        await model.has_started()
+        model.go.set()
+        assert total(await callers[1]) == 2
+        while doubler.replace_stuck(60):  # noqa: ASYNC110  until the old thread has ended
+            await asyncio.sleep(0.001)

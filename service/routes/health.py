@@ -14,7 +14,8 @@ router = APIRouter()
 
 
 class Liveness(BaseModel):
-    status: Literal["alive"] = "alive"
+    status: Literal["alive", "stuck"] = "alive"
+    reason: str | None = None
 
 
 class ModelState(BaseModel):
@@ -42,10 +43,17 @@ async def about() -> About:
     return About(version=VERSION)
 
 
-@router.get("/livez")
-async def livez() -> Liveness:
-    """The process answers."""
-    return Liveness()
+@router.get(
+    "/livez",
+    response_model_exclude_none=True,
+    responses={503: {"model": Liveness, "description": "It does not come back by itself."}},
+)
+async def livez(shared: Shared) -> Liveness:
+    """The process answers, and nothing in it is stuck."""
+    if shared.watch.ailment is None:
+        return Liveness()
+    document = Liveness(status="stuck", reason=shared.watch.ailment)
+    return JSONResponse(document.model_dump(), 503)  # type: ignore[return-value]
 
 
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not now."}})

@@ -9,6 +9,7 @@ from service.admission import Admission
 from service.pipeline import Pipeline
 from service.repository import Repository
 from service.settings import Settings
+from service.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,17 +18,20 @@ class State:
     repository: Repository
     pipeline: Pipeline
     admission: Admission
+    watch: Watch
 
 
 def build_state(settings: Settings) -> State:
     """Raises:
     OperatorError: there is no folder of models.
     """
+    repository, pipeline = Repository(settings), Pipeline(settings.decoders)
     return State(
         settings,
-        Repository(settings),
-        Pipeline(settings.decoders),
+        repository,
+        pipeline,
         Admission(settings.max_wait_ms / 1000),
+        Watch(repository, pipeline, settings.stuck_seconds),
     )
 
 

@@ -1,0 +1,90 @@
+"""Watch: what no longer moves is noticed, told of, and replaced."""
+
+import asyncio
+import logging
+import os
+import signal
+from time import monotonic
+from weakref import WeakKeyDictionary
+
+from service.errors import BatchFailed, DeadlineExceeded, LoadError
+from service.pipeline import Pipeline
+from service.repository import Repository, Served
+
+logger = logging.getLogger(__name__)
+
+PAUSE = 1.0  # seconds between two looks
+# A lane that was interrupted ends at the graph's next node. One that goes on for so many times the
+# patience is in code that cannot be stopped, and keeps a core: the process has to end.
+HOPELESS = 3.0
+EXAMPLE_SECONDS = 30.0  # between a model's answers to its own example
+
+
+class Watch:
+    """Looks after the lanes and the decoders of one process."""
+
+    def __init__(self, repository: Repository, pipeline: Pipeline, patience: float) -> None:
+        """Args:
+        patience: the seconds after which a batch, or a decoder, counts as stuck.
+        """
+        self._repository = repository
+        self._pipeline = pipeline
+        self._patience = patience
+        self._since: float | None = None  # when it was first unwell, on the monotonic clock
+        # When each model answered its example, and what was wrong with the answer
+        self._examples: WeakKeyDictionary[Served, tuple[float, str | None]] = WeakKeyDictionary()
+        self.ailment: str | None = None  # why the process is not well
+
+    async def run(self) -> None:
+        """Look, again and again."""
+        while True:
+            await asyncio.sleep(PAUSE)
+            await self.look()
+
+    async def look(self) -> None:
+        """Find what does not move, and act."""
+        served = self._repository.served()
+        ailments = [self._tend(each) for each in served]
+        ailments += await asyncio.gather(self._try_decoders(), *map(self._try_example, served))
+        self._tell(next((ailment for ailment in ailments if ailment), None))
+
+    def _tend(self, served: Served) -> str | None:
+        """Replace what is stuck in one model, and interrupt it."""
+        stuck = served.batcher.replace_stuck(self._patience)
+        served.model.session.interrupt(self._patience)
+        return f"{served.model.manifest.name}: {stuck} of its runs do not end" if stuck else None
+
+    async def _try_decoders(self) -> str | None:
+        try:
+            now = asyncio.get_running_loop().time()
+            await self._pipeline.decode(bytes, b"", now + self._patience)
+        except DeadlineExceeded:
+            return f"no decoder was free for {self._patience:g} s"
+        return None
+
+    async def _try_example(self, served: Served) -> str | None:
+        """A model that nobody asks may be broken as well: let it answer its own example."""
+        last = self._examples.get(served, (0.0, None))
+        if monotonic() - last[0] < EXAMPLE_SECONDS:
+            return last[1]
+        ailment = None
+        try:
+            now = asyncio.get_running_loop().time()
+            await served.batcher.submit(served.model.example, now + self._patience)
+        except BatchFailed as error:
+            ailment = f"{served.model.manifest.name}: its own example fails: {error}"
+        except LoadError:  # it is busy, or goes
+            pass
+        self._examples[served] = (monotonic(), ailment)
+        return ailment
+
+    def _tell(self, ailment: str | None) -> None:
+        if ailment and not self.ailment:
+            logger.error("not well: %s", ailment)
+            self._since = monotonic()
+        elif self.ailment and not ailment:
+            logger.info("well again")
+        self.ailment = ailment
+        if ailment and self._since and monotonic() - self._since > HOPELESS * self._patience:
+            logger.critical("cannot be helped, so this worker ends: %s", ailment)
+            os.kill(os.getpid(), signal.SIGTERM)  # its work is drained, and BentoML starts another

@@ -1,0 +1,120 @@
+"""What hangs is noticed, told of, and replaced."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from threading import Event
+
+import httpx
+import pytest
+
+from service.routes import build_api, build_app
+from service.routes.state import State, build_state
+from service.settings import Settings
+from tests.conftest import png, write_model
+
+pytestmark = pytest.mark.anyio
+
+# A bright picture makes up to 2 ** 55 turns of a loop: more than anybody waits for.
+STALLING = """
+<ir_version: 9, opset_import: ["" : 18]>
+stalling (uint8[N,8,8,3] pixels) => (float[N,3] vector)
+<int64[2] sides = {1, 2}, float limit = {200}, float two = {2}, float zero = {0}, bool yes = {1}> {
+    floats = Cast<to = 1>(pixels)
+    colours = ReduceMean<keepdims = 0>(floats, sides)
+    brightest = ReduceMax<keepdims = 0>(colours)
+    above = Sub(brightest, limit)
+    exponent = Max(above, zero)
+    count = Pow(two, exponent)
+    trips = Cast<to = 7>(count)
+    vector = Loop <body = turn (int64 trip, bool go, float[N,3] last)
+        => (bool further, float[N,3] next) {
+            further = Identity(go)
+            next = Identity(last)
+        }> (trips, yes, colours)
+}
+"""
+DARK, BRIGHT = png((10, 20, 30)), png((250, 250, 250))
+PATIENCE = 0.3
+
+
+@asynccontextmanager
+async def watched(models: Path) -> AsyncIterator[tuple[State, httpx.AsyncClient]]:
+    write_model(
+        models,
+        STALLING,
+        name="stalling",
+        preprocessing={"modality": "image", "input": "pixels", "size": [8, 8]},
+        tasks={"embed": {"output": "vector", "width": 3}},
+        batching={"max_batch": 4},
+        example={"file": "example.png", "tolerance": {"fp32": 1e-4}},
+        files={"example.png": DARK},
+    )
+    settings = Settings(models=models, stuck_seconds=PATIENCE)
+    api = build_api()
+    api.state.sensorium = state = build_state(settings)
+    await state.repository.open()
+    transport = httpx.ASGITransport(build_app(api, settings))
+    async with httpx.AsyncClient(transport=transport, base_url="http://sensorium") as client:
+        yield state, client
+    await state.repository.close()
+    state.pipeline.close()
+
+
+async def look_until_well(state: State) -> None:
+    while state.watch.ailment:
+        await asyncio.sleep(0.01)
+        await state.watch.look()
+
+
+async def test_a_run_that_does_not_end_is_given_up_and_the_service_goes_on(tmp_path: Path) -> None:
+    async with watched(tmp_path) as (state, client):
+        stalled = asyncio.create_task(client.post("/v1/image/embed", content=BRIGHT))
+        await asyncio.sleep(2 * PATIENCE)
+        assert (await client.get("/livez")).status_code == 200
+        await state.watch.look()
+        response = await client.get("/livez")
+        assert response.status_code == 503
+        assert response.json()["reason"] == "stalling: 1 of its runs do not end"
+        answer = await stalled
+        assert answer.status_code == 500
+        assert answer.json()["code"] == "inference_failed"
+        assert "gave no answer within 0.3 s" in answer.json()["detail"]
+        assert (await client.post("/v1/image/embed", content=DARK)).status_code == 200
+        await look_until_well(state)
+        assert (await client.get("/livez")).json() == {"status": "alive"}
+
+
+async def test_a_healthy_service_is_well(tmp_path: Path) -> None:
+    async with watched(tmp_path) as (state, client):
+        await state.watch.look()
+        assert (await client.get("/livez")).json() == {"status": "alive"}
+
+
+async def test_a_model_that_fails_on_its_own_example_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("the device is lost")
+
+    async with watched(tmp_path) as (state, client):
+        [served] = state.repository.served()
+        monkeypatch.setattr(served.batcher, "_compute", fail)
+        await state.watch.look()
+        reason = (await client.get("/livez")).json()["reason"]
+    assert reason.startswith("stalling: its own example fails")
+    assert "the device is lost" in reason
+
+
+async def test_decoders_that_are_stuck_are_told_of(tmp_path: Path) -> None:
+    async with watched(tmp_path) as (state, client):
+        go = Event()
+        pool: ThreadPoolExecutor = state.pipeline._decoders
+        held = [pool.submit(go.wait, 10) for _ in range(state.settings.decoders)]
+        await state.watch.look()
+        assert "no decoder was free" in (await client.get("/livez")).json()["reason"]
+        go.set()
+        assert all(each.result() for each in held)
+        await look_until_well(state)
