@@ -15,7 +15,9 @@ from service.manifest import AudioPreprocessing, LogMel
 from service.preprocessing.sample import Array, Sample, TensorSpec, stack
 
 FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "AIFF")
-RATES = range(1_000, 768_001)  # Hz; anything else is a damaged header
+RATES = range(1_000, 384_001)  # Hz, up to those of bats; anything else is a damaged header
+MOST_CHANNELS = 8  # 7.1; a WAV can claim 1,024
+UNKNOWN = 2**63 - 1  # what libsndfile says of a FLAC that was written to a pipe
 
 Floats = NDArray[np.float32]
 
@@ -57,7 +59,8 @@ class AudioPreprocessor:
             raise
         except soundfile.LibsndfileError as error:
             raise Unreadable(
-                f"not a recording that can be read; send WAV, FLAC, OGG, MP3 or AIFF ({error})"
+                "not a recording that can be read; send WAV, FLAC, OGG, MP3 or AIFF"
+                f" ({error.error_string})"
             ) from error
         except Exception as error:  # decoders of foreign bytes raise whatever they like
             raise Unreadable(f"the recording is damaged: {error}") from error
@@ -67,6 +70,12 @@ class AudioPreprocessor:
             raise Unreadable(f"{file.format} is not taken; send WAV, FLAC, OGG, MP3 or AIFF")
         if file.samplerate not in RATES:
             raise Unreadable(f"a sample rate of {file.samplerate} Hz cannot be meant")
+        if file.channels > MOST_CHANNELS:
+            raise TooLarge(
+                f"the recording has {file.channels} channels; at most {MOST_CHANNELS} are taken"
+            )
+        if file.frames == UNKNOWN:
+            raise Unreadable("the recording does not say how long it is; save it to a file anew")
         seconds = file.frames / file.samplerate
         if seconds > self._limits.seconds:
             raise TooLarge(

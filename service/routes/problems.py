@@ -23,7 +23,9 @@ TABLE: dict[type[Exception], tuple[int, str, str]] = {
     errors.BadRequest: (400, "bad_request", "The request is not of a form that is taken here"),
     errors.Unsupported: (400, "unsupported", "The model is made for something else"),
     errors.NotFound: (404, "not_found", "There is nothing of that name"),
+    errors.BodyTimeout: (408, "body_timeout", "The body did not arrive in time"),
     errors.TooLarge: (413, "too_large", "The input is beyond a limit"),
+    errors.UnknownEncoding: (415, "unknown_encoding", "The body is compressed in an unknown way"),
     errors.Unreadable: (422, "unreadable", "The input cannot be decoded"),
     errors.QueueFull: (503, "queue_full", "Too much work is waiting"),
     errors.NotReady: (503, "not_ready", "The model does not serve now"),
@@ -79,6 +81,8 @@ def respond(problem: Problem, retry_after: float | None = None) -> Response:
     response = Response(orjson.dumps(problem), problem["status"], media_type=MEDIA_TYPE)
     if retry_after is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
+    if problem["status"] == 408:
+        response.headers["Connection"] = "close"  # or what is left of the body keeps it open
     return response
 
 
