@@ -52,6 +52,7 @@ class AudioPreprocessor:
 
     def waveform(self, payload: bytes) -> tuple[Floats, bool]:
         """float32[samples] in -1..1 at the model's rate and length, and whether it was cut."""
+        _check_length(payload)
         try:
             with soundfile.SoundFile(io.BytesIO(payload)) as file:
                 return self._read(file)
@@ -93,6 +94,19 @@ class AudioPreprocessor:
             raise Unreadable("the recording holds samples that are not numbers")
         wave = soxr.resample(channels.mean(axis=1), file.samplerate, self.spec.sample_rate)
         return fit_length(wave.clip(-1, 1), self.spec.samples), cut
+
+
+def _check_length(payload: bytes) -> None:
+    """A WAV that is cut, or came from a pipe, tells of more than there is: libsndfile overlooks it.
+
+    Raises:
+        Unreadable: the file is such a one.
+    """
+    told = int.from_bytes(payload[4:8], "little")  # without 8 bytes, which not all programs know
+    if payload.startswith(b"RIFF") and told > len(payload):
+        raise Unreadable(
+            f"the recording is cut: its header tells of {told:,} bytes, {len(payload):,} are here"
+        )
 
 
 def fit_length(wave: Floats, samples: int) -> Floats:
