@@ -18,9 +18,9 @@ Image.MAX_IMAGE_PIXELS = None  # our own limit, read from the header below, take
 # What no honest picture is beyond, and what would keep a decoder busy for seconds to hours.
 LONGEST_SIDE = 65_535  # of a JPEG; a resampler's weights grow with it
 MOST_SCANS = 100  # of a progressive JPEG, which has some ten: each passes over all pixels
+METERED = 2**20  # bytes of a file; a smaller one is walked to its end in a few tenths of a second
 MOST_METADATA = 8 * 2**20  # bytes before the pixels: colour profile, EXIF, XMP
-MOST_PIECES = 10_000  # chunks, segments and blocks, which Pillow walks in Python ...
-PIECE = 1024  # ... and one more for so many bytes: large PNGs have chunks of 8192
+PIECE = 800  # bytes of these that each reading counts for, so that there are 10,000
 
 # EXIF's orientation -> what turns the stored pixels upright
 UPRIGHT = {
@@ -78,9 +78,10 @@ class ImagePreprocessor:
     def _pixels(self, payload: bytes) -> Array:
         """The picture at the model's size: uint8[H, W, 3]."""
         try:
-            file = _MeteredFile(payload)
+            file = _MeteredFile(payload) if len(payload) > METERED else io.BytesIO(payload)
             with Image.open(file, formats=FORMATS) as picture:
-                file.is_opened = True
+                if isinstance(file, _MeteredFile):
+                    file.allowance += 2 * len(payload)  # the pixels, in pieces of a KB or more
                 self._check_size(picture)
                 _check_scans(picture, payload)
                 self._reduce_while_decoding(picture)
@@ -127,29 +128,22 @@ class ImagePreprocessor:
 
 
 class _MeteredFile(io.BytesIO):
-    """A picture's bytes, of which a parser may take so many pieces, and so much before the pixels.
+    """A picture's bytes, of which a parser may take so many, in so many pieces.
 
-    20 MB of empty chunks took 5 s, and 60 MB of EXIF 17 s; once it reads, nothing else stops it.
+    Pillow walks chunks, segments and blocks one by one, in Python, and nothing else stops it: 20 MB
+    of empty ones took 5 s, and 60 MB of EXIF 17 s.
     """
 
-    is_opened = False  # what follows is pixels
-
-    def __init__(self, payload: bytes) -> None:
-        super().__init__(payload)
-        self._pieces = MOST_PIECES + len(payload) // PIECE
-        self._metadata = 0
+    allowance = MOST_METADATA  # bytes
 
     def read(self, size: int | None = -1, /) -> bytes:
         piece = super().read(size)
-        self._pieces -= 1
-        if self._pieces < 0:
-            raise TooLarge("the picture is cut into too many pieces; save it anew")
-        if not self.is_opened and size != -1:  # a WebP is read as a whole
-            self._metadata += len(piece)
-            if self._metadata > MOST_METADATA:
+        if size != -1:  # a WebP is read as a whole
+            self.allowance -= len(piece) + PIECE
+            if self.allowance < 0:
                 raise TooLarge(
-                    f"the picture has more than {MOST_METADATA:,} bytes of metadata;"
-                    " save it without"
+                    f"the picture has more than {MOST_METADATA:,} bytes of metadata,"
+                    " or is cut into too many pieces; save it without"
                 )
         return piece
 
