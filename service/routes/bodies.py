@@ -15,7 +15,7 @@ WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 # Text shrinks to a tenth and sound to a half, so a bomb (a thousandth) is known before it fills the
 # limit. A silent or a blank file is a bomb too, but a small one.
 MOST_INFLATION = 100
-ALWAYS_INFLATED = 2**20  # bytes
+ALWAYS_INFLATED = 2**20  # bytes; no more is inflated at once
 
 
 async def read_body(request: Request, settings: Settings) -> bytes:
@@ -49,17 +49,19 @@ async def read_body(request: Request, settings: Settings) -> bytes:
 async def _inflate(request: Request, encoding: str, most: int) -> bytes:
     """The body as it was before it was compressed; stopped as soon as it is beyond a limit."""
     inflater = zlib.decompressobj(WINDOWS[encoding])
-    received, inflated = 0, bytearray()
+    consumed, inflated = 0, bytearray()
     try:
         async for chunk in request.stream():
-            received += len(chunk)
-            allowed = min(most, max(ALWAYS_INFLATED, MOST_INFLATION * received))
-            inflated += inflater.decompress(chunk, allowed - len(inflated) + 1)
-            if len(inflated) > allowed:
-                raise TooLarge(
-                    f"the body is inflated to more than {allowed:,} bytes:"
-                    f" at most {most:,}, and {MOST_INFLATION} times what was sent"
-                )
+            while chunk:
+                inflated += inflater.decompress(chunk, ALWAYS_INFLATED)
+                consumed += len(chunk) - len(inflater.unconsumed_tail)
+                chunk = inflater.unconsumed_tail
+                allowed = min(most, max(ALWAYS_INFLATED, MOST_INFLATION * consumed))
+                if len(inflated) > allowed:
+                    raise TooLarge(
+                        f"the body is inflated to more than {allowed:,} bytes:"
+                        f" at most {most:,}, and {MOST_INFLATION} times what was sent"
+                    )
     except zlib.error as error:
         raise BadRequest(f"the body is not {encoding}: {error}") from error
     if not inflater.eof or inflater.unused_data:
