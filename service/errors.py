@@ -6,6 +6,8 @@
     │   ├── Unreadable         a file that is not what it is meant to be
     │   ├── Unsupported        a kind of file or answer that there is none of here
     │   ├── TooLarge           beyond a limit, which the sentence names
+    │   ├── UnknownEncoding    a body that is compressed in a way that is not taken here
+    │   ├── BodyTimeout        a body that did not arrive in time
     │   ├── NotFound           no model, or no route, of that name
     │   └── CallerGone         nobody waits for the answer
     ├── LoadError            the caller tries again later
@@ -48,6 +50,14 @@ class Unsupported(CallerError):
 
 class TooLarge(CallerError):
     """The input is beyond one of the limits."""
+
+
+class UnknownEncoding(CallerError):
+    """The body is compressed in a way that is not taken here."""
+
+
+class BodyTimeout(CallerError):
+    """The body did not arrive in time."""
 
 
 class NotFound(CallerError):

@@ -11,9 +11,9 @@ CGROUP = Path("/sys/fs/cgroup")
 class InputLimits:
     """What one item may cost before it reaches a model; decoders refuse what is beyond."""
 
-    pixels: int = 100_000_000  # width times height, as the file's header declares them
+    pixels: int = 64 * 2**20  # width times height, as the file's header declares them
     seconds: float = 600.0  # of sound
-    text_bytes: int = 1_000_000
+    text_bytes: int = 100_000
 
 
 def core_budget(cgroup: Path = CGROUP) -> int:

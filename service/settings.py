@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.limits import InputLimits, core_budget
 
+INPUT = InputLimits()
 MOST_TIMEOUT_MS = 100_000
 
 
@@ -47,10 +48,13 @@ class Settings(BaseSettings):
         750, description="A request that would wait longer is refused at once."
     )
     max_body_bytes: PositiveInt = Field(64 * 2**20, description="Bytes of one request's body.")
+    body_seconds: PositiveFloat = Field(
+        20.0, description="Seconds within which a request's body must arrive."
+    )
     max_items: PositiveInt = Field(256, description="Items in one request.")
-    max_pixels: PositiveInt = Field(100_000_000, description="Pixels of one picture.")
-    max_audio_seconds: PositiveFloat = Field(600.0, description="Seconds of one recording.")
-    max_text_bytes: PositiveInt = Field(1_000_000, description="Bytes of one text.")
+    max_pixels: PositiveInt = Field(INPUT.pixels, description="Pixels of one picture.")
+    max_audio_seconds: PositiveFloat = Field(INPUT.seconds, description="Seconds of one recording.")
+    max_text_bytes: PositiveInt = Field(INPUT.text_bytes, description="Bytes of one text.")
     timeout_ms: PositiveInt = Field(
         30_000, le=MOST_TIMEOUT_MS, description="Deadline of a request that brings no X-Timeout-Ms."
     )

@@ -1,5 +1,6 @@
 """Recordings of every kind become the same sound, and sounds become spectrograms."""
 
+import struct
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
 from service.manifest import AudioPreprocessing, LogMel
 from service.preprocessing import AudioPreprocessor
-from service.preprocessing.audio import LogMelSpectrogram, mel_filters
+from service.preprocessing.audio import MOST_CHANNELS, LogMelSpectrogram, mel_filters
 from tests.conftest import wav
 
 RATE = 16_000
@@ -164,6 +165,60 @@ def test_what_is_no_sound_is_unreadable(payload: bytes) -> None:
 def test_a_recording_beyond_the_limit_is_refused() -> None:
     with pytest.raises(TooLarge, match="lasts 3 s; at most 2 s"):
         preprocessor(InputLimits(seconds=2)).waveform(wav(sine(seconds=3), RATE))
+
+
+def header(channels: int, size: int, sound: bytes) -> bytes:
+    """A WAV file of 16 bits that tells of `size` bytes of sound, with what there is."""
+    frame = 2 * channels
+    layout = struct.pack("<IHHIIHH", 16, 1, channels, RATE, RATE * frame, frame, 16)
+    riff = b"RIFF" + struct.pack("<I", min(size + 36, 2**32 - 1)) + b"WAVEfmt " + layout
+    return riff + b"data" + struct.pack("<I", size) + sound
+
+
+def declare(flac: bytes, frames: int) -> bytes:
+    """The file with another length in its header: the last 36 bits before the checksum."""
+    place = slice(18, 26)
+    fields = int.from_bytes(flac[place], "big") >> 36 << 36
+    return flac[: place.start] + (fields | frames).to_bytes(8, "big") + flac[place.stop :]
+
+
+def test_a_wav_that_claims_more_than_it_has_is_unreadable() -> None:
+    sound = (sine() * 32767).astype("<i2").tobytes()
+    wave, _ = preprocessor().waveform(header(1, len(sound), sound))
+    np.testing.assert_allclose(wave, EXPECTED, atol=1e-4)
+    for size in (2**32 - 1, 2 * len(sound)):
+        with pytest.raises(Unreadable, match="cut"):
+            preprocessor().waveform(header(1, size, sound))
+
+
+@pytest.mark.parametrize("form", ["FLAC", "OGG"])
+def test_a_long_silence_is_refused_by_its_header_however_small_the_file(form: str) -> None:
+    minute = np.zeros(60 * 8000)
+    payload = wav(minute, 8000, format=form)
+    assert len(payload) < len(minute) / 60
+    with pytest.raises(TooLarge, match="lasts 60 s"):
+        preprocessor(InputLimits(seconds=30)).waveform(payload)
+
+
+def test_a_length_that_is_a_lie_costs_what_it_says_and_no_more() -> None:
+    flac = wav(sine(), RATE, format="FLAC")
+    with pytest.raises(Unreadable):
+        preprocessor(seconds=3).waveform(declare(flac, 5 * RATE))
+    shorter, _ = preprocessor().waveform(declare(flac, RATE // 2))
+    np.testing.assert_allclose(shorter[: RATE // 2], EXPECTED[: RATE // 2], atol=1e-4)
+    assert not shorter[RATE // 2 :].any()
+
+
+def test_a_recording_of_unknown_length_is_unreadable() -> None:
+    flac = wav(sine(), RATE, format="FLAC")
+    with pytest.raises(Unreadable, match="how long"):
+        preprocessor().waveform(declare(flac, 0))
+
+
+def test_more_channels_than_any_room_has_are_refused() -> None:
+    frame = bytes(2 * (MOST_CHANNELS + 1))
+    with pytest.raises(TooLarge, match="9 channels; at most 8"):
+        preprocessor().waveform(header(MOST_CHANNELS + 1, len(frame), frame))
 
 
 def test_real_recordings_can_be_read(shared_data: Any) -> None:

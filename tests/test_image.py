@@ -2,7 +2,9 @@
 
 import io
 import itertools
+import struct
 from typing import Any
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
 from service.manifest import ImagePreprocessing
 from service.preprocessing import Array, ImagePreprocessor
+from service.preprocessing.image import LONGEST_SIDE, METERED, MOST_METADATA, MOST_SCANS
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -148,12 +151,6 @@ def test_cmyk_becomes_rgb() -> None:
     assert_quarters(sample.data, tolerance=8)
 
 
-def test_of_an_animation_the_first_frame_counts() -> None:
-    frames = [Image.new("RGB", (9, 9), colour) for colour in (RED, GREEN)]
-    animation = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert preprocessor().decode(animation).data[0, 0].tolist() == list(RED)
-
-
 def test_the_centre_is_kept_and_the_crop_narrows_it() -> None:
     wide = Image.new("RGB", (300, 100), RED)
     wide.paste(GREEN, (100, 0, 200, 100))
@@ -237,6 +234,101 @@ def test_a_picture_beyond_the_limit_is_refused_from_its_header() -> None:
     header_only = encode(Image.new("1", (2000, 2000)), "PNG")[:60]
     with pytest.raises(TooLarge, match="2000 x 2000"):
         preprocessor(InputLimits(pixels=3_999_999)).decode(header_only)
+
+
+@pytest.mark.parametrize("size", [(1, LONGEST_SIDE + 1), (LONGEST_SIDE + 1, 1)])
+def test_a_side_beyond_the_limit_is_refused_from_the_header(size: tuple[int, int]) -> None:
+    header_only = encode(Image.new("1", size), "PNG")[:60]
+    with pytest.raises(TooLarge, match=f"{LONGEST_SIDE:,} a side"):
+        preprocessor().decode(header_only)
+
+
+def chunk(kind: bytes, content: bytes = b"") -> bytes:
+    """One chunk of a PNG."""
+    return (
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc32(kind + content))
+    )
+
+
+def with_header(form: str, extra: bytes) -> bytes:
+    """A small picture with something more between its header and its pixels."""
+    payload = encode(quarters(8).quantize(4) if form == "GIF" else quarters(8), form)
+    place = {"PNG": 33, "JPEG": 2, "GIF": payload.rfind(b"\x2c")}[form]
+    return payload[:place] + extra + payload[place:]
+
+
+@pytest.mark.parametrize(
+    ("form", "piece"),
+    [
+        ("PNG", chunk(b"teSt")),
+        ("PNG", chunk(b"tEXt", b"a\0b")),
+        ("JPEG", b"\xff\xe5\0\2"),
+        ("JPEG", b"\xff\xfe\0\3a"),
+        ("JPEG", b"\xff" * 20),
+        ("GIF", b"\x21\xfe\1a\0"),
+        ("GIF", b"\x21\xfe" + b"\1a" * 10 + b"\0"),
+    ],
+)
+def test_a_picture_in_endless_pieces_is_not_walked_to_its_end(form: str, piece: bytes) -> None:
+    few = with_header(form, piece * 50)
+    assert preprocessor().decode(few).data.shape == (8, 8, 3)
+    endless = with_header(form, piece * (METERED // len(piece)))
+    with pytest.raises(TooLarge, match="pieces"):
+        preprocessor().decode(endless)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_metadata_beyond_the_limit_is_refused(form: str) -> None:
+    piece = {
+        "PNG": chunk(b"teSt", bytes(65_000)),
+        "JPEG": b"\xff\xe1\xff\xffExif\0\0" + bytes(65_527),
+    }
+    assert preprocessor().decode(with_header(form, piece[form] * 5)).data.shape == (8, 8, 3)
+    with pytest.raises(TooLarge, match="metadata"):
+        preprocessor().decode(with_header(form, piece[form] * (MOST_METADATA // 65_000 + 1)))
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+def test_compressed_metadata_that_bursts_is_unreadable(kind: bytes) -> None:
+    bomb = (b"name\0\1\0\0\0" if kind == b"iTXt" else b"name\0\0") + compress(bytes(2**24), 9)
+    with pytest.raises(Unreadable, match="too large"):
+        preprocessor().decode(with_header("PNG", chunk(kind, bomb)))
+
+
+def test_a_progressive_picture_has_so_many_scans() -> None:
+    payload = encode(quarters(), "JPEG", progressive=True)
+    last = payload[payload.rindex(b"\xff\xc4") : -2]  # its table and its scan, which may come again
+    more = payload[:-2] + last * 10 + payload[-2:]
+    assert_quarters(preprocessor().decode(more).data, tolerance=16)
+    with pytest.raises(TooLarge, match="scans"):
+        preprocessor().decode(payload[:-2] + last * MOST_SCANS + payload[-2:])
+
+
+def test_frames_that_are_only_declared_are_not_looked_for() -> None:
+    declared = with_header("PNG", chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)))
+    assert preprocessor().decode(declared).data.shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_of_many_frames_only_the_first_is_decoded(form: str) -> None:
+    frames = [Image.new("RGB", (9, 9), colour) for colour in (RED, GREEN) * 2]
+    animation = encode(
+        frames[0],
+        form,
+        save_all=True,
+        append_images=frames[1:],
+        **({"lossless": True} if form == "WEBP" else {}),
+    )
+    assert preprocessor().decode(animation).data[0, 0].tolist() == list(RED)
+
+
+def test_a_tiff_whose_frames_run_in_a_circle_is_one_picture() -> None:
+    payload = bytearray(encode(quarters(), "TIFF"))
+    first = int.from_bytes(payload[4:8], "little")
+    entries = int.from_bytes(payload[first : first + 2], "little")
+    following = first + 2 + 12 * entries
+    payload[following : following + 4] = payload[4:8]
+    assert_quarters(preprocessor().decode(bytes(payload)).data)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1)])

@@ -15,7 +15,9 @@ from service.manifest import AudioPreprocessing, LogMel
 from service.preprocessing.sample import Array, Sample, TensorSpec, stack
 
 FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "AIFF")
-RATES = range(1_000, 768_001)  # Hz; anything else is a damaged header
+RATES = range(1_000, 384_001)  # Hz, up to those of bats; anything else is a damaged header
+MOST_CHANNELS = 8  # 7.1; a WAV can claim 1,024
+UNKNOWN = 2**63 - 1  # what libsndfile says of a FLAC that was written to a pipe
 
 Floats = NDArray[np.float32]
 
@@ -50,6 +52,7 @@ class AudioPreprocessor:
 
     def waveform(self, payload: bytes) -> tuple[Floats, bool]:
         """float32[samples] in -1..1 at the model's rate and length, and whether it was cut."""
+        _check_length(payload)
         try:
             with soundfile.SoundFile(io.BytesIO(payload)) as file:
                 return self._read(file)
@@ -57,7 +60,8 @@ class AudioPreprocessor:
             raise
         except soundfile.LibsndfileError as error:
             raise Unreadable(
-                f"not a recording that can be read; send WAV, FLAC, OGG, MP3 or AIFF ({error})"
+                "not a recording that can be read; send WAV, FLAC, OGG, MP3 or AIFF"
+                f" ({error.error_string})"
             ) from error
         except Exception as error:  # decoders of foreign bytes raise whatever they like
             raise Unreadable(f"the recording is damaged: {error}") from error
@@ -67,6 +71,12 @@ class AudioPreprocessor:
             raise Unreadable(f"{file.format} is not taken; send WAV, FLAC, OGG, MP3 or AIFF")
         if file.samplerate not in RATES:
             raise Unreadable(f"a sample rate of {file.samplerate} Hz cannot be meant")
+        if file.channels > MOST_CHANNELS:
+            raise TooLarge(
+                f"the recording has {file.channels} channels; at most {MOST_CHANNELS} are taken"
+            )
+        if file.frames == UNKNOWN:
+            raise Unreadable("the recording does not say how long it is; save it to a file anew")
         seconds = file.frames / file.samplerate
         if seconds > self._limits.seconds:
             raise TooLarge(
@@ -84,6 +94,19 @@ class AudioPreprocessor:
             raise Unreadable("the recording holds samples that are not numbers")
         wave = soxr.resample(channels.mean(axis=1), file.samplerate, self.spec.sample_rate)
         return fit_length(wave.clip(-1, 1), self.spec.samples), cut
+
+
+def _check_length(payload: bytes) -> None:
+    """A WAV that is cut, or came from a pipe, tells of more than there is: libsndfile overlooks it.
+
+    Raises:
+        Unreadable: the file is such a one.
+    """
+    told = int.from_bytes(payload[4:8], "little")  # without 8 bytes, which not all programs know
+    if payload.startswith(b"RIFF") and told > len(payload):
+        raise Unreadable(
+            f"the recording is cut: its header tells of {told:,} bytes, {len(payload):,} are here"
+        )
 
 
 def fit_length(wave: Floats, samples: int) -> Floats:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from service.manifest import Kind, Modality
 
 MEDIA = {
@@ -78,6 +80,12 @@ def _bodies(modality: Modality) -> dict[str, Any]:
         },
     }
     return content
+
+
+def document(shape: type[BaseModel]) -> dict[str, Any]:
+    """The request body of a route that takes one JSON document."""
+    content = {"application/json": {"schema": shape.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def response(answer: dict[str, Any]) -> dict[int | str, dict[str, Any]]:

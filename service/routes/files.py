@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from service.errors import BadRequest, SensoriumError
+from service.errors import BadRequest, SensoriumError, TooLarge
 from service.manifest import Kind, Modality, Task
 from service.meaning import ZERO_SHOT_SCALE, Floats, best, cosines, softmax
 from service.pipeline import Prediction, gather
@@ -26,7 +26,7 @@ from service.routes.answers import (
 )
 from service.routes.callers import while_there
 from service.routes.direct import ROUTES, DirectRoute, Endpoint
-from service.routes.payloads import Given, encode_text, read_items
+from service.routes.payloads import Given, encode_text, read_document, read_items
 from service.routes.problems import code_of, describe
 from service.routes.state import Shared, State
 
@@ -161,17 +161,21 @@ async def embed_text(
 @router.post(
     "/v1/text/similarity",
     response_model=Similarity,
+    openapi_extra=examples.document(Comparison),
     responses=examples.response(examples.SIMILARITY),
 )
 async def compare_texts(
-    comparison: Comparison, request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
+    request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
 ) -> Response:
     """Cosines of texts: of every two of `input`, or of `input` with those of `against`."""
     served = shared.repository.choose("text", "embed", query.model, query.version)
+    deadline = deadline_of(request, shared.settings.timeout_ms)
+    comparison = await read_document(request, Comparison, shared.settings)
     rows, columns = _texts(comparison.input), _texts(comparison.against)
     if len(rows) + len(columns) < 2:
         raise BadRequest("similarity wants two texts or more", "input")
-    deadline = deadline_of(request, shared.settings.timeout_ms)
+    if len(rows) + len(columns) > shared.settings.max_items:
+        raise TooLarge(f"at most {shared.settings.max_items} texts are compared at once")
     predictions = await _embed_words(shared, served, rows + columns, deadline)
     vectors = [prediction.values for prediction in predictions]
     left = vectors[: len(rows)]
@@ -236,7 +240,7 @@ async def _answer(
     """
     deadline = deadline_of(request, shared.settings.timeout_ms)
     shared.admission.check(deadline)
-    items = await read_items(request, kind, shared.settings.max_items)
+    items = await read_items(request, kind, shared.settings)
     with shared.admission.enter([served.pace for served in models], len(items), deadline):
         work = gather([_predict(shared, models, task, item, deadline) for item in items])
         if shared.admission.wait > WATCHED_SECONDS:

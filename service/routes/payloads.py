@@ -3,20 +3,29 @@
 import base64
 import binascii
 import json
-from typing import Any, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 
 from service.errors import BadRequest, CallerError, TooLarge, Unreadable
 from service.manifest import Kind, Modality
 from service.pipeline import Files
+from service.routes.bodies import read_body
+from service.routes.multipart import Part, read_parts
+from service.settings import Settings
 
 Payload = bytes | CallerError  # one bad item is that item's error, not the request's
 Given = Files | CallerError
+Document = TypeVar("Document", bound=BaseModel)
 
 MODALITIES = get_args(Modality)
+PARTS = ", ".join(MODALITIES)
+
+# Each may be an object of 64 bytes and more, made of two or three: 20 MB of `[],` became 750 MB in
+# 2 s. Prose has as many in 15 MB.
+MOST_JSON_MARKS = 250_000
 
 FORMS = (
     "a raw body, multipart files, or JSON"
@@ -24,40 +33,62 @@ FORMS = (
 )
 
 
-async def read_items(request: Request, kind: Kind, most: int) -> list[Given]:
+async def read_items(request: Request, kind: Kind, settings: Settings) -> list[Given]:
     """The request's items, in order; a multimodal request is one item of several files.
 
     Raises:
-        BadRequest: the body is of none of the three forms, or empty.
-        TooLarge: there are more than `most` items.
+        CallerError: the body is of none of the three forms, or empty, or beyond a limit.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = request.headers.get("content-type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
+    most = settings.max_items
+    body = await read_body(request, settings)
     if kind == "multimodal":
-        return [await _read_parts(request, media_type)]
+        if media_type != "multipart/form-data":
+            raise BadRequest(f"send multipart/form-data with parts named of {PARTS}")
+        return [_join(read_parts(body, content_type, most=len(MODALITIES)))]
     payloads: list[Payload]
     if media_type == "multipart/form-data":
-        parts = await _read_multipart(request, most)
-        payloads = [_part(field, value, kind) for field, value in parts]
+        payloads = [_check_part(part, kind) for part in read_parts(body, content_type, most)]
     elif media_type == "application/json":
-        payloads = _read_json(await request.body(), kind)
+        payloads = _read_json(body, kind, most)
     else:
-        payloads = [await request.body()]
+        payloads = [body]
     if not payloads or payloads == [b""]:
         raise BadRequest(f"the request holds no item; send {FORMS}")
-    if len(payloads) > most:
-        raise TooLarge(f"the request holds {len(payloads)} items; at most {most} are taken at once")
     return [p if isinstance(p, CallerError) else {kind: p} for p in payloads]
+
+
+async def read_document(request: Request, shape: type[Document], settings: Settings) -> Document:
+    """A JSON body of a known shape.
+
+    Raises:
+        CallerError: it is no JSON, or beyond a limit.
+        RequestValidationError: it is of another shape.
+    """
+    document = parse_json(await read_body(request, settings))
+    try:
+        return shape.model_validate(document)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from error
 
 
 def parse_json(body: bytes) -> Any:
     """A JSON document.
 
     Raises:
-        BadRequest: it is none.
+        BadRequest: it is none, or deeper than any that is taken.
+        TooLarge: it holds more values than would fit.
     """
+    if len(body) > MOST_JSON_MARKS and sum(map(body.count, b"[{,")) > MOST_JSON_MARKS:
+        raise TooLarge(f"the JSON body holds more than {MOST_JSON_MARKS:,} brackets and commas")
     try:
         return json.loads(body)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise BadRequest(
+            "the JSON body is too deep: input is an item, or a list of items"
+        ) from None
+    except ValueError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
 
 
@@ -73,50 +104,37 @@ def encode_text(text: str) -> bytes:
         raise Unreadable(f"the text holds a lone surrogate at {error.start}") from error
 
 
-async def _read_parts(request: Request, media_type: str) -> dict[Modality, bytes]:
-    """The parts of one multimodal item, each named by what it is."""
-    names = ", ".join(MODALITIES)
-    if media_type != "multipart/form-data":
-        raise BadRequest(f"send multipart/form-data with parts named of {names}")
+def _join(parts: list[Part]) -> dict[Modality, bytes]:
+    """One multimodal item of the parts that are named by what they are."""
     item: dict[Modality, bytes] = {}
-    for field, value in await _read_multipart(request, most=len(MODALITIES)):
-        if field not in MODALITIES or field in item:
-            raise BadRequest(f"part {field}: each part is named once, of {names}", field)
-        item[cast(Modality, field)] = _part(field, value, cast(Modality, field))
+    for part in parts:
+        if part.name not in MODALITIES or part.name in item:
+            raise BadRequest(f"part {part.name}: each part is named once, of {PARTS}", part.name)
+        modality = cast(Modality, part.name)
+        item[modality] = _check_part(part, modality)
     if not item:
-        raise BadRequest(f"the request holds no part; name them of {names}")
+        raise BadRequest(f"the request holds no part; name them of {PARTS}")
     return item
 
 
-async def _read_multipart(request: Request, most: int) -> list[tuple[str, bytes | str]]:
-    """(name, content) of each part: bytes of a file, text of a field."""
-    try:
-        async with request.form(max_files=most, max_fields=most) as form:
-            return [
-                (name, await value.read() if isinstance(value, UploadFile) else value)
-                for name, value in form.multi_items()
-            ]
-    except HTTPException as error:  # Starlette has made one of its own parser's errors
-        kind = TooLarge if error.detail.startswith("Too many") else BadRequest
-        raise kind(f"multipart: {error.detail}") from error
-
-
-def _part(field: str, value: bytes | str, modality: Modality) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    if modality == "text":
-        return encode_text(value)
+def _check_part(part: Part, modality: Modality) -> bytes:
+    """The part's content; a field is a text."""
+    if part.is_file or modality == "text":
+        return part.content
     raise BadRequest(
-        f"part {field} is not a file (with curl: -F '{field}=@FILE'); parameters go into the query"
+        f"part {part.name} is not a file (with curl: -F '{part.name}=@FILE');"
+        " parameters go into the query"
     )
 
 
-def _read_json(body: bytes, modality: Modality) -> list[Payload]:
+def _read_json(body: bytes, modality: Modality, most: int) -> list[Payload]:
     document = parse_json(body)
     if not isinstance(document, dict) or set(document) != {"input"}:
         raise BadRequest(f"the JSON body must have one key, input; send {FORMS}", "input")
     given = document["input"]
     values = given if isinstance(given, list) else [given]
+    if len(values) > most:
+        raise TooLarge(f"the request holds {len(values)} items; at most {most} are taken at once")
     return [_read_value(value, modality) for value in values]
 
 

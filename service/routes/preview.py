@@ -96,7 +96,7 @@ async def _turn(
 ) -> T:
     """The request's only item, turned in the decoders' pool."""
     deadline = deadline_of(request, shared.settings.timeout_ms)
-    items = await read_items(request, modality, shared.settings.max_items)
+    items = await read_items(request, modality, shared.settings)
     if len(items) != 1:
         raise BadRequest("a preview takes one item")
     if isinstance(items[0], SensoriumError):

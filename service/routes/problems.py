@@ -9,7 +9,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
@@ -24,7 +23,9 @@ TABLE: dict[type[Exception], tuple[int, str, str]] = {
     errors.BadRequest: (400, "bad_request", "The request is not of a form that is taken here"),
     errors.Unsupported: (400, "unsupported", "The model is made for something else"),
     errors.NotFound: (404, "not_found", "There is nothing of that name"),
+    errors.BodyTimeout: (408, "body_timeout", "The body did not arrive in time"),
     errors.TooLarge: (413, "too_large", "The input is beyond a limit"),
+    errors.UnknownEncoding: (415, "unknown_encoding", "The body is compressed in an unknown way"),
     errors.Unreadable: (422, "unreadable", "The input cannot be decoded"),
     errors.CallerGone: (499, "caller_gone", "The caller has left"),
     errors.QueueFull: (503, "queue_full", "Too much work is waiting"),
@@ -81,6 +82,8 @@ def respond(problem: Problem, retry_after: float | None = None) -> Response:
     response = Response(orjson.dumps(problem), problem["status"], media_type=MEDIA_TYPE)
     if retry_after is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
+    if problem["status"] == 408:
+        response.headers["Connection"] = "close"  # or what is left of the body keeps it open
     return response
 
 
@@ -98,8 +101,6 @@ def answer(request: Request, error: Exception) -> Response:
         first = error.errors()[0]
         param = str(first["loc"][-1])
         error = errors.BadRequest(f"parameter {param}: {first['msg']}", param)
-    if isinstance(error, ClientDisconnect):  # while its body was read
-        error = errors.CallerGone("the caller has left")
     if not isinstance(error, errors.SensoriumError):
         logger.error("request %s failed", request.state.request_id, exc_info=error)
     return respond(describe(error, request.state.request_id), getattr(error, "retry_after", None))

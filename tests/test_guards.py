@@ -1,0 +1,246 @@
+"""What no request may do to the others: bodies that lie, stall, or grow on the way in."""
+
+import asyncio
+import base64
+import gzip
+import json
+import socket
+import zlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.types import Message
+
+from service.errors import BadRequest, TooLarge
+from service.routes.bodies import MOST_INFLATION, read_body
+from service.routes.multipart import MOST_HEAD, Part, read_parts
+from service.routes.payloads import MOST_JSON_MARKS, parse_json
+from service.settings import Settings
+from tests.conftest import png
+from tests.servers import served
+from tests.test_routes import problem, serving, top
+
+pytestmark = pytest.mark.anyio
+
+RED = png((250, 10, 10))
+JSON = {"content-type": "application/json"}
+FORM = "multipart/form-data; boundary=xx"
+HEAD = b'content-disposition: form-data; name="f"; filename="f"'
+
+
+@pytest.fixture
+async def client(small_models: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(small_models) as client:
+        yield client
+
+
+def form(*parts: tuple[bytes, bytes]) -> bytes:
+    """A multipart body of (headers, content)."""
+    opened = b"".join(b"--xx\r\n%b\r\n\r\n%b\r\n" % part for part in parts)
+    return opened + b"--xx--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "compress"),
+    [("gzip", gzip.compress), ("GZIP", gzip.compress), ("deflate", zlib.compress)],
+)
+async def test_a_compressed_body_is_inflated_whatever_it_holds(
+    client: httpx.AsyncClient, encoding: str, compress: Callable[[bytes], bytes]
+) -> None:
+    document = json.dumps({"input": {"base64": base64.b64encode(RED).decode()}}).encode()
+    for kind, body in (
+        ("image/png", RED),
+        (FORM, form((HEAD, RED))),
+        ("application/json", document),
+    ):
+        headers = {"content-type": kind, "content-encoding": encoding}
+        response = await client.post("/v1/image/classify", content=compress(body), headers=headers)
+        assert top(response) == ["red"]
+    body = compress(b'{"input": ["red", "red"]}')
+    headers = {**JSON, "content-encoding": encoding}
+    response = await client.post("/v1/text/similarity", content=body, headers=headers)
+    assert response.json()["similarities"] == [[1, 1], [1, 1]]
+
+
+async def test_a_body_that_is_not_compressed_may_say_so(client: httpx.AsyncClient) -> None:
+    headers = {"content-encoding": "identity"}
+    assert top(await client.post("/v1/image/classify", content=RED, headers=headers)) == ["red"]
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", ""])
+async def test_other_encodings_are_refused_and_the_known_ones_named(
+    client: httpx.AsyncClient, encoding: str
+) -> None:
+    headers = {"content-encoding": encoding}
+    response = await client.post("/v1/image/classify", content=RED, headers=headers)
+    assert "gzip or deflate" in problem(response, 415, "unknown_encoding")["detail"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"red", gzip.compress(b"red")[:-1], gzip.compress(b"red") * 2, zlib.compress(b"red")],
+    ids=["nothing", "plain", "cut", "two", "deflate"],
+)
+async def test_a_body_that_is_not_what_its_encoding_says(
+    client: httpx.AsyncClient, body: bytes
+) -> None:
+    headers = {"content-encoding": "gzip"}
+    response = await client.post("/v1/text/embed", content=body, headers=headers)
+    assert "gzip" in problem(response, 400, "bad_request")["detail"]
+
+
+async def test_a_bomb_is_stopped_while_it_is_inflated(client: httpx.AsyncClient) -> None:
+    compressor = zlib.compressobj(9, wbits=31)
+    zeros = b"".join(compressor.compress(bytes(2**20)) for _ in range(20)) + compressor.flush()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield zeros
+        raise AssertionError("it was read on")
+
+    headers = {"content-encoding": "gzip"}
+    response = await client.post("/v1/image/classify", content=chunks(), headers=headers)
+    assert f"{MOST_INFLATION} times" in problem(response, 413, "too_large")["detail"]
+
+
+async def test_what_shrinks_well_and_is_small_is_no_bomb(client: httpx.AsyncClient) -> None:
+    text = b"red " * 20_000
+    body = gzip.compress(text)
+    assert len(text) > MOST_INFLATION * len(body)
+    headers = {"content-encoding": "gzip"}
+    response = await client.post("/v1/text/embed", content=body, headers=headers)
+    assert response.status_code == 200
+
+
+async def test_the_limit_on_a_body_counts_what_it_is_inflated_to(small_models: Path) -> None:
+    headers = {"content-encoding": "gzip"}
+    async with serving(small_models, max_body_bytes=4096) as client:
+        for size, status in ((4096, 200), (4097, 413)):
+            body = gzip.compress(b"red " + b" " * (size - 4))
+            response = await client.post("/v1/text/embed", content=body, headers=headers)
+            assert response.status_code == status
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    small_models: Path, encoding: str
+) -> None:
+    async def stalled() -> AsyncIterator[bytes]:
+        yield gzip.compress(b"red")[:9]
+        await asyncio.Event().wait()
+
+    headers = {"content-encoding": encoding}
+    async with serving(small_models, body_seconds=0.05) as client:
+        response = await client.post("/v1/text/embed", content=stalled(), headers=headers)
+    assert "0.05 seconds" in problem(response, 408, "body_timeout")["detail"]
+    assert response.headers["connection"] == "close"
+
+
+async def test_a_client_that_leaves_is_no_fault_of_the_service() -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    request = Request({"type": "http", "headers": []}, receive)
+    with pytest.raises(BadRequest, match="the client left"):
+        await read_body(request, Settings())
+
+
+def test_a_form_s_parts_are_their_very_bytes() -> None:
+    field = b'Content-Disposition: form-data; name="a b"\r\nContent-Type: text/plain'
+    contents = [b"\r\n--x\r\n\r\n\x00\xff", b"", b"a--xx", b"caf\xc3\xa9"]
+    body = form(
+        (HEAD, contents[0]), (field, contents[1]), (HEAD, contents[2]), (field, contents[3])
+    )
+    expected = [
+        Part(name, content, is_file)
+        for content, (name, is_file) in zip(
+            contents, [("f", True), ("a b", False)] * 2, strict=True
+        )
+    ]
+    assert read_parts(body, FORM, most=4) == expected
+    assert read_parts(b"before\r\n" + body + b"after", FORM, most=4) == expected
+    assert read_parts(body, 'multipart/form-data; charset=punycode; boundary="xx"', 4) == expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--xx",
+        b"--xx\r\n",
+        b"--xx--",
+        b"--xx\r\n\r\nno name\r\n--xx--",
+        form((b"content-disposition: form-data", b"no name")),
+        form((HEAD, b"open"))[:-4],
+        form((HEAD, b"x")).replace(b"\r\n", b"\n"),
+        b"--xxx" + form((HEAD, b"x")),
+        form((HEAD + b"\r\nx: " + b"y" * MOST_HEAD, b"too much before it")),
+    ],
+)  # fmt: skip
+async def test_a_broken_form_is_a_bad_request(client: httpx.AsyncClient, body: bytes) -> None:
+    headers = {"content-type": FORM}
+    problem(
+        await client.post("/v1/image/classify", content=body, headers=headers), 400, "bad_request"
+    )
+
+
+async def test_of_a_hundred_thousand_parts_no_more_are_read_than_may_be(
+    client: httpx.AsyncClient,
+) -> None:
+    body = form(*[(HEAD, b"x")] * 257, (b"damaged", b"x")) * 400
+    headers = {"content-type": FORM}
+    response = await client.post("/v1/image/classify", content=body, headers=headers)
+    assert "more than 256 parts" in problem(response, 413, "too_large")["detail"]
+
+
+@pytest.mark.parametrize("depth", [1_000, 100_000])
+async def test_deep_json_is_refused_in_words(client: httpx.AsyncClient, depth: int) -> None:
+    body = b'{"input": ' + b"[" * depth + b"]" * depth + b"}"
+    for path in ("/v1/image/classify", "/v1/text/similarity"):
+        response = await client.post(path, content=body, headers=JSON)
+        assert "too deep" in problem(response, 400, "bad_request")["detail"]
+
+
+@pytest.mark.parametrize("value", [b"[],", b"{},", b"1,"])
+def test_json_is_not_parsed_when_its_values_would_fill_the_memory(value: bytes) -> None:
+    with pytest.raises(TooLarge, match="brackets and commas"):
+        parse_json(value * (MOST_JSON_MARKS + 1))  # which is not even JSON
+
+
+def test_a_long_text_in_json_is_not_counted_by_its_length() -> None:
+    text = "a word, and another " * 50_000
+    assert parse_json(json.dumps(text).encode()) == text
+
+
+async def test_too_many_texts_are_not_compared(small_models: Path) -> None:
+    async with serving(small_models, max_items=3) as client:
+        body = {"input": ["red", "sea"], "against": ["cat", "dog"]}
+        problem(await client.post("/v1/text/similarity", json=body), 413, "too_large")
+        body["against"].pop()
+        assert (await client.post("/v1/text/similarity", json=body)).status_code == 200
+
+
+async def test_a_refusal_is_counted_by_its_code(client: httpx.AsyncClient) -> None:
+    series = 'sensorium_rejections_total{code="unknown_encoding"} '
+
+    async def count() -> float:
+        text = (await client.get("/metrics")).text
+        return float(text.partition(series)[2].split("\n")[0] or 0)
+
+    before = await count()
+    await client.post("/v1/image/classify", content=RED, headers={"content-encoding": "br"})
+    assert await count() == before + 1
+
+
+def test_a_slow_client_is_told_and_cut_off(small_models: Path) -> None:
+    """On a real server: the connection ends, however much of the body is still to come."""
+    with served(small_models, env={"SENSORIUM_BODY_SECONDS": "0.2"}) as url:
+        port = httpx.URL(url).port
+        assert port
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
+            slow.sendall(b"POST /v1/text/embed HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nred")
+            answer = b"".join(iter(lambda: slow.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"body_timeout"' in answer.replace(b": ", b":")
