@@ -35,8 +35,8 @@ class Callers:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for _, writer in self._idle:
-            writer.close()
+        for connection in self._idle:
+            connection[1].close()
 
     async def ask(self, message: bytes) -> Answer:
         """The answer to one request.

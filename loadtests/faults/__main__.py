@@ -3,7 +3,7 @@
     python -m loadtests.faults                              everything, with one worker and with two
     python -m loadtests.faults bombs poison --workers 1 --quick
 
-Writes results.json, results.md, the servers' logs and what was answered wrongly, and prints the table.
+Writes results.json, results.md, the servers' logs and what was answered wrongly; prints the table.
 """
 
 import argparse

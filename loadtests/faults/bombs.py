@@ -71,14 +71,16 @@ def bombs() -> Iterator[Case]:
     refused = REFUSED | NOT_TAKEN
     for coding, wrapping in {"gzip": GZIP, "deflate": DEFLATE}.items():
         body = packed_zeros(2**31, wrapping)
-        yield request(f"2 GB in {coding}", TEXT, body, refused, content_encoding=coding)
+        yield request(
+            f"2 GB in {coding}", TEXT, body, refused, headers={"content-encoding": coding}
+        )
     parts = forms.multipart([b"red"] * 100_000)
-    yield request("100,000 parts", TEXT, parts, REFUSED, content_type=forms.FORM)
+    yield request("100,000 parts", TEXT, parts, REFUSED, headers={"content-type": forms.FORM})
     for depth in (1000, 100_000):
         deep = b'{"input": %b%b}' % (b"[" * depth, b"]" * depth)
-        yield request(f"JSON {depth} deep", TEXT, deep, BAD, content_type=forms.JSON)
+        yield request(f"JSON {depth} deep", TEXT, deep, BAD, headers={"content-type": forms.JSON})
     items = json.dumps({"input": ["red"] * 1_000_000}).encode()
-    yield request("a million texts", TEXT, items, REFUSED, content_type=forms.JSON)
+    yield request("a million texts", TEXT, items, REFUSED, headers={"content-type": forms.JSON})
 
 
 def packed_zeros(size: int, wrapping: int) -> bytes:

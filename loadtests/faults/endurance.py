@@ -5,6 +5,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -97,10 +98,8 @@ async def _be_hostile(stop: asyncio.Event, port: int) -> None:
             for case in corpus(seed):
                 if stop.is_set():
                     return
-                try:
+                with suppress(BrokenOff):  # the answers are judged elsewhere
                     await callers.ask(case.message)
-                except BrokenOff:
-                    pass  # the answers are judged elsewhere
                 await asyncio.sleep(HOSTILE_PAUSE_SECONDS)
 
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle, islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -27,6 +28,8 @@ AT_ONCE = 32
 ALONE = 40  # requests of a lone caller
 PROBED = ("/livez", "/metrics")
 PROBE_EVERY_SECONDS = 0.1
+
+T = TypeVar("T")
 
 
 def overload(bench: Bench) -> Iterator[Figure]:
@@ -133,7 +136,7 @@ def probe(port: int, seconds: float) -> list[tuple[int, float]]:
         return answer.status, time.perf_counter() - began
 
     async def ask_again() -> list[tuple[int, float]]:
-        found = []
+        found: list[tuple[int, float]] = []
         end = time.monotonic() + seconds
         for path in cycle(PROBED):
             if time.monotonic() >= end:
@@ -156,6 +159,6 @@ async def _alone(port: int, requests: Sequence[bytes]) -> float:
     return percentile(times, 50)
 
 
-def _run(coroutine):
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(coroutine)

@@ -77,7 +77,7 @@ class Server:
             (PROC / str(worker.id) / "clear_refs").write_text("5")
 
     def peak_growth_bytes(self, before: Mapping[int, int]) -> int:
-        """The most that a worker has held since `forget_peaks`, beyond its resident bytes before."""
+        """The most that a worker held since `forget_peaks`, beyond its resident bytes before."""
         return max(_status_kib(number, "VmHWM") * 1024 - old for number, old in before.items())
 
     def resident_bytes(self) -> dict[int, int]:

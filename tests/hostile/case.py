@@ -68,14 +68,14 @@ def request(
     accepted: frozenset[int],
     *,
     method: str = "POST",
+    headers: Mapping[str, str] | None = None,
     good_items: int = 0,
-    **headers: str,
 ) -> Case:
-    """A well-formed request; `content_type="..."` becomes `Content-Type: ...`.
+    """A well-formed request, with headers in lower case.
 
     Content-Length is the body's, unless a header says how long it is.
     """
-    given = {header.replace("_", "-"): value for header, value in headers.items()}
+    given = dict(headers or {})
     if not {"content-length", "transfer-encoding"} & set(given):
         given["content-length"] = str(len(body))
     lines = [f"{method} {path} HTTP/1.1", "host: sensorium"]

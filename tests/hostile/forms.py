@@ -29,19 +29,23 @@ def raw(path: str, file: File) -> Case:
 
 def part(path: str, file: File) -> Case:
     body = multipart([file.content])
-    return request(f"{path} multipart: {file.name}", path, body, file.accepted, content_type=FORM)
+    return request(
+        f"{path} multipart: {file.name}", path, body, file.accepted, headers={"content-type": FORM}
+    )
 
 
 def base64_item(path: str, file: File) -> Case:
     body = json.dumps({"input": {"base64": base64.b64encode(file.content).decode()}}).encode()
-    return request(f"{path} base64: {file.name}", path, body, file.accepted, content_type=JSON)
+    return request(
+        f"{path} base64: {file.name}", path, body, file.accepted, headers={"content-type": JSON}
+    )
 
 
 def behind(neighbour: bytes, path: str, file: File) -> Case:
     """Two items, of which only the second is hostile."""
     name = f"{path} behind a good one: {file.name}"
     body = multipart([neighbour, file.content])
-    return request(name, path, body, file.accepted, good_items=1, content_type=FORM)
+    return request(name, path, body, file.accepted, good_items=1, headers={"content-type": FORM})
 
 
 def multipart(files: Sequence[bytes]) -> bytes:
@@ -56,12 +60,16 @@ def json_cases() -> Iterator[Case]:
         for target in (EMBED, "/v1/image/classify", SIMILARITY):
             # What is a text to one is no picture to another, and no list to the third.
             allowed = accepted if target == EMBED else accepted | BAD | UNREADABLE
-            yield request(f"{target} JSON: {name}", target, body, allowed, content_type=JSON)
+            yield request(
+                f"{target} JSON: {name}", target, body, allowed, headers={"content-type": JSON}
+            )
     texts = ["red"] * 1000
     body = json.dumps({"input": texts}).encode()
-    yield request("a thousand texts", EMBED, body, TOO_LARGE, content_type=JSON)
+    yield request("a thousand texts", EMBED, body, TOO_LARGE, headers={"content-type": JSON})
     body = json.dumps({"input": texts, "against": texts}).encode()
-    yield request("a thousand by a thousand", SIMILARITY, body, TOO_LARGE | OK, content_type=JSON)
+    yield request(
+        "a thousand by a thousand", SIMILARITY, body, TOO_LARGE | OK, headers={"content-type": JSON}
+    )
 
 
 def _documents() -> dict[str, tuple[bytes, frozenset[int]]]:
@@ -113,7 +121,11 @@ def multipart_cases() -> Iterator[Case]:
                 accepted if target == EMBED else accepted | BAD | UNREADABLE | frozenset({404})
             )
             yield request(
-                f"{target} multipart: {name}", target, body, allowed, content_type=content_type
+                f"{target} multipart: {name}",
+                target,
+                body,
+                allowed,
+                headers={"content-type": content_type},
             )
 
 

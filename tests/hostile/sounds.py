@@ -152,4 +152,5 @@ def wav(
 
 def _tone() -> NDArray[np.float32]:
     """One second of 440 Hz."""
-    return np.sin(np.arange(RATE) * (2 * np.pi * 440 / RATE)).astype(np.float32) * np.float32(0.5)
+    wave: NDArray[np.float32] = 0.5 * np.sin(np.arange(RATE) * (2 * np.pi * 440 / RATE))
+    return wave.astype(np.float32)
