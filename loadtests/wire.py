@@ -3,6 +3,7 @@
 import asyncio
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -36,7 +37,7 @@ class Callers:
 
     async def __aexit__(self, *_: object) -> None:
         for connection in self._idle:
-            connection[1].close()
+            await hang_up(connection[1])
 
     async def ask(self, message: bytes) -> Answer:
         """The answer to one request.
@@ -50,10 +51,10 @@ class Callers:
             writer.write(message)
             answer = await read_answer(reader)
         except BaseException:
-            writer.close()
+            await hang_up(writer)
             raise
         if answer.headers.get("connection") == "close":
-            writer.close()
+            await hang_up(writer)
         else:
             self._idle.append((reader, writer))
         return answer
@@ -63,7 +64,7 @@ class Callers:
             reader, writer = self._idle.pop()
             if not reader.at_eof():
                 return reader, writer
-            writer.close()
+            await hang_up(writer)
         return await connect(self.port)
 
 
@@ -83,6 +84,13 @@ def post(
     }
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+async def hang_up(writer: StreamWriter) -> None:
+    """At once: what was not sent yet need not be, for nobody waits for the answer."""
+    writer.transport.abort()
+    with suppress(ConnectionError):  # the other side was first
+        await writer.wait_closed()
 
 
 async def read_answer(reader: StreamReader) -> Answer:

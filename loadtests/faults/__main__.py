@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loadtests.compare.machine import describe_machine
-from loadtests.compare.payloads import make_payloads
 from loadtests.faults.bench import Bench
 from loadtests.faults.bombs import throw_bombs
 from loadtests.faults.corpus import send_corpus
@@ -53,13 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     date = datetime.now(UTC)
     into = args.into or CACHE / "results" / date.strftime("%Y-%m-%d-%H%M%S")
     into.mkdir(parents=True, exist_ok=True)
-    example = args.models / "spoken-digits/1/example.wav"
-    photos = make_payloads(CACHE / "payloads", args.photos, example)["photos"]
     findings = []
     for name in args.faults:
         for workers in args.workers:
             minutes = QUICK_MINUTES if args.quick else args.minutes
-            bench = Bench(args.models, photos, workers, args.quick, minutes, into)
+            bench = Bench(args.models, args.photos, workers, args.quick, minutes, into)
             finding = _try(name, bench)
             findings.append(finding)
             print(f"{name}, {workers} workers: {'holds' if finding.holds else 'FAILS'}", flush=True)

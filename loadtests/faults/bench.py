@@ -1,6 +1,6 @@
 """Bench: what every fault is tried on, and how hard."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ class Bench:
     """One number of workers, one set of models, one place for logs."""
 
     models: Path
-    photos: Sequence[Path]
+    photos: Path | None  # a folder of real ones
     workers: int
     quick: bool
     minutes: float  # of the endurance run

@@ -14,6 +14,7 @@ import uvloop
 
 from loadtests.compare.arrivals import LEAD_IN_SECONDS, Visit, arrive
 from loadtests.compare.outcome import Outcome, percentile
+from loadtests.compare.payloads import choose_photos, draw_pictures
 from loadtests.compare.wrk import ask_again_and_again
 from loadtests.faults.bench import Bench
 from loadtests.faults.figures import Figure
@@ -35,11 +36,12 @@ T = TypeVar("T")
 def overload(bench: Bench) -> Iterator[Figure]:
     """What can be served is served; the others are told at once; health never hides."""
     seconds = bench.scaled(30, 6)
+    photos = _photos(bench)
     with bench.server("overload") as server:
-        best = _capacity(server, bench.photos, bench.scaled(10, 4))
+        best = _capacity(server, photos, bench.scaled(10, 4))
         yield Figure("answers a second at best", best.rate)
         for times, least in LEAST_GOODPUT.items():
-            flood = _flood(server, bench.photos, times * best.rate, seconds)
+            flood = _flood(server, photos, times * best.rate, seconds)
             for figure in flood.figures(best, least):
                 yield Figure(
                     f"{times} times: {figure.what}", figure.value, figure.least, figure.most
@@ -94,6 +96,17 @@ class Flood:
             "lone caller afterwards, times before", self.alone_after / self.alone_before, most=1.5
         )
         yield Figure("cores that the callers took", self.client_cores)
+
+
+def _photos(bench: Bench) -> list[Path]:
+    """Ordinary ones; drawn where there are no real ones."""
+    if bench.photos:
+        return choose_photos(bench.photos)
+    folder = bench.into / "photos"
+    folder.mkdir(exist_ok=True)
+    for number, content in enumerate(draw_pictures()):
+        (folder / f"{number:03}.jpg").write_bytes(content)
+    return sorted(folder.iterdir())
 
 
 def _capacity(server: Server, photos: Sequence[Path], seconds: float) -> Capacity:
