@@ -32,7 +32,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def port(models: Path) -> Iterator[int]:
-    with served(models) as url:
+    patient = {"SENSORIUM_MAX_WAIT_MS": "60000"}  # a slow machine's load is no hostility
+    with served(models, env=patient) as url:
         yield urlsplit(url).port or 0
 
 

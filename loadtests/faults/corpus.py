@@ -34,7 +34,8 @@ def send_corpus(bench: Bench) -> Iterator[Figure]:
     """Every good one right, every bad one refused as it should be, and nothing left behind."""
     examples = read_examples(bench.models)
     requests = bench.scaled(REQUESTS, QUICK_REQUESTS)
-    with bench.server("corpus") as server:
+    # Who would have to wait is not refused here: that is another fault's matter.
+    with bench.server("corpus", SENSORIUM_MAX_WAIT_MS="60000") as server:
         asyncio.run(_warm(server, examples, bench.scaled(WARM_SECONDS, 3)))
         memory, workers = server.memory_bytes(), server.worker_ids()
         tally = asyncio.run(_send(server.port, examples, requests))
