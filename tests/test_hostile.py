@@ -1,24 +1,21 @@
 """Whatever a client sends, the answer says what is wrong with it, and the next client gets his."""
 
-import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from loadtests.faults.corpus import send
 from loadtests.faults.examples import read_examples
-from loadtests.wire import BrokenOff, Callers
 from tests.conftest import write_colours, write_loudness, write_words
 from tests.hostile import corpus, photographs
-from tests.hostile.case import BAD, OK, PROBLEM, Case, request
+from tests.hostile.case import BAD, OK, PROBLEM, request
 from tests.servers import served
 
 pytestmark = pytest.mark.anyio
 
 SEED = 20_260_101
-AT_ONCE = 4
-ANSWER_SECONDS = 60.0
 PROBLEM_HEADERS = {"content-type": PROBLEM, "x-request-id": "1"}
 
 
@@ -49,42 +46,16 @@ async def test_every_case_is_answered_right_and_so_is_who_comes_next(
         if (case.name.startswith(start) if start else not case.name.startswith(starts))
     ]
     assert len(cases) > 50
-    assert await complaints(cases, port, models) == []
+    tally = await send(port, cases, read_examples(models))
+    assert (tally.complaints, tally.wrong) == ([], [])
 
 
 async def test_damaged_photographs(port: int, models: Path, shared_data: Path) -> None:
     paths = sorted((shared_data / "photos").glob("*.JPEG"))[::50]
     cases = list(photographs(SEED, (path.read_bytes() for path in paths)))
     assert len(cases) > 100
-    assert await complaints(cases, port, models) == []
-
-
-async def complaints(cases: Sequence[Case], port: int, models: Path) -> list[str]:
-    """What is wrong with the answers, those to good requests right behind each case among them."""
-    examples = read_examples(models)
-    turns = asyncio.Semaphore(AT_ONCE)
-    found: list[str] = []
-
-    async def send(number: int, case: Case) -> None:
-        async with turns, asyncio.timeout(ANSWER_SECONDS):
-            if complaint := await _complaint(callers, case):
-                found.append(f"{case.name}: {complaint}")
-            example = examples[number % len(examples)]
-            answer = await callers.ask(example.message())
-            if not example.is_right(answer):
-                found.append(f"after {case.name}: {answer}")
-
-    async with Callers(port) as callers:
-        await asyncio.gather(*(send(number, case) for number, case in enumerate(cases)))
-    return found
-
-
-async def _complaint(callers: Callers, case: Case) -> str | None:
-    try:
-        answer = await callers.ask(case.message)
-    except BrokenOff as error:
-        return f"no answer: {error}" if case.is_http else None
-    return case.complaint(answer.status, answer.headers, answer.body)
+    tally = await send(port, cases, read_examples(models))
+    assert (tally.complaints, tally.wrong) == ([], [])
 
 
 def test_the_same_seed_makes_the_same_corpus_and_another_one_another() -> None:

@@ -1,7 +1,7 @@
 """The corpus of hostile input, mixed one to one with good requests."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, cycle, islice
 
@@ -23,6 +23,8 @@ ANSWER_SECONDS = 60.0
 
 @dataclass(slots=True)
 class Tally:
+    """How many requests there were, and what is wrong with the answers to each kind."""
+
     hostile: int = 0
     good: int = 0
     faults: int = 0  # of status 5xx
@@ -38,7 +40,8 @@ def send_corpus(bench: Bench) -> Iterator[Figure]:
     with bench.server("corpus", SENSORIUM_MAX_WAIT_MS="60000") as server:
         asyncio.run(_warm(server, examples, bench.scaled(WARM_SECONDS, 3)))
         memory, workers = server.memory_bytes(), server.worker_ids()
-        tally = asyncio.run(_send(server.port, examples, requests))
+        cases = islice((case for seed in count() for case in corpus(seed)), requests // 2)
+        tally = asyncio.run(send(server.port, cases, examples))
         growth = server.memory_bytes() / memory
         restarts = len(server.worker_ids() - workers)
     complaints = bench.into / f"corpus-{bench.workers}.txt"
@@ -54,7 +57,7 @@ def send_corpus(bench: Bench) -> Iterator[Figure]:
     yield Figure("memory afterwards, times that", growth, most=1.1)
 
 
-async def _warm(server: Server, examples: list[Example], seconds: float) -> Log:
+async def _warm(server: Server, examples: Sequence[Example], seconds: float) -> Log:
     """Every model and every preview was asked for before memory is measured."""
     async with Callers(server.port) as callers:
         for example in examples:
@@ -64,15 +67,15 @@ async def _warm(server: Server, examples: list[Example], seconds: float) -> Log:
     return await ask_for(seconds, server.port, examples, AT_ONCE)
 
 
-async def _send(port: int, examples: list[Example], requests: int) -> Tally:
+async def send(port: int, cases: Iterable[Case], examples: Sequence[Example]) -> Tally:
+    """Each case, and a good request right behind it; so many pairs at the same time."""
     tally = Tally()
-    cases = islice((case for seed in count() for case in corpus(seed)), requests // 2)
     pairs = zip(cases, cycle(examples), strict=False)
 
     async def caller(callers: Callers) -> None:
         for case, example in pairs:  # one iterator for all
             await _ask_hostile(callers, case, tally)
-            await _ask_good(callers, example, tally)
+            await _ask_good(callers, example, case, tally)
 
     async with Callers(port) as callers, asyncio.TaskGroup() as group:
         for _ in range(AT_ONCE):
@@ -94,13 +97,14 @@ async def _ask_hostile(callers: Callers, case: Case, tally: Tally) -> None:
         tally.complaints.append(f"{case.name}: {complaint}")
 
 
-async def _ask_good(callers: Callers, example: Example, tally: Tally) -> None:
+async def _ask_good(callers: Callers, example: Example, case: Case, tally: Tally) -> None:
     tally.good += 1
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             answer = await callers.ask(example.message())
     except (OSError, BrokenOff) as error:
-        tally.wrong.append(f"{example.path}: {error!r}")
+        tally.wrong.append(f"{example.path} after {case.name}: {error!r}")
         return
     if not example.is_right(answer):
-        tally.wrong.append(f"{example.path}: {answer.status} {answer.body[:200]!r}")
+        what = f"{answer.status} {answer.body[:200]!r}"
+        tally.wrong.append(f"{example.path} after {case.name}: {what}")
