@@ -26,8 +26,8 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Callers:
-    """Kept connections to one port of 127.0.0.1; a caller takes one, or opens a new one."""
+class Connections:
+    """Those to one port of 127.0.0.1; a caller takes one that is idle, or opens a new one."""
 
     port: int
     _idle: list[Connection] = field(default_factory=list)

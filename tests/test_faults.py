@@ -19,7 +19,7 @@ from loadtests.faults.examples import read_examples
 from loadtests.faults.figures import Figure, Finding, show
 from loadtests.faults.graphs import MARKER, SIDE, write_brittle, write_endless
 from loadtests.faults.load import ask_for
-from loadtests.wire import Answer, BrokenOff, Callers, post
+from loadtests.wire import Answer, BrokenOff, Connections, post
 from tests.conftest import write_loudness
 
 CLOSED = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall of it"
@@ -99,25 +99,25 @@ def test_a_fault_of_no_known_name_is_an_error(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("answer", "body", "connections"),
+    ("answer", "body", "sent"),
     [(LENGTH, b"{}", [2]), (CHUNKS, b"{}", [2]), (CLOSED, b"all of it", [1, 1])],
 )
 async def test_an_answer_is_read_to_its_end_and_the_connection_kept(
-    answer: bytes, body: bytes, connections: list[int]
+    answer: bytes, body: bytes, sent: list[int]
 ) -> None:
-    async with answering(answer) as (port, asked), Callers(port) as callers:
+    async with answering(answer) as (port, asked), Connections(port) as connections:
         for _ in range(2):
-            found = await callers.ask(post("/", "text/plain", b"x"))
+            found = await connections.ask(post("/", "text/plain", b"x"))
             assert (found.status, found.body) == (200, body)
-    assert asked == connections
+    assert asked == sent
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("answer", [b"half", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"])
 async def test_half_an_answer_is_none(answer: bytes) -> None:
-    async with answering(answer) as (port, _), Callers(port) as callers:
+    async with answering(answer) as (port, _), Connections(port) as connections:
         with pytest.raises(BrokenOff):
-            await callers.ask(post("/", "text/plain", b"x"))
+            await connections.ask(post("/", "text/plain", b"x"))
 
 
 # Good requests

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from loadtests.compare.dialects import Body
 from loadtests.compare.outcome import Outcome, percentile
-from loadtests.wire import BrokenOff, Callers, post
+from loadtests.wire import BrokenOff, Connections, post
 
 IN_TIME_SECONDS = 1.0
 PATIENCE_SECONDS = 2.0  # then the caller leaves
@@ -64,20 +64,20 @@ async def arrive(port: int, requests: Sequence[bytes], rate: float, seconds: flo
     loop = asyncio.get_running_loop()
     start = loop.time()
 
-    async def visit(callers: Callers, number: int) -> Visit:
+    async def visit(connections: Connections, number: int) -> Visit:
         came = number / rate
         status, retry_after = 0, ""
         try:
             async with asyncio.timeout_at(start + came + PATIENCE_SECONDS):
-                answer = await callers.ask(requests[number % len(requests)])
+                answer = await connections.ask(requests[number % len(requests)])
                 status, retry_after = answer.status, answer.headers.get("retry-after", "")
         except (OSError, BrokenOff):  # a TimeoutError is an OSError
             pass
         return Visit(came, loop.time() - start - came, status, retry_after)
 
-    async with Callers(port) as callers, asyncio.TaskGroup() as group:
+    async with Connections(port) as connections, asyncio.TaskGroup() as group:
         tasks = []
         for number in range(int(rate * seconds)):
             await asyncio.sleep(max(0.0, start + number / rate - loop.time()))
-            tasks.append(group.create_task(visit(callers, number)))
+            tasks.append(group.create_task(visit(connections, number)))
     return [task.result() for task in tasks]

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loadtests.compare.machine import describe_machine
+from loadtests.compare.serving import NotReady
 from loadtests.faults.bench import Bench
 from loadtests.faults.bombs import throw_bombs
 from loadtests.faults.corpus import send_corpus
@@ -24,7 +25,6 @@ from loadtests.faults.figures import Figure, Finding, show
 from loadtests.faults.leaving import leave
 from loadtests.faults.overload import overload
 from loadtests.faults.poison import poison
-from loadtests.faults.server import NotReady
 from loadtests.faults.slow import idle_connections, slow_clients
 from loadtests.faults.stuck import stuck_lane
 

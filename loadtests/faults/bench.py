@@ -25,6 +25,7 @@ class Bench:
     @contextmanager
     def server(self, name: str, models: Path | None = None, **settings: str) -> Iterator[Server]:
         """A server for one fault; its log is named by the fault and the number of workers."""
-        log = self.into / f"{name}-{self.workers}.log"
-        with served(models or self.models, self.workers, log, settings) as server:
+        log_name = f"{name}-{self.workers}"
+        folder = models or self.models
+        with served(log_name, folder, self.workers, self.into, settings) as server:
             yield server

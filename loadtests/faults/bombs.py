@@ -12,7 +12,7 @@ from loadtests.faults.examples import read_examples
 from loadtests.faults.figures import Figure
 from loadtests.faults.load import ask_for
 from loadtests.faults.server import Server
-from loadtests.wire import Callers
+from loadtests.wire import Connections
 from tests.hostile import forms, pictures, sounds
 from tests.hostile.case import ANY, BAD, REFUSED, Case, File, request
 from tests.hostile.requests import NOT_TAKEN
@@ -109,6 +109,6 @@ def _throw(server: Server, bomb: Case) -> Blow:
 
 
 async def _send(port: int, bomb: Case) -> str | None:
-    async with Callers(port) as callers:
-        answer = await callers.ask(bomb.message)
+    async with Connections(port) as connections:
+        answer = await connections.ask(bomb.message)
     return bomb.complaint(answer.status, answer.headers, answer.body)

@@ -10,7 +10,7 @@ from loadtests.faults.examples import Example, read_examples
 from loadtests.faults.figures import Figure
 from loadtests.faults.load import Log, ask_for
 from loadtests.faults.server import Server
-from loadtests.wire import BrokenOff, Callers, post
+from loadtests.wire import BrokenOff, Connections, post
 from tests.hostile import corpus
 from tests.hostile.case import Case
 
@@ -59,11 +59,11 @@ def send_corpus(bench: Bench) -> Iterator[Figure]:
 
 async def _warm(server: Server, examples: Sequence[Example], seconds: float) -> Log:
     """Every model and every preview was asked for before memory is measured."""
-    async with Callers(server.port) as callers:
+    async with Connections(server.port) as connections:
         for example in examples:
             route, _, query = example.path.partition("?")
             preview = f"{route.rpartition('/')[0]}/preview?{query}"
-            await callers.ask(post(preview, "application/octet-stream", example.file))
+            await connections.ask(post(preview, "application/octet-stream", example.file))
     return await ask_for(seconds, server.port, examples, AT_ONCE)
 
 
@@ -72,22 +72,22 @@ async def send(port: int, cases: Iterable[Case], examples: Sequence[Example]) ->
     tally = Tally()
     pairs = zip(cases, cycle(examples), strict=False)
 
-    async def caller(callers: Callers) -> None:
+    async def caller(connections: Connections) -> None:
         for case, example in pairs:  # one iterator for all
-            await _ask_hostile(callers, case, tally)
-            await _ask_good(callers, example, case, tally)
+            await _ask_hostile(connections, case, tally)
+            await _ask_good(connections, example, case, tally)
 
-    async with Callers(port) as callers, asyncio.TaskGroup() as group:
+    async with Connections(port) as connections, asyncio.TaskGroup() as group:
         for _ in range(AT_ONCE):
-            group.create_task(caller(callers))
+            group.create_task(caller(connections))
     return tally
 
 
-async def _ask_hostile(callers: Callers, case: Case, tally: Tally) -> None:
+async def _ask_hostile(connections: Connections, case: Case, tally: Tally) -> None:
     tally.hostile += 1
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            answer = await callers.ask(case.message)
+            answer = await connections.ask(case.message)
     except (OSError, BrokenOff) as error:  # a TimeoutError is an OSError
         complaint = f"no answer: {error!r}" if case.is_http else None
     else:
@@ -97,11 +97,11 @@ async def _ask_hostile(callers: Callers, case: Case, tally: Tally) -> None:
         tally.complaints.append(f"{case.name}: {complaint}")
 
 
-async def _ask_good(callers: Callers, example: Example, case: Case, tally: Tally) -> None:
+async def _ask_good(connections: Connections, example: Example, case: Case, tally: Tally) -> None:
     tally.good += 1
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            answer = await callers.ask(example.message())
+            answer = await connections.ask(example.message())
     except (OSError, BrokenOff) as error:
         tally.wrong.append(f"{example.path} after {case.name}: {error!r}")
         return

@@ -17,7 +17,7 @@ from loadtests.faults.examples import Example, read_examples
 from loadtests.faults.figures import Figure
 from loadtests.faults.load import Log, ask_until
 from loadtests.faults.server import Server
-from loadtests.wire import BrokenOff, Callers
+from loadtests.wire import BrokenOff, Connections
 from tests.hostile import corpus
 
 AT_ONCE = 4  # callers with good requests, beside one with hostile ones
@@ -93,13 +93,13 @@ async def _measure(
 
 
 async def _be_hostile(stop: asyncio.Event, port: int) -> None:
-    async with Callers(port) as callers:
+    async with Connections(port) as connections:
         for seed in count():
             for case in corpus(seed):
                 if stop.is_set():
                     return
                 with suppress(BrokenOff):  # the answers are judged elsewhere
-                    await callers.ask(case.message)
+                    await connections.ask(case.message)
                 await asyncio.sleep(HOSTILE_PAUSE_SECONDS)
 
 

@@ -9,7 +9,7 @@ from itertools import count
 
 from loadtests.compare.outcome import percentile
 from loadtests.faults.examples import Example
-from loadtests.wire import BrokenOff, Callers
+from loadtests.wire import BrokenOff, Connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,13 @@ async def ask_until(
     """So many callers, each asking in turn for every example until it is told to stop."""
     numbers = count()
 
-    async def caller(callers: Callers) -> None:
+    async def caller(connections: Connections) -> None:
         while not stop.is_set():
-            await _ask(callers, examples[next(numbers) % len(examples)], log)
+            await _ask(connections, examples[next(numbers) % len(examples)], log)
 
-    async with Callers(port) as callers, asyncio.TaskGroup() as group:
+    async with Connections(port) as connections, asyncio.TaskGroup() as group:
         for _ in range(at_once):
-            group.create_task(caller(callers))
+            group.create_task(caller(connections))
 
 
 async def ask_for(seconds: float, port: int, examples: Sequence[Example], at_once: int) -> Log:
@@ -66,10 +66,10 @@ async def ask_for(seconds: float, port: int, examples: Sequence[Example], at_onc
     return log
 
 
-async def _ask(callers: Callers, example: Example, log: Log) -> None:
+async def _ask(connections: Connections, example: Example, log: Log) -> None:
     began, status, is_right = time.monotonic(), 0, False
     try:
-        answer = await callers.ask(example.message())
+        answer = await connections.ask(example.message())
         status, is_right = answer.status, example.is_right(answer)
     except (OSError, BrokenOff):
         await asyncio.sleep(0.01)  # a port that nobody listens on refuses at once

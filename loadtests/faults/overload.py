@@ -19,7 +19,7 @@ from loadtests.compare.wrk import ask_again_and_again
 from loadtests.faults.bench import Bench
 from loadtests.faults.figures import Figure
 from loadtests.faults.server import Server
-from loadtests.wire import Callers, post
+from loadtests.wire import Connections, post
 
 PATH = "/v1/image/classify?model=efficientnet-lite0"
 JPEG = "image/jpeg"
@@ -144,8 +144,8 @@ def probe(port: int, seconds: float) -> list[tuple[int, float]]:
 
     async def ask(path: str) -> tuple[int, float]:
         began = time.perf_counter()
-        async with Callers(port) as callers:
-            answer = await callers.ask(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        async with Connections(port) as connections:
+            answer = await connections.ask(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
         return answer.status, time.perf_counter() - began
 
     async def ask_again() -> list[tuple[int, float]]:
@@ -164,10 +164,10 @@ def probe(port: int, seconds: float) -> list[tuple[int, float]]:
 async def _alone(port: int, requests: Sequence[bytes]) -> float:
     """Median seconds of one request after the other."""
     times = []
-    async with Callers(port) as callers:
+    async with Connections(port) as connections:
         for request in islice(cycle(requests), ALONE):
             began = time.perf_counter()
-            await callers.ask(request)
+            await connections.ask(request)
             times.append(time.perf_counter() - began)
     return percentile(times, 50)
 

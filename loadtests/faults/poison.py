@@ -9,7 +9,7 @@ from pathlib import Path
 from loadtests.faults.bench import Bench
 from loadtests.faults.figures import Figure
 from loadtests.faults.graphs import MARKER, picture, write_brittle
-from loadtests.wire import Answer, Callers, post
+from loadtests.wire import Answer, Connections, post
 from tests.hostile.forms import FORM, multipart
 
 PATH = "/v1/image/embed?model=brittle"
@@ -36,14 +36,14 @@ def poison(bench: Bench) -> Iterator[Figure]:
 async def _send(port: int, size: int) -> int:
     """How many of all the items got what they should not."""
     wrong = 0
-    async with Callers(port) as callers:
+    async with Connections(port) as connections:
         for number in range(TIMES):
             levels = [level % MARKER for level in range(number, number + size)]
             levels[number % size] = MARKER
             files = [picture(level) for level in levels]
-            crowd = await callers.ask(post(PATH, FORM, multipart(files)))
+            crowd = await connections.ask(post(PATH, FORM, multipart(files)))
             wrong += _wrong_items(crowd, levels)
-            alone = [callers.ask(post(PATH, "image/png", file)) for file in files]
+            alone = [connections.ask(post(PATH, "image/png", file)) for file in files]
             answers = await asyncio.gather(*alone)
             wrong += sum(not _is_right(*pair) for pair in zip(answers, levels, strict=True))
     return wrong

@@ -3,24 +3,16 @@
 import http.client
 import os
 import re
-import sys
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loadtests.compare.processes import PROC, Process, Tree, free_ports, running
+from loadtests.compare import serving
+from loadtests.compare.contestants import CONTESTANTS
+from loadtests.compare.processes import PROC, Process, Tree
 
-ROOT = Path(__file__).parents[2]
-READY_SECONDS = 90.0
 ASK_SECONDS = 10.0
-FOREIGN = ("SENSORIUM_", "BENTOML_", "PROMETHEUS_")
-
-
-class NotReady(Exception):
-    """A server did not begin to serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,50 +82,28 @@ class Server:
     def threads(self) -> int:
         return sum(_status_kib(worker.id, "Threads") for worker in self.workers())
 
-    def wait_until_ready(self, workers: int, models: int) -> None:
-        """Until every worker serves every model.
-
-        Raises:
-            NotReady: it ended, or it takes too long.
-        """
-        deadline = time.monotonic() + READY_SECONDS
-        while self.metric("sensorium_model_state", state="ready") < workers * models:
-            if self.tree.root.poll() is not None:
-                raise NotReady("it ended at its start")
-            if time.monotonic() > deadline:
-                raise NotReady(f"not all models are ready: {self.get('/readyz')}")
-            time.sleep(0.1)
-
 
 @contextmanager
-def served(models: Path, workers: int, log: Path, settings: Mapping[str, str]) -> Iterator[Server]:
+def served(
+    name: str, models: Path, workers: int, logs: Path, settings: Mapping[str, str]
+) -> Iterator[Server]:
     """A server of this checkout with all models of that folder ready in every worker.
 
     Args:
+        name: of its log.
         settings: as environment variables.
 
     Raises:
         NotReady: it does not begin to serve.
     """
-    [port] = free_ports(1)
-    with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as home:
-        command = [sys.executable, "-m", "bentoml", "serve", "service.app:Sensorium"]
-        env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)},
-            "BENTOML_HOME": home,
-            "BENTOML_DO_NOT_TRACK": "True",
-            "SENSORIUM_MODELS": str(models.absolute()),
-            "SENSORIUM_WORKERS": str(workers),
-            **settings,
-        }
-        address = ["--host", "127.0.0.1", "--port", str(port)]
-        with running([*command, *address], cwd=ROOT, env=env, log=log) as tree:
-            server = Server(port, tree)
-            try:
-                server.wait_until_ready(workers, len(list(models.glob("*/*/manifest.yaml"))))
-            except NotReady as error:
-                raise NotReady(f"{error}; see {log}") from error
-            yield server
+    place = {"SENSORIUM_MODELS": str(models.absolute()), "SENSORIUM_WORKERS": str(workers)}
+    ours = replace(CONTESTANTS["sensorium"], name=name, env={**place, **settings})
+    expected = workers * len(list(models.glob("*/*/manifest.yaml")))
+    with serving.served(ours, Path(), logs) as started:
+        server = Server(started.port, started.tree)
+        while server.metric("sensorium_model_state", state="ready") < expected:
+            started.give_time(server.get("/readyz"))
+        yield server
 
 
 def _command(process_id: int) -> str:

@@ -10,7 +10,7 @@ from loadtests.faults.bench import Bench
 from loadtests.faults.figures import Figure
 from loadtests.faults.graphs import LEVEL, MARKER, picture, write_brittle, write_endless
 from loadtests.faults.server import Server
-from loadtests.wire import BrokenOff, Callers, post
+from loadtests.wire import BrokenOff, Connections, post
 
 PATH = "/v1/image/embed?model={}"
 LANES = (1, 2)
@@ -69,7 +69,7 @@ async def _stick(server: Server) -> list[Figure]:
 async def _is_right(port: int, model: str, level: int, seconds: float) -> bool:
     request = post(PATH.format(model), "image/png", picture(level))
     try:
-        async with asyncio.timeout(seconds), Callers(port) as callers:
-            return (await callers.ask(request)).status == 200
+        async with asyncio.timeout(seconds), Connections(port) as connections:
+            return (await connections.ask(request)).status == 200
     except (OSError, BrokenOff):
         return False
