@@ -58,5 +58,5 @@ def _odd(rng: Random) -> Iterator[File]:
         "characters that grow in lower case": "\u0130" * 30_000,
         "many spaces before a word": " " * 500_000 + "cat",
     }.items():
-        yield File(name, text.encode(), OK)
+        yield File(name, text.encode(), OK if len(text) < 10_000 else OK | TOO_LARGE)
     yield File("a byte more than a million", b"a" * 1_000_001, TOO_LARGE)
