@@ -5,9 +5,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from loadtests.compare.connections import Connection, ask, write_request
 from loadtests.compare.dialects import Body
 from loadtests.compare.outcome import Outcome, percentile
+from loadtests.wire import BrokenOff, Connections, post
 
 IN_TIME_SECONDS = 1.0
 PATIENCE_SECONDS = 2.0  # then the caller leaves
@@ -21,6 +21,7 @@ class Visit:
     came: float  # seconds after the first
     seconds: float  # from when they should have come to their answer's last byte
     status: int
+    retry_after: str = ""  # what a refusal said of when to come back
 
 
 def come_and_go(
@@ -33,8 +34,8 @@ def come_and_go(
 ) -> Outcome:
     """Callers at `rate` a second for so long, after the lead-in, over kept connections."""
     spent = time.process_time()
-    requests = [write_request(port, path, body, headers) for body in bodies]
-    visits = asyncio.run(_visits(port, requests, rate, LEAD_IN_SECONDS + seconds))
+    requests = [post(path, body.content_type, body.content, headers) for body in bodies]
+    visits = asyncio.run(arrive(port, requests, rate, LEAD_IN_SECONDS + seconds))
     return summarise(visits, seconds, (time.process_time() - spent) * counted_share(seconds))
 
 
@@ -58,26 +59,25 @@ def summarise(visits: Sequence[Visit], seconds: float, client_cpu_seconds: float
     )
 
 
-async def _visits(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> list[Visit]:
+async def arrive(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> list[Visit]:
+    """Callers at `rate` a second for so long, each with the next of the requests, in turn."""
     loop = asyncio.get_running_loop()
-    idle: list[Connection] = []
     start = loop.time()
 
-    async def visit(number: int) -> Visit:
+    async def visit(connections: Connections, number: int) -> Visit:
         came = number / rate
-        request = requests[number % len(requests)]
+        status, retry_after = 0, ""
         try:
             async with asyncio.timeout_at(start + came + PATIENCE_SECONDS):
-                status = await ask(port, request, idle)
-        except (OSError, asyncio.IncompleteReadError):  # a TimeoutError is an OSError
-            status = 0
-        return Visit(came, loop.time() - start - came, status)
+                answer = await connections.ask(requests[number % len(requests)])
+                status, retry_after = answer.status, answer.headers.get("retry-after", "")
+        except (OSError, BrokenOff):  # a TimeoutError is an OSError
+            pass
+        return Visit(came, loop.time() - start - came, status, retry_after)
 
-    async with asyncio.TaskGroup() as group:
+    async with Connections(port) as connections, asyncio.TaskGroup() as group:
         tasks = []
         for number in range(int(rate * seconds)):
             await asyncio.sleep(max(0.0, start + number / rate - loop.time()))
-            tasks.append(group.create_task(visit(number)))
-    for _, writer in idle:
-        writer.close()
+            tasks.append(group.create_task(visit(connections, number)))
     return [task.result() for task in tasks]

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 
 from loadtests.compare.arrivals import Visit
-from loadtests.compare.connections import Connection, ask, write_request
 from loadtests.compare.dialects import Body
 from loadtests.compare.outcome import Outcome, percentile
+from loadtests.wire import BrokenOff, Connections, post
 
 PATIENCE_SECONDS = 60.0
 
@@ -18,7 +18,7 @@ def keep_asking(
 ) -> Outcome:
     """So many callers at once for so long, over kept connections; the bodies in turn."""
     spent = time.process_time()
-    requests = [write_request(port, path, body, {}) for body in bodies]
+    requests = [post(path, body.content_type, body.content) for body in bodies]
     visits = asyncio.run(_visits(port, requests, callers, seconds))
     return summarise(visits, seconds, time.process_time() - spent)
 
@@ -42,25 +42,22 @@ async def _visits(
     port: int, requests: Sequence[bytes], callers: int, seconds: float
 ) -> list[Visit]:
     loop = asyncio.get_running_loop()
-    idle: list[Connection] = []
     visits: list[Visit] = []
     turn = itertools.cycle(requests)
     start = loop.time()
 
-    async def call() -> None:
+    async def call(connections: Connections) -> None:
         while (came := loop.time() - start) < seconds:
             try:
                 async with asyncio.timeout(PATIENCE_SECONDS):
-                    status = await ask(port, next(turn), idle)
-            except (OSError, asyncio.IncompleteReadError):  # a TimeoutError is an OSError
+                    status = (await connections.ask(next(turn))).status
+            except (OSError, BrokenOff):  # a TimeoutError is an OSError
                 status = 0
             visits.append(Visit(came, loop.time() - start - came, status))
             if status != 200:
                 return  # asking again at once would only measure refusals
 
-    async with asyncio.TaskGroup() as group:
+    async with Connections(port) as connections, asyncio.TaskGroup() as group:
         for _ in range(callers):
-            group.create_task(call())
-    for _, writer in idle:
-        writer.close()
+            group.create_task(call(connections))
     return visits

@@ -1,0 +1,77 @@
+"""The contract is kept: requests made of the OpenAPI document, and answers held against it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from schemathesis import Case
+from schemathesis.checks import not_a_server_error
+from schemathesis.openapi import media_type
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from service.routes import build_api
+from service.routes.examples import MEDIA
+from tests.conftest import write_colours, write_loudness, write_words
+from tests.hostile import FILES, NEIGHBOURS
+from tests.servers import served
+
+EXAMPLES = 20  # of each operation
+SEED = 20_260_101
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+
+def contents(modality: str) -> st.SearchStrategy[bytes]:
+    """Good and hostile files, and bytes that are neither."""
+    hostile = [file.content for file in FILES[modality](Random(SEED))]
+    return st.one_of(
+        st.just(NEIGHBOURS[modality]()), st.sampled_from(hostile), st.binary(max_size=1000)
+    )
+
+
+for modality in ("image", "audio"):
+    for kind in MEDIA[modality]:
+        media_type(kind, contents(modality))
+
+
+contract = schemathesis.openapi.from_dict(build_api().openapi())
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real process with a small model of each modality."""
+    folder: Path = tmp_path_factory.mktemp("models")
+    for write in (write_colours, write_words, write_loudness):
+        write(folder)
+    with served(folder) as url:
+        yield url
+
+
+def test_the_process_serves_this_contract(url: str) -> None:
+    assert httpx.get(f"{url}/openapi.json").json() == contract.raw_schema
+
+
+@contract.parametrize()
+@settings(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),  # a hostile file is large, and slow to make
+)
+def test_every_answer_is_one_that_the_contract_describes(case: Case[Any], url: str) -> None:
+    case.call_and_validate(base_url=url, checks=CHECKS)
