@@ -28,7 +28,8 @@ class Computed:
 Outcome = Computed | CallerError | BatchFailed
 
 # An item that cannot be decoded is its own error, and nothing to the others in its batch.
-Compute = Callable[[Sequence[Item]], Sequence[Computed | CallerError]]
+# Whether nothing else is to be computed now decides over the cores that it may take.
+Compute = Callable[[Sequence[Item], bool], Sequence[Computed | CallerError]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class BatchLimits:
 class Batch:
     jobs: list[Job]
     reason: str  # why it holds no more: full, cost, time, unlike, idle
+    waiting: int  # jobs that are left
 
     @property
     def cost(self) -> int:
@@ -106,6 +108,27 @@ class _ServiceRate:
     def observe(self, seconds: float, cost: int) -> None:
         latest = seconds / cost
         self.seconds = 0.8 * self.seconds + 0.2 * latest if self.seconds else latest
+
+
+class _Counted:
+    """How many batches are computed at this moment, in all lanes of the process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    def __enter__(self) -> int:
+        """How many others there are."""
+        with self._lock:
+            self._inside += 1
+            return self._inside - 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+
+
+COMPUTING = _Counted()
 
 
 class Batcher:
@@ -207,7 +230,8 @@ class Batcher:
         """One lane: batch after batch."""
         while batch := self._next(lane):
             self._series.released(batch.reason, [job.cost for job in batch.jobs])
-            outcomes = self._run(lane, batch.jobs)
+            with COMPUTING as others:
+                outcomes = self._run(lane, batch.jobs, alone=not others and not batch.waiting)
             seconds = time.perf_counter() - lane.started
             with self._changed:
                 if lane.abandoned:  # all was answered already
@@ -259,7 +283,7 @@ class Batcher:
             break
         taken = set(jobs)
         self._waiting = [job for job in self._waiting if job not in taken]
-        return Batch(jobs, reason)
+        return Batch(jobs, reason, len(self._waiting))
 
     def _is_wanted(self, job: Job) -> bool:
         """Whether somebody still waits for this job, and not in vain."""
@@ -271,16 +295,17 @@ class Batcher:
             return True
         return False
 
-    def _run(self, lane: Lane, jobs: Sequence[Job]) -> list[Outcome]:
+    def _run(self, lane: Lane, jobs: Sequence[Job], *, alone: bool) -> list[Outcome]:
         """What comes of each job; a batch that fails is retried by halves, to find the culprit."""
         try:
-            return list(self._compute([job.item for job in jobs]))
+            return list(self._compute([job.item for job in jobs], alone))
         except Exception as error:  # whatever the model raises is an answer to its callers
             self._series.batch_failed()
             if len(jobs) == 1 or lane.abandoned:
                 return [BatchFailed(f"the model failed on this input: {error}") for _ in jobs]
             middle = len(jobs) // 2
-            return self._run(lane, jobs[:middle]) + self._run(lane, jobs[middle:])
+            first = self._run(lane, jobs[:middle], alone=alone)
+            return first + self._run(lane, jobs[middle:], alone=alone)
 
     def _report_load(self) -> None:
         self._series.load(len(self._waiting), self._running)

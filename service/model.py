@@ -66,17 +66,21 @@ class Model:
         [answer] = encoder.answers([encoder.decode(payload)])
         return self.join({encoder.manifest.modalities[0]: answer["embed"]})
 
-    def run(self, samples: Sequence[Sample]) -> list[Row]:
+    def run(self, samples: Sequence[Sample], *, alone: bool = False) -> list[Row]:
         """One batch through the graph: a row for each sample, in order."""
         outputs = sorted(set(self.manifest.tasks.outputs().values()))
-        arrays = self.session.run(self.preprocessor.collate(samples), outputs)
+        arrays = self.session.run(self.preprocessor.collate(samples), outputs, alone=alone)
         return [dict(zip(outputs, values, strict=True)) for values in zip(*arrays, strict=True)]
 
-    def compute(self, items: Sequence[Item]) -> list[Computed | CallerError]:
-        """One batch, of which some may have to be decoded first: a result for each, in order."""
+    def compute(self, items: Sequence[Item], alone: bool = False) -> list[Computed | CallerError]:
+        """One batch, of which some may have to be decoded first: a result for each, in order.
+
+        Args:
+            alone: nothing else is computed now, so that it may take every core.
+        """
         read = [self._read(item) for item in items]
         good = [each for each in read if not isinstance(each, CallerError)]
-        rows = iter(self.run([sample for sample, _ in good]) if good else [])
+        rows = iter(self.run([sample for sample, _ in good], alone=alone) if good else [])
         return [
             each
             if isinstance(each, CallerError)
@@ -102,10 +106,13 @@ class Model:
             return probabilities(values, meaning)
         return values.astype(np.float32)
 
-    def answers(self, samples: Sequence[Sample]) -> list[dict[Task, Floats]]:
+    def answers(
+        self, samples: Sequence[Sample], *, alone: bool = False
+    ) -> list[dict[Task, Floats]]:
         """Every task's interpretation of every sample, computed here and now."""
         tasks = tuple(self.manifest.tasks.outputs())
-        return [{task: self.interpret(task, row) for task in tasks} for row in self.run(samples)]
+        rows = self.run(samples, alone=alone)
+        return [{task: self.interpret(task, row) for task in tasks} for row in rows]
 
 
 FindEncoder = Callable[[EncoderReference], Model]
@@ -159,7 +166,9 @@ def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: Fi
         graph=graph,
         provider=provider,
         preprocessor=build_preprocessor(manifest.preprocessing, folder, settings.input_limits),
-        session=Session(folder / graph.file, provider, settings.threads_per_lane),
+        session=Session(
+            folder / graph.file, provider, settings.threads_per_lane, settings.threads_alone
+        ),
         labels=_read_labels(folder, manifest),
         encoders=tuple(find_encoder(encoder) for encoder in encoders),
     )
@@ -260,6 +269,8 @@ def _check_example(model: Model) -> Sample:
     for size in sorted({1, min(2, largest), largest}):
         try:
             answers = model.answers([sample] * size)
+            if size == 1:
+                answers += model.answers([sample], alone=True)
         except Exception as error:  # onnxruntime's own exceptions share no public base
             raise BadModel(
                 f"{model.folder / model.graph.file}: batching: a batch of {size} fails: {error}"

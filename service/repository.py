@@ -34,7 +34,7 @@ BATCH_SECONDS = 0.04
 State = Literal["loading", "ready", "failed"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Served:
     """A model that takes work."""
 

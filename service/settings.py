@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     workers: PositiveInt = Field(1, description="Server processes, each with a copy of the models.")
     lanes: NonNegativeInt = Field(0, description="Batches in flight per model.")
     threads: NonNegativeInt = Field(0, description="onnxruntime's threads for one batch.")
+    lone_threads: NonNegativeInt = Field(
+        0, description="The same for a batch beside which nothing else is computed."
+    )
     decode_threads: NonNegativeInt = Field(0, description="Threads that decode files.")
     max_queue: PositiveInt = Field(512, description="Items that may wait for one model.")
     max_wait_ms: PositiveInt = Field(
@@ -82,6 +85,10 @@ class Settings(BaseSettings):
     def threads_per_lane(self) -> int:
         """So that workers x lanes x threads are the cores that there really are."""
         return self.threads or max(1, self.cores_per_worker // self.lanes_per_model)
+
+    @property
+    def threads_alone(self) -> int:
+        return self.lone_threads or self.cores_per_worker
 
     @property
     def decoders(self) -> int:

@@ -65,12 +65,13 @@ class Watch:
     async def _try_example(self, served: Served) -> str | None:
         """A model that nobody asks may be broken as well: let it answer its own example."""
         last = self._examples.get(served, (0.0, None))
-        if monotonic() - last[0] < EXAMPLE_SECONDS:
+        example = served.model.example
+        if example is None or monotonic() - last[0] < EXAMPLE_SECONDS:
             return last[1]
         ailment = None
         try:
             now = asyncio.get_running_loop().time()
-            await served.batcher.submit(served.model.example, now + self._patience)
+            await served.batcher.submit(example, now + self._patience)
         except BatchFailed as error:
             ailment = f"{served.model.manifest.name}: its own example fails: {error}"
         except LoadError:  # it is busy, or goes

@@ -103,22 +103,26 @@ async def test_the_pace_is_learned_from_how_long_requests_take(
         assert admission.wait == pytest.approx(40 * 0.01, rel=0.1)
 
 
+def visit(admission: Admission, learned: Pace, clock: Clock, took: float, end: Exception) -> None:
+    """A request that ends so after so many seconds."""
+    with admission.enter([learned], 1, NEVER):
+        clock.now += took
+        raise end
+
+
 async def test_who_gave_up_teaches_only_that_it_took_no_less(clock: Clock) -> None:
     learned, admission = pace(0.1), Admission(1.0)
-    with pytest.raises(DeadlineExceeded), admission.enter([learned], 1, NEVER):
-        clock.now += 0.05
-        raise DeadlineExceeded("too late")
+    with pytest.raises(DeadlineExceeded):
+        visit(admission, learned, clock, 0.05, DeadlineExceeded("too late"))
     assert learned.seconds == 0.1
-    with pytest.raises(DeadlineExceeded), admission.enter([learned], 1, NEVER):
-        clock.now += 0.5
-        raise DeadlineExceeded("too late")
+    with pytest.raises(DeadlineExceeded):
+        visit(admission, learned, clock, 0.5, DeadlineExceeded("too late"))
     assert learned.seconds > 0.1
 
 
 async def test_a_request_that_fails_teaches_nothing(clock: Clock) -> None:
     learned, admission = pace(0.1), Admission(1.0)
-    with pytest.raises(ValueError, match="bad"), admission.enter([learned], 1, NEVER):
-        clock.now += 3.0
-        raise ValueError("bad")
+    with pytest.raises(ValueError, match="bad"):
+        visit(admission, learned, clock, 3.0, ValueError("bad"))
     assert learned.seconds == 0.1
     assert admission.wait == 0

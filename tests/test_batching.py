@@ -21,12 +21,14 @@ class Doubler:
 
     def __init__(self, *, held: bool = False) -> None:
         self.batches: list[list[int]] = []
+        self.alone: list[bool] = []
         self.started = threading.Semaphore(0)
         self.go = threading.Event()
         if not held:
             self.go.set()
 
-    def __call__(self, items: Sequence[Item]) -> list[Computed]:
+    def __call__(self, items: Sequence[Item], alone: bool) -> list[Computed]:
+        self.alone.append(alone)
         samples = [item for item in items if isinstance(item, Sample)]
         self.batches.append([int(sample.data) for sample in samples])
         self.started.release()
@@ -94,6 +96,28 @@ async def test_two_lanes_run_two_batches_at_once() -> None:
         assert sorted(model.batches) == [[1], [2]]
         model.go.set()
         await asyncio.gather(*callers)
+
+
+async def test_a_batch_is_told_whether_it_has_the_machine_to_itself() -> None:
+    model, other = Doubler(held=True), Doubler()
+    async with batcher(model) as doubler, batcher(other) as beside:
+        callers = await submit_behind_a_held_batch(doubler, model, [number(1), number(2)])
+        await beside.submit(number(3))
+        assert other.alone == [False]
+        model.go.set()
+        await asyncio.gather(*callers)
+        assert model.alone == [True, True]
+        await beside.submit(number(3))
+    assert other.alone == [False, True]
+
+
+async def test_a_batch_behind_which_others_wait_is_not_alone() -> None:
+    model = Doubler(held=True)
+    async with batcher(model, items=1) as doubler:
+        callers = await submit_behind_a_held_batch(doubler, model, [number(1), number(2)])
+        model.go.set()
+        await asyncio.gather(*callers)
+    assert model.alone == [True, False, True]
 
 
 async def test_a_batch_holds_no_more_items_than_it_may() -> None:

@@ -47,3 +47,18 @@ def test_a_provider_that_is_built_in_but_cannot_start_is_missing(tmp_path: Path)
     graph = write_colours(tmp_path) / "model.onnx"
     with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(ProviderMissing):
         Session(graph, Provider.CUDA, threads=1)
+
+
+def test_a_lone_run_gives_the_same_on_all_cores(tmp_path: Path) -> None:
+    graph = write_colours(tmp_path) / "model.onnx"
+    session = Session(graph, Provider.CPU, threads=1, lone_threads=2)
+    feeds = {"pixels": np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)}
+    [among_others] = session.run(feeds, ["vector"])
+    [alone] = session.run(feeds, ["vector"], alone=True)
+    assert session._wide is not session._session
+    assert alone == pytest.approx(among_others)
+
+
+def test_as_many_threads_alone_as_among_others_need_no_second_copy(tmp_path: Path) -> None:
+    session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 2, lone_threads=2)
+    assert session._wide is session._session

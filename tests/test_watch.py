@@ -96,7 +96,7 @@ async def test_a_healthy_service_is_well(tmp_path: Path) -> None:
 async def test_a_model_that_fails_on_its_own_example_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("the device is lost")
 
     async with watched(tmp_path) as (state, client):

@@ -32,7 +32,7 @@ from service.routes.state import Shared, State
 
 router = APIRouter()
 
-# Whether the caller is still there is watched where it may wait longer; less is not worth two tasks.
+# Who may wait longer is watched, whether it is still there; less is not worth two tasks.
 WATCHED_SECONDS = 0.05
 
 Version = Annotated[str, Field(pattern=r"^\d{1,9}$")]
