@@ -4,16 +4,16 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 from service.errors import BatchFailed, CallerError, DeadlineExceeded, NotReady, QueueFull
 from service.metrics import ModelSeries
-from service.preprocessing import Array, File, Sample
+from service.preprocessing import Array, File, Sample, TensorSample
 
 Row = dict[str, Array]  # output's name -> one sample's values
-Item = Sample | File
+Item = Sample | File | TensorSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Computed:
 
 Outcome = Computed | CallerError | BatchFailed
 
-# An item that cannot be decoded is its own error, and nothing to the others in its batch.
+# Takes items of one key. One that cannot be decoded is its own error, and nothing to the others.
 # Whether nothing else is to be computed now decides over the cores that it may take.
 Compute = Callable[[Sequence[Item], bool], Sequence[Computed | CallerError]]
 
@@ -57,6 +57,10 @@ class Job:
     @property
     def cost(self) -> int:
         return self.item.cost
+
+    @property
+    def key(self) -> Hashable:
+        return self.item.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +260,7 @@ class Batcher:
             return batch
 
     def _take(self) -> Batch | None:
-        """The oldest job and those most like it in cost, as many as the limits allow.
+        """The oldest job and those of its key most like it in cost, as many as the limits allow.
 
         The oldest is always among them, so that no length is starved by the others.
         """
@@ -264,8 +268,10 @@ class Batcher:
         if not self._waiting:
             return None
         oldest = self._waiting[0]
-        alike = sorted(self._waiting, key=lambda job: abs(job.cost - oldest.cost))
-        jobs, longest, needed, reason = [oldest], oldest.cost, oldest.cost, "idle"
+        joinable = [job for job in self._waiting if job.key == oldest.key]
+        alike = sorted(joinable, key=lambda job: abs(job.cost - oldest.cost))
+        jobs, longest, needed = [oldest], oldest.cost, oldest.cost
+        reason = "idle" if len(joinable) == len(self._waiting) else "unlike"
         for job in alike[1:]:
             longest, needed = max(longest, job.cost), needed + job.cost
             cost = (len(jobs) + 1) * longest
@@ -297,8 +303,9 @@ class Batcher:
 
     def _run(self, lane: Lane, jobs: Sequence[Job], *, alone: bool) -> list[Outcome]:
         """What comes of each job; a batch that fails is retried by halves, to find the culprit."""
+        started = time.perf_counter()
         try:
-            return list(self._compute([job.item for job in jobs], alone))
+            outcomes: list[Outcome] = list(self._compute([job.item for job in jobs], alone))
         except Exception as error:  # whatever the model raises is an answer to its callers
             self._series.batch_failed()
             if len(jobs) == 1 or lane.abandoned:
@@ -306,6 +313,9 @@ class Batcher:
             middle = len(jobs) // 2
             first = self._run(lane, jobs[:middle], alone=alone)
             return first + self._run(lane, jobs[middle:], alone=alone)
+        if computed := [outcome for outcome in outcomes if isinstance(outcome, Computed)]:
+            self._series.ran(len(computed), time.perf_counter() - started - _decoding(computed))
+        return outcomes
 
     def _report_load(self) -> None:
         self._series.load(len(self._waiting), self._running)
@@ -315,12 +325,17 @@ def _answer(
     jobs: Sequence[Job], outcomes: Sequence[Outcome], started: float, seconds: float
 ) -> None:
     """On the event loop: give each caller what its job came to."""
-    decoding = sum(o.decode_seconds for o in outcomes if isinstance(o, Computed))
+    inferring = seconds - _decoding(outcomes)
     for job, outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Computed):
-            _settle(job, Reply(outcome, started - job.arrived, seconds - decoding))
+            _settle(job, Reply(outcome, started - job.arrived, inferring))
         else:
             _settle(job, outcome)
+
+
+def _decoding(outcomes: Sequence[Outcome]) -> float:
+    """The seconds of a batch that went into decoding."""
+    return sum(outcome.decode_seconds for outcome in outcomes if isinstance(outcome, Computed))
 
 
 def _settle(job: Job, outcome: Reply | Exception) -> None:

@@ -1,6 +1,7 @@
 """Meaning: what a graph's numbers say, as probabilities, labels and likeness."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ def softmax(values: Floats) -> Floats:
     return shares
 
 
-def best(scores: Floats, count: int) -> list[int]:
+def best(scores: NDArray[np.floating[Any]], count: int) -> list[int]:
     """The indices of the `count` highest scores, highest first; equal ones in their order."""
     if count < len(scores):  # sort those only that reach the place of the last one
         least = np.partition(scores, -count)[-count]
@@ -48,11 +49,12 @@ def best(scores: Floats, count: int) -> list[int]:
 
 def cosines(left: Sequence[Floats], right: Sequence[Floats]) -> Floats:
     """Cosine of the angle of every pair: float32[len(left), len(right)], each in -1..1."""
-    similarity: Floats = np.clip(_unit(left) @ _unit(right).T, -1, 1)
+    similarity: Floats = np.clip(unit(left) @ unit(right).T, -1, 1)
     return similarity
 
 
-def _unit(vectors: Sequence[Floats]) -> Floats:
+def unit(vectors: Sequence[Floats]) -> Floats:
+    """The vectors' directions, each of length 1: float32[len(vectors), width]."""
     rows = np.stack(vectors)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     directions: Floats = rows / np.maximum(lengths, np.finfo(np.float32).tiny)

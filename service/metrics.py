@@ -1,7 +1,8 @@
 """Every series that Sensorium exports, with its help text, in one table."""
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client import (
@@ -11,10 +12,12 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Summary,
     generate_latest,
     multiprocess,
     values,
 )
+from prometheus_client.samples import Sample
 
 # Where workers share their series, each value asks at each change in which process it is, in case
 # it was forked. A worker is a process of its own from the start.
@@ -29,9 +32,11 @@ ITEMS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 COSTS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0)
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 
+STAGES = ("decode", "queue", "infer", "interpret", "total", "failed")
 STAGE = Histogram(
     "sensorium_stage_seconds",
-    "Time one item spent in a stage: decode, queue, infer, interpret; total is the whole way.",
+    "Time one item spent in a stage: decode, queue, infer, interpret; total is the whole way,"
+    " failed the whole way of one that ended without an answer.",
     (*MODEL, "stage"),
     buckets=SECONDS,
 )
@@ -50,6 +55,15 @@ BATCHES = Counter(
     "Batches by why they were released: full, cost, unlike (the rest differs too much in length),"
     " idle (all that waited).",
     (*MODEL, "reason"),
+)
+RUN = Summary(
+    "sensorium_run_seconds", "Time of one run of the graph, by its items.", (*MODEL, "items")
+)
+LAST_RUN = Gauge(
+    "sensorium_last_run_timestamp_seconds",
+    "When the graph last ran, in seconds since 1970.",
+    MODEL,
+    multiprocess_mode="max",
 )
 BATCH_FAILURES = Counter(
     "sensorium_batch_failures", "Runs of a batch that failed and were retried by halves.", MODEL
@@ -102,13 +116,11 @@ class ModelSeries:
     def __init__(self, model: str, version: int) -> None:
         labels = (model, str(version))
         self._labels = labels
-        self._stages = {
-            stage: STAGE.labels(*labels, stage)
-            for stage in ("decode", "queue", "infer", "interpret", "total")
-        }
+        self._stages = {stage: STAGE.labels(*labels, stage) for stage in STAGES}
         self._batch_items = BATCH_ITEMS.labels(*labels)
         self._batch_cost = BATCH_COST.labels(*labels)
         self._batch_padding = BATCH_PADDING.labels(*labels)
+        self._last_run = LAST_RUN.labels(*labels)
         self._waiting = WAITING.labels(*labels)
         self._running = RUNNING.labels(*labels)
 
@@ -122,6 +134,11 @@ class ModelSeries:
         self._batch_items.observe(len(costs))
         self._batch_cost.observe(cost)
         self._batch_padding.observe(1 - sum(costs) / cost)
+
+    def ran(self, items: int, seconds: float) -> None:
+        """The graph has computed so many items at once."""
+        RUN.labels(*self._labels, str(items)).observe(seconds)
+        self._last_run.set(time.time())
 
     def batch_failed(self) -> None:
         BATCH_FAILURES.labels(*self._labels).inc()
@@ -143,13 +160,22 @@ class ModelSeries:
 
 def render() -> bytes:
     """All series in Prometheus' text format, summed over the workers where there are several."""
+    return generate_latest(_registry())
+
+
+def samples() -> Iterator[Sample]:
+    """Every value of every series, as `render` shows it."""
+    return (sample for family in _registry().collect() for sample in family.samples)
+
+
+def _registry() -> CollectorRegistry:
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if folder is None:
-        return generate_latest(REGISTRY)
+        return REGISTRY
     _forget_the_dead(Path(folder))
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+    return registry
 
 
 def _forget_the_dead(folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from service.batching import Computed, Item, Row
-from service.errors import BadModel, CallerError, EncoderMissing
+from service.errors import BadModel, BadRequest, CallerError, EncoderMissing, TooLarge
 from service.manifest import (
     Classify,
     EncoderReference,
@@ -19,16 +19,21 @@ from service.manifest import (
     Manifest,
     Modality,
     Task,
+    TextPreprocessing,
     VectorPreprocessing,
     read_manifest,
 )
 from service.meaning import Floats, probabilities
 from service.preprocessing import (
+    Array,
+    File,
     Preprocessor,
     Sample,
+    TensorSample,
     TensorSpec,
     VectorPreprocessor,
     build_preprocessor,
+    stack_tensors,
 )
 from service.session import Session, choose_provider
 from service.settings import Precision, Provider, Settings
@@ -69,8 +74,7 @@ class Model:
     def run(self, samples: Sequence[Sample], *, alone: bool = False) -> list[Row]:
         """One batch through the graph: a row for each sample, in order."""
         outputs = sorted(set(self.manifest.tasks.outputs().values()))
-        arrays = self.session.run(self.preprocessor.collate(samples), outputs, alone=alone)
-        return [dict(zip(outputs, values, strict=True)) for values in zip(*arrays, strict=True)]
+        return self._run(self.preprocessor.collate(samples), outputs, alone=alone)
 
     def compute(self, items: Sequence[Item], alone: bool = False) -> list[Computed | CallerError]:
         """One batch, of which some may have to be decoded first: a result for each, in order.
@@ -78,17 +82,56 @@ class Model:
         Args:
             alone: nothing else is computed now, so that it may take every core.
         """
-        read = [self._read(item) for item in items]
+        tensors = [item for item in items if isinstance(item, TensorSample)]
+        if tensors:  # then all are, and of one shape and one wish
+            rows = self._run(stack_tensors(tensors), tensors[0].outputs, alone=alone)
+            return [Computed(row) for row in rows]
+        read = [self._read(item) for item in items if not isinstance(item, TensorSample)]
         good = [each for each in read if not isinstance(each, CallerError)]
-        rows = iter(self.run([sample for sample, _ in good], alone=alone) if good else [])
+        answers = iter(self.run([sample for sample, _ in good], alone=alone) if good else [])
         return [
             each
             if isinstance(each, CallerError)
-            else Computed(next(rows), each[0].truncated, each[1])
+            else Computed(next(answers), each[0].truncated, each[1])
             for each in read
         ]
 
-    def _read(self, item: Item) -> tuple[Sample, float] | CallerError:
+    def split(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[TensorSample]:
+        """A caller's tensors, each [N, ...] as the graph takes it, row by row.
+
+        Raises:
+            BadRequest: a text's tensors are not of the same number of tokens.
+            TooLarge: they are longer than what the model reads of a text.
+        """
+        spec = self.manifest.preprocessing
+        tokens = 1
+        if isinstance(spec, TextPreprocessing):
+            tokens, *others = {tensor.shape[1] for tensor in tensors.values()}
+            if others or not tokens:
+                raise BadRequest("all inputs must be of the same number of tokens, one or more")
+            if tokens > spec.max_length:
+                raise TooLarge(f"rows have {tokens} tokens; at most {spec.max_length} are read")
+        return [
+            TensorSample(dict(zip(tensors, row, strict=True)), tuple(outputs), tokens)
+            for row in zip(*tensors.values(), strict=True)
+        ]
+
+    def rowwise_outputs(self) -> dict[str, TensorSpec]:
+        """Those outputs of the graph that have a row for each sample: the others mix a batch."""
+        batch = next(iter(self.session.inputs.values())).shape[0]
+        return {
+            name: spec
+            for name, spec in self.session.outputs.items()
+            if spec.shape and spec.shape[0] == batch
+        }
+
+    def _run(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str], *, alone: bool
+    ) -> list[Row]:
+        arrays = self.session.run(feeds, outputs, alone=alone)
+        return [dict(zip(outputs, values, strict=True)) for values in zip(*arrays, strict=True)]
+
+    def _read(self, item: Sample | File) -> tuple[Sample, float] | CallerError:
         """A sample, and the seconds that it took to decode it."""
         if isinstance(item, Sample):
             return item, 0.0
@@ -208,7 +251,7 @@ def _check_tensors(model: Model) -> None:
         )
     for name, wanted in declared.items():
         found = model.session.inputs[name]
-        if found.dtype != wanted.dtype or not _fits(found.shape[1:], wanted.shape[1:]):
+        if found.dtype != wanted.dtype or not wanted.fits((None, *found.shape[1:])):
             raise BadModel(
                 f"{where}: preprocessing: input {name} is {_show(found)},"
                 f" the manifest gives {_show(wanted)}"
@@ -228,7 +271,7 @@ def _check_tensors(model: Model) -> None:
                 f" not {output}"
             )
         given = model.session.outputs[output]
-        if given.dtype not in ("float32", "float16") or not _fits(given.shape, (None, width)):
+        if given.dtype not in ("float32", "float16") or not given.fits((None, width)):
             raise BadModel(
                 f"{where}: tasks.{task}: output {output} is {_show(given)},"
                 f" the manifest says float of [N, {width}]"
@@ -240,12 +283,6 @@ def _widths(model: Model) -> dict[Task, int]:
     embed = model.manifest.tasks.embed
     widths: dict[Task, int] = {"classify": len(model.labels), "embed": embed.width if embed else 0}
     return {task: widths[task] for task in model.manifest.tasks.outputs()}
-
-
-def _fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Whether two shapes can be the same, None being any size."""
-    pairs = zip(found, wanted, strict=False)
-    return len(found) == len(wanted) and all(a is None or b is None or a == b for a, b in pairs)
 
 
 def _names(tensors: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """The one path of a request: decode, submit, interpret."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -11,7 +11,7 @@ from service.batching import Item, Reply
 from service.errors import BadRequest, DeadlineExceeded
 from service.manifest import Modality, Task
 from service.meaning import Floats
-from service.preprocessing import File
+from service.preprocessing import File, Sample, TensorSample
 from service.repository import Served
 
 T = TypeVar("T")
@@ -33,6 +33,7 @@ class Prediction:
 
     values: Floats
     truncated: bool
+    cost: int  # tokens of a text, else 1
     timings: Timings
 
 
@@ -42,9 +43,11 @@ class Reading:
 
     reply: Reply
     truncated: bool
+    cost: int
     decode_seconds: float
 
 
+Ask = tuple[Served, Task]
 Files = Mapping[Modality, bytes]  # one item: one file, or for a multimodal head several
 
 
@@ -54,12 +57,11 @@ class Pipeline:
     def __init__(self, decoders: int) -> None:
         self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
 
-    async def predict(
-        self, models: Sequence[Served], task: Task, item: Files, deadline: float
-    ) -> list[Prediction]:
-        """One item's answer from each model; heads of one encoder share one pass through it.
+    async def predict(self, asks: Sequence[Ask], item: Files, deadline: float) -> list[Prediction]:
+        """One item's answer to each ask; heads of one encoder share one pass through it.
 
         Args:
+            asks: models, each with what is asked of it.
             deadline: on the event loop's clock, in seconds.
 
         Raises:
@@ -67,6 +69,7 @@ class Pipeline:
             LoadError: not now.
         """
         started = perf_counter()
+        models = {served for served, _ in asks}
         for served in models:
             _check_parts(served, item)
         readers = {r for served in models for r in served.readers if r.modality in item}
@@ -75,11 +78,32 @@ class Pipeline:
         )
         read = dict(zip(readers, readings, strict=True))
         predictions = await gather(
-            [self._answer(served, task, read, deadline) for served in models]
+            [self._answer(served, task, read, deadline) for served, task in asks]
         )
         for served in models:
             served.series.stage("total", perf_counter() - started)
         return predictions
+
+    async def predict_sample(
+        self, served: Served, task: Task, sample: Sample, deadline: float
+    ) -> Prediction:
+        """The answer to an input that came decoded."""
+        reply = await self.compute(served, sample, deadline)
+        reading = Reading(reply, sample.truncated, sample.cost, decode_seconds=0.0)
+        return await self._answer(served, task, {served: reading}, deadline)
+
+    async def compute(self, served: Served, item: Sample | TensorSample, deadline: float) -> Reply:
+        """Submit what came decoded: a sample, or a row of a caller's own tensors.
+
+        Raises:
+            LoadError: not now.
+            BatchFailed: the model cannot compute it.
+        """
+        started = perf_counter()
+        reply = await served.batcher.submit(item, deadline)
+        _record(served, reply)
+        served.series.stage("total", perf_counter() - started)
+        return reply
 
     async def _read(self, reader: Served, payload: bytes, deadline: float) -> Reading:
         """Decode, submit; or submit what the lane decodes."""
@@ -96,7 +120,7 @@ class Pipeline:
         decode_seconds = waited + reply.computed.decode_seconds
         reader.series.stage("decode", decode_seconds)
         _record(reader, reply)
-        return Reading(reply, reply.computed.truncated, decode_seconds)
+        return Reading(reply, reply.computed.truncated, item.cost, decode_seconds)
 
     async def _answer(
         self, served: Served, task: Task, read: Mapping[Served, Reading], deadline: float
@@ -121,7 +145,8 @@ class Pipeline:
             interpret=perf_counter() - started,
         )
         served.series.stage("interpret", timings.interpret)
-        return Prediction(values, any(r.truncated for r in readings), timings)
+        truncated = any(reading.truncated for reading in readings)
+        return Prediction(values, truncated, sum(reading.cost for reading in readings), timings)
 
     async def decode(self, decode: Callable[[bytes], T], payload: bytes, deadline: float) -> T:
         """Run a decoder in the pool; its libraries release the interpreter's lock."""
@@ -139,6 +164,20 @@ class Pipeline:
 async def gather(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """What each gives, in order; one alone needs no task of its own, as most do not."""
     return [await works[0]] if len(works) == 1 else await asyncio.gather(*works)
+
+
+async def together(answers: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All answers, in order, of a request that wants all or none.
+
+    Raises:
+        Exception: the first that one of them raises; the others are given up.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(answer) for answer in answers]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def _check_parts(served: Served, item: Files) -> None:

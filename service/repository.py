@@ -150,6 +150,18 @@ class Repository:
         known = ", ".join(entry.version for entry in versions)
         raise NotFound(f"{name} has no version {version}; it has: {known}")
 
+    def pick(self, name: str, version: str | None = None) -> Served:
+        """That version of a model, or the highest, if it takes work.
+
+        Raises:
+            NotFound, NotReady: it is not there, or does not serve.
+        """
+        entry = self.find(name, version)
+        if entry.served is None:
+            reason = entry.reason or "it is being loaded"
+            raise NotReady(f"{name} version {entry.version} does not serve: {reason}")
+        return entry.served
+
     def choose(
         self, kind: Kind, task: Task | None, name: str | None, version: str | None
     ) -> Served:
@@ -164,17 +176,14 @@ class Repository:
         """
         if name is None:
             return self._only(kind, task)
-        entry = self.find(name, version)
-        if entry.served is None:
-            reason = entry.reason or "it is being loaded"
-            raise NotReady(f"{name} version {entry.version} does not serve: {reason}")
-        manifest = entry.served.model.manifest
-        if not _can(entry.served.model, kind, task):
+        served = self.pick(name, version)
+        manifest = served.model.manifest
+        if not _can(served.model, kind, task):
             raise Unsupported(
                 f"{name} cannot {task or 'preview'} {kind}; it can"
                 f" {' and '.join(manifest.tasks.outputs())} {manifest.kind}"
             )
-        return entry.served
+        return served
 
     def able(self, kind: Kind, task: Task | None) -> list[str]:
         """The names of the models that can do this now."""

@@ -19,12 +19,13 @@ NAMES = {
     Provider.CUDA: "CUDAExecutionProvider",
     Provider.TENSORRT: "TensorrtExecutionProvider",
 }
+INT_BITS = (8, 16, 32, 64)
 DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
-    "tensor(uint8)": "uint8",
-    "tensor(int64)": "int64",
-    "tensor(int32)": "int32",
+    "tensor(double)": "float64",
+    "tensor(bool)": "bool",
+    **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in INT_BITS},
 }
 
 

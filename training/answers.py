@@ -128,7 +128,7 @@ class FolderModels:
                 try:
                     part = {subject.modality: item.read()}
                     deadline = loop.time() + SECONDS
-                    [answer] = await self._pipeline.predict([served], "classify", part, deadline)
+                    [answer] = await self._pipeline.predict([(served, "classify")], part, deadline)
                     probabilities[number] = answer.values
                 except (CallerError, OSError) as error:
                     skipped[number] = f"{item.name}: {error}"

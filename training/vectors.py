@@ -128,7 +128,7 @@ async def _compute(
                 if vector is None:
                     deadline = loop.time() + SECONDS
                     [answer] = await pipeline.predict(
-                        [served], "embed", {modality: payload}, deadline
+                        [(served, "embed")], {modality: payload}, deadline
                     )
                     vector = kept[key] = answer.values
                 vectors[number] = vector

@@ -11,7 +11,15 @@ from service.manifest import (
 )
 from service.preprocessing.audio import AudioPreprocessor
 from service.preprocessing.image import ImagePreprocessor
-from service.preprocessing.sample import Array, File, Preprocessor, Sample, TensorSpec
+from service.preprocessing.sample import (
+    Array,
+    File,
+    Preprocessor,
+    Sample,
+    TensorSample,
+    TensorSpec,
+    stack_tensors,
+)
 from service.preprocessing.text import TextPreprocessor
 from service.preprocessing.vector import VectorPreprocessor
 
@@ -22,10 +30,12 @@ __all__ = [
     "ImagePreprocessor",
     "Preprocessor",
     "Sample",
+    "TensorSample",
     "TensorSpec",
     "TextPreprocessor",
     "VectorPreprocessor",
     "build_preprocessor",
+    "stack_tensors",
 ]
 
 

@@ -1,8 +1,8 @@
 """What every modality's preprocessing has in common: a sample, and how samples make a batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,21 @@ class Sample:
     data: Array  # uint8[H, W, 3], float[...] or int64[tokens]
     cost: int = 1  # what the batch budget counts: tokens of a text, else 1
     truncated: bool = False  # the model reads less than the whole input
+    key: ClassVar[None] = None  # of one key, all can share a batch: `collate` stacks or pads them
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSample:
+    """One row of a caller's own tensors, and which of the graph's outputs are wanted of it."""
+
+    feeds: Mapping[str, Array]  # the graph's input -> its values, without the batch dimension
+    outputs: tuple[str, ...]
+    cost: int = 1
+
+    @property
+    def key(self) -> Hashable:
+        """Nothing of it is padded, so that only rows of the same shapes and outputs can join."""
+        return self.outputs, tuple((name, row.shape) for name, row in sorted(self.feeds.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +40,7 @@ class File:
 
     payload: bytes
     cost: int = 1
+    key: ClassVar[None] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +49,13 @@ class TensorSpec:
 
     dtype: str
     shape: tuple[int | None, ...]
+
+    def fits(self, shape: Sequence[int | None]) -> bool:
+        """Whether a tensor of that shape can be this one, None being any size."""
+        if len(shape) != len(self.shape):
+            return False
+        pairs = zip(shape, self.shape, strict=True)
+        return all(a is None or b is None or a == b for a, b in pairs)
 
 
 class Preprocessor(Protocol):
@@ -58,3 +81,8 @@ class Preprocessor(Protocol):
 def stack(name: str, samples: Sequence[Sample]) -> dict[str, Array]:
     """Samples of one shape as one feed: [N, *shape]."""
     return {name: np.stack([sample.data for sample in samples])}
+
+
+def stack_tensors(samples: Sequence[TensorSample]) -> dict[str, Array]:
+    """Rows of one key as the feeds of one run: each [N, *shape]."""
+    return {name: np.stack([sample.feeds[name] for sample in samples]) for name in samples[0].feeds}

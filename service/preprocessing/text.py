@@ -52,6 +52,20 @@ class TextPreprocessor:
         ids = np.array(encoding.ids, dtype=np.int64)
         return Sample(ids, cost=len(ids), truncated=bool(encoding.overflowing))
 
+    def sample(self, ids: Sequence[int]) -> Sample:
+        """A text that came as token ids, special ones included.
+
+        Raises:
+            TooLarge: there are more than the model reads.
+            Unreadable: there are none, or the vocabulary has not all of them.
+        """
+        if len(ids) > self.spec.max_length:
+            raise TooLarge(f"{len(ids)} tokens; at most {self.spec.max_length} are read")
+        known = range(self._tokenizer.get_vocab_size())
+        if not ids or not all(number in known for number in ids):
+            raise Unreadable(f"tokens must be one or more numbers, each below {known.stop}")
+        return Sample(np.array(ids, dtype=np.int64), cost=len(ids))
+
     def collate(self, samples: Sequence[Sample]) -> dict[str, Array]:
         """int64[N, longest] for each of the manifest's inputs."""
         longest = max(len(sample.data) for sample in samples)

@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from service.routes import files, health, models, preview, problems
+from service.routes import files, health, models, openai, preview, problems, v2
 from service.routes.direct import Direct
 from service.routes.edge import Edge
 from service.settings import Settings
@@ -22,7 +22,7 @@ def build_api() -> FastAPI:
         redoc_url=None,
         responses=problems.RESPONSES,
     )
-    for routes in (files, preview, models, health):
+    for routes in (files, openai, preview, models, v2, health):
         api.include_router(routes.router)
     problems.install(api)
     return api

@@ -41,9 +41,10 @@ class Edge:
         declared = headers.get("content-length", "0")
         if not re.fullmatch("[0-9]{1,18}", declared):
             error = BadRequest("Content-Length is not a number")
-            await respond(describe(error, request_id))(scope, receive, send_with_id)
+            await respond(describe(error, request_id), scope["path"])(scope, receive, send_with_id)
         elif int(declared) > self._max_body_bytes:
-            await respond(describe(self._too_large(), request_id))(scope, receive, send_with_id)
+            problem = describe(self._too_large(), request_id)
+            await respond(problem, scope["path"])(scope, receive, send_with_id)
         else:
             await self._app(scope, self._count(receive), send_with_id)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Query, Request
@@ -26,8 +27,9 @@ from service.routes.answers import (
 )
 from service.routes.callers import while_there
 from service.routes.direct import ROUTES, DirectRoute, Endpoint
+from service.routes.outcomes import count
 from service.routes.payloads import Given, encode_text, read_document, read_items
-from service.routes.problems import code_of, describe
+from service.routes.problems import describe
 from service.routes.state import Shared, State
 
 router = APIRouter()
@@ -273,14 +275,14 @@ async def _predict(
 ) -> list[Prediction] | SensoriumError:
     """One item's prediction by each model, or why there is none; counted by its outcome."""
     outcome: list[Prediction] | SensoriumError
+    started = perf_counter()
     try:
         if isinstance(item, SensoriumError):
             raise item
-        outcome = await shared.pipeline.predict(models, task, item, deadline)
+        outcome = await shared.pipeline.predict([(m, task) for m in models], item, deadline)
     except SensoriumError as error:
         outcome = error
-    for served in models:
-        served.series.done(code_of(outcome) if isinstance(outcome, SensoriumError) else "ok")
+    count(models, outcome, started)
     return outcome
 
 
@@ -291,7 +293,7 @@ async def _embed_words(
     with shared.admission.enter([served.pace], len(words), deadline):
         predictions = await asyncio.gather(
             *(
-                shared.pipeline.predict([served], "embed", {"text": encode_text(word)}, deadline)
+                shared.pipeline.predict([(served, "embed")], {"text": encode_text(word)}, deadline)
                 for word in words
             )
         )

@@ -57,9 +57,20 @@ class Problem(TypedDict):
     error: OpenAIError
 
 
+class InferenceError(TypedDict):
+    """The same under /v2, as the Open Inference Protocol has it."""
+
+    error: str
+
+
 RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": title, "content": {MEDIA_TYPE: {}}}
     for status, _, title in TABLE.values()
+}
+
+
+V2_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": InferenceError, "description": title} for status, _, title in TABLE.values()
 }
 
 
@@ -76,10 +87,15 @@ def describe(error: Exception, request_id: str) -> Problem:
     return _problem(status, code, title, detail, request_id, getattr(error, "param", None))
 
 
-def respond(problem: Problem, retry_after: float | None = None) -> Response:
-    """The problem as the whole answer to a request."""
+def respond(problem: Problem, path: str, retry_after: float | None = None) -> Response:
+    """The problem as the whole answer to a request, in the shape of that path's protocol."""
     metrics.REFUSED.labels(problem["code"]).inc()
-    response = Response(orjson.dumps(problem), problem["status"], media_type=MEDIA_TYPE)
+    status = problem["status"]
+    if path.startswith("/v2"):
+        document = InferenceError(error=problem["detail"])
+        response = Response(orjson.dumps(document), status, media_type="application/json")
+    else:
+        response = Response(orjson.dumps(problem), status, media_type=MEDIA_TYPE)
     if retry_after is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
     if problem["status"] == 408:
@@ -99,11 +115,12 @@ def answer(request: Request, error: Exception) -> Response:
     """The problem document that fits an error."""
     if isinstance(error, RequestValidationError | ValidationError):
         first = error.errors()[0]
-        param = str(first["loc"][-1])
+        param = str(first["loc"][-1]) if first["loc"] else "body"
         error = errors.BadRequest(f"parameter {param}: {first['msg']}", param)
     if not isinstance(error, errors.SensoriumError):
         logger.error("request %s failed", request.state.request_id, exc_info=error)
-    return respond(describe(error, request.state.request_id), getattr(error, "retry_after", None))
+    problem = describe(error, request.state.request_id)
+    return respond(problem, request.url.path, getattr(error, "retry_after", None))
 
 
 async def _answer(request: Request, error: Exception) -> Response:
@@ -116,7 +133,8 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     status = error.status_code
     code = {404: "not_found", 405: "method_not_allowed"}.get(status, "bad_request")
     detail = f"{request.method} {request.url.path}: {error.detail}; /openapi.json lists the routes"
-    response = respond(_problem(status, code, error.detail, detail, request.state.request_id))
+    problem = _problem(status, code, error.detail, detail, request.state.request_id)
+    response = respond(problem, request.url.path)
     response.headers.update(error.headers or {})
     return response
 

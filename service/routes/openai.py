@@ -1,0 +1,172 @@
+"""OpenAI's embeddings, so that clients made for them work with what is served here."""
+
+import base64
+import binascii
+import re
+from typing import Annotated, Any, Literal, cast
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from starlette.responses import Response
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+from service.errors import BadRequest, TooLarge, Unreadable, Unsupported
+from service.meaning import Floats, unit
+from service.pipeline import Pipeline, Prediction, together
+from service.preprocessing import TextPreprocessor
+from service.repository import Served
+from service.routes.answers import deadline_of, respond
+from service.routes.direct import ROUTES, DirectRoute
+from service.routes.outcomes import counted, numbered
+from service.routes.payloads import encode_text, read_document
+from service.routes.state import Shared
+
+router = APIRouter()
+
+DATA_URI = re.compile(r"data:[^,]*;base64,")
+TOKENS = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
+ITEM = {"oneOf": [{"type": "string"}, TOKENS]}
+
+
+class EmbeddingRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    input: Annotated[
+        Any,
+        Field(
+            description="A text, a list of token ids, or a list of these; for a model of pictures"
+            " or sounds, a base64 data URI or a list of them.",
+            json_schema_extra={"oneOf": [*ITEM["oneOf"], {"type": "array", "items": ITEM}]},
+            examples=["a quiet flat near the sea"],
+        ),
+    ]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: PositiveInt | None = None
+    user: str | None = None  # for OpenAI's bookkeeping; not used
+
+
+class Embedding(TypedDict):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str  # numbers, or base64 of little-endian float32
+
+
+class Usage(TypedDict):
+    """Tokens of the texts that were read; pictures and sounds have none."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(TypedDict):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class NoQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": EmbeddingRequest.model_json_schema()}},
+    }
+}
+
+
+@router.post("/v1/embeddings", response_model=Embeddings, openapi_extra=BODY)
+async def embed(request: Request, shared: Shared, _: Annotated[NoQuery, Query()]) -> Response:
+    """Vectors of texts, token lists, pictures or sounds, in the shape of OpenAI's answers."""
+    deadline = deadline_of(request, shared.settings.timeout_ms)
+    shared.admission.check(deadline)
+    asked = await read_document(request, EmbeddingRequest, shared.settings)
+    served = shared.repository.pick(asked.model)
+    manifest = served.model.manifest
+    if manifest.tasks.embed is None or manifest.kind == "multimodal":
+        raise Unsupported(f"{asked.model} cannot embed {manifest.kind}")
+    width = manifest.tasks.embed.width
+    if asked.dimensions and asked.dimensions > width:
+        raise BadRequest(f"{asked.model} gives {width} dimensions, not more", "dimensions")
+    items = _items(asked.input)
+    if len(items) > shared.settings.max_items:
+        raise TooLarge(
+            f"the request holds {len(items)} items; at most {shared.settings.max_items} are taken"
+        )
+    with shared.admission.enter([served.pace], len(items), deadline):
+        predictions = await together(
+            numbered(number, counted(served, _predict(shared.pipeline, served, item, deadline)))
+            for number, item in enumerate(items)
+        )
+    tokens = sum(p.cost for p in predictions) if manifest.kind == "text" else 0
+    data = [
+        Embedding(object="embedding", index=number, embedding=_encode(prediction.values, asked))
+        for number, prediction in enumerate(predictions)
+    ]
+    usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
+    document = Embeddings(object="list", data=data, model=manifest.name, usage=usage)
+    return respond(document, [prediction.timings for prediction in predictions])
+
+
+ROUTES["/v1/embeddings"] = DirectRoute(embed, NoQuery, ("POST",))
+
+
+def _items(given: object) -> list[object]:
+    """Texts and token lists, whether one came or several.
+
+    Raises:
+        BadRequest: there are none.
+    """
+    if given == []:
+        raise BadRequest("input holds nothing", "input")
+    return given if isinstance(given, list) and not _is_tokens(given) else [given]
+
+
+def _is_tokens(given: object) -> bool:
+    return isinstance(given, list) and all(type(number) is int for number in given)
+
+
+async def _predict(pipeline: Pipeline, served: Served, item: object, deadline: float) -> Prediction:
+    match item:
+        case str(text):
+            kind = served.model.manifest.kind
+            payload = encode_text(text) if kind == "text" else _file(text)
+            [prediction] = await pipeline.predict(
+                [(served, "embed")], {served.modality: payload}, deadline
+            )
+            return prediction
+        case list(ids) if _is_tokens(ids):
+            preprocessor = served.model.preprocessor
+            if not isinstance(preprocessor, TextPreprocessor):
+                raise Unsupported(f"{served.model.manifest.name} reads no tokens")
+            return await pipeline.predict_sample(
+                served, "embed", preprocessor.sample(ids), deadline
+            )
+    raise BadRequest("an input must be a string or a list of token ids", "input")
+
+
+def _file(text: str) -> bytes:
+    """The bytes of a base64 data URI.
+
+    Raises:
+        Unreadable: it is none.
+    """
+    prefix = DATA_URI.match(text)
+    if prefix is None:
+        raise Unreadable("not a data URI, such as data:image/jpeg;base64,...")
+    try:
+        return base64.b64decode(text[prefix.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Unreadable(f"not base64: {error}") from error
+
+
+def _encode(vector: Floats, asked: EmbeddingRequest) -> list[float] | str:
+    """The vector, cut to the dimensions that were asked for and then of length 1 again."""
+    if asked.dimensions:
+        [vector] = unit([vector[: asked.dimensions]])
+    if asked.encoding_format == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return cast(list[float], vector)  # it is written as one

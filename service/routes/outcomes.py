@@ -1,0 +1,49 @@
+"""Outcomes: each item that a route sends to a model is counted by how it ended."""
+
+from collections.abc import Awaitable, Iterable
+from time import perf_counter
+from typing import TypeVar
+
+from service.errors import CallerError, SensoriumError
+from service.repository import Served
+from service.routes.problems import code_of
+
+T = TypeVar("T")
+
+
+def count(models: Iterable[Served], outcome: object, started: float) -> None:
+    """Count one item, begun at `started` by perf_counter, for each of the models."""
+    for served in models:
+        if isinstance(outcome, SensoriumError):
+            served.series.stage("failed", perf_counter() - started)
+            served.series.done(code_of(outcome))
+        else:
+            served.series.done("ok")
+
+
+async def counted(served: Served, answer: Awaitable[T]) -> T:
+    """One item's answer, counted.
+
+    Raises:
+        SensoriumError: there is no answer.
+    """
+    started = perf_counter()
+    try:
+        found = await answer
+    except SensoriumError as error:
+        count([served], error, started)
+        raise
+    count([served], found, started)
+    return found
+
+
+async def numbered(number: int, answer: Awaitable[T]) -> T:
+    """The answer to one of several items, all of which a request wants or none.
+
+    Raises:
+        CallerError: the item cannot be used; the sentence says which it was.
+    """
+    try:
+        return await answer
+    except CallerError as error:
+        raise type(error)(f"item {number}: {error}") from error

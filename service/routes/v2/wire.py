@@ -1,0 +1,174 @@
+"""Requests and answers of inference: JSON, with tensors in it or, as bytes, behind it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, NotRequired, cast
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from starlette.datastructures import Headers
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+from service.errors import BadRequest
+from service.preprocessing import Array
+from service.settings import MOST_TIMEOUT_MS
+from service.tensors import DATATYPES, Datatype, from_binary, from_json, to_binary, to_json
+
+HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the tensors'
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class InputParameters(Wire):
+    binary_data_size: NonNegativeInt | None = None  # bytes of it behind the JSON
+
+
+class Input(Wire):
+    name: str
+    shape: Annotated[list[NonNegativeInt], Field(min_length=1, max_length=8)]
+    datatype: Datatype
+    parameters: InputParameters = InputParameters()
+    data: list[Any] | None = None
+
+
+class OutputParameters(Wire):
+    binary_data: bool | None = None
+    classification: PositiveInt | None = None  # so many of the highest, as value:index:label
+
+
+class RequestedOutput(Wire):
+    name: str
+    parameters: OutputParameters = OutputParameters()
+
+
+class RequestParameters(Wire):
+    binary_data_output: bool = False
+    timeout: Annotated[int, Field(ge=0, le=MOST_TIMEOUT_MS * 1000)] = 0  # microseconds; 0: none
+    priority: Annotated[int, Field(le=0, description="There is one queue, without priorities.")] = 0
+
+
+class Question(Wire):
+    """What a client sends to `infer`. The path says which model; some clients repeat it here."""
+
+    model_name: str | None = None
+    model_version: str | None = None
+    id: str | None = None
+    parameters: RequestParameters = RequestParameters()
+    inputs: Annotated[list[Input], Field(min_length=1)]
+    outputs: list[RequestedOutput] = []  # none: all that there are
+
+    def wants_bytes(self, output: str) -> bool:
+        """Whether this output comes as bytes: its own parameter goes before the request's."""
+        own = [asked.parameters.binary_data for asked in self.outputs if asked.name == output]
+        return self.parameters.binary_data_output if own in ([], [None]) else own == [True]
+
+
+class BinarySize(TypedDict):
+    binary_data_size: int
+
+
+class OutputTensor(TypedDict):
+    """A tensor of an answer: `data`, or `parameters` that say how much of it is behind the JSON."""
+
+    name: str
+    shape: list[int]
+    datatype: Datatype
+    data: NotRequired[list[Any]]
+    parameters: NotRequired[BinarySize]
+
+
+class Answer(TypedDict):
+    """What `infer` answers."""
+
+    id: NotRequired[str]
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request with its tensors."""
+
+    question: Question
+    inputs: dict[str, Array]
+
+
+def read(body: bytes, headers: Headers) -> Asked:
+    """A request's JSON and the tensors in it and behind it.
+
+    Raises:
+        BadRequest: a field, a tensor or a length is not as it must be.
+    """
+    length = _header_length(headers, len(body))
+    try:
+        question = Question.model_validate_json(body[:length])
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the JSON"
+        raise BadRequest(f"{field}: {first['msg']}") from error
+    rest = memoryview(body)[length:]
+    tensors: dict[str, Array] = {}
+    for given in question.inputs:
+        if given.name in tensors:
+            raise BadRequest(f"input {given.name} is given twice")
+        size = given.parameters.binary_data_size
+        if (size is None) == (given.data is None):
+            raise BadRequest(f"input {given.name}: give data or binary_data_size, one of them")
+        try:
+            tensors[given.name] = _tensor(given, rest[:size])
+        except BadRequest as error:
+            raise BadRequest(f"input {given.name}: {error}") from error
+        rest = rest[size or 0 :]
+    if rest:
+        raise BadRequest(f"{len(rest)} bytes behind the JSON belong to no input")
+    return Asked(question, tensors)
+
+
+def write(
+    question: Question, model: str, version: str, tensors: Mapping[str, Array]
+) -> tuple[bytes, int | None]:
+    """The body of an answer; where tensors are bytes behind its JSON, also the JSON's length.
+
+    Raises:
+        BadRequest: JSON has no form for a tensor that is wanted in it.
+    """
+    outputs, chunks = [], []
+    for name, tensor in tensors.items():
+        output = OutputTensor(
+            name=name, shape=list(tensor.shape), datatype=DATATYPES[tensor.dtype.name]
+        )
+        if question.wants_bytes(name):
+            chunks.append(to_binary(tensor))
+            output["parameters"] = BinarySize(binary_data_size=len(chunks[-1]))
+        else:
+            try:
+                output["data"] = cast(list[Any], to_json(tensor))
+            except BadRequest as error:
+                raise BadRequest(f"output {name}: {error}") from error
+        outputs.append(output)
+    answer = Answer(model_name=model, model_version=version, outputs=outputs)
+    if question.id is not None:
+        answer["id"] = question.id
+    header = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join([header, *chunks]), len(header) if chunks else None
+
+
+def _header_length(headers: Headers, body: int) -> int:
+    given = headers.get(HEADER_LENGTH)
+    if given is None:
+        return body
+    if not (given.isascii() and given.isdecimal() and len(given) < 19 and int(given) <= body):
+        raise BadRequest(f"{HEADER_LENGTH} must be a number of bytes, at most the body's {body}")
+    return int(given)
+
+
+def _tensor(given: Input, data: memoryview) -> Array:
+    if given.data is not None:
+        return from_json(given.datatype, given.shape, given.data)
+    size = given.parameters.binary_data_size or 0
+    if len(data) < size:
+        raise BadRequest(f"binary_data_size is {size}, but {len(data)} bytes are left")
+    return from_binary(given.datatype, given.shape, data)
