@@ -18,6 +18,7 @@ def build_api() -> FastAPI:
         title="Sensorium",
         version=VERSION,
         summary="One service for pictures, text and sound: POST a file, get labels or vectors.",
+        redirect_slashes=False,
         docs_url=None,  # its pages load scripts from a third party
         redoc_url=None,
         responses=problems.RESPONSES,
