@@ -64,14 +64,17 @@ class Sensorium:
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
-        """Load in the background: the process lives, and says itself when it is ready."""
+        """Load in the background: the process lives, and says itself when it is ready.
+
+        One worker of several takes no connection before it can answer: the others do meanwhile.
+        """
         logging.getLogger("service").setLevel(logging.INFO)
         provider = _announce_provider()
         metrics.BUILD.labels(VERSION, version("bentoml"), version("onnxruntime"), provider).set(1)
-        self._tasks = [
-            asyncio.create_task(state.repository.open()),
-            asyncio.create_task(state.watch.run()),
-        ]
+        loading = asyncio.create_task(state.repository.open())
+        self._tasks = [loading, asyncio.create_task(state.watch.run())]
+        if settings.workers > 1:
+            await loading
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
