@@ -79,7 +79,9 @@ class Sensorium:
             with socket.create_server((host, port), family=family) as door:
                 address = ipaddress.ip_address(door.getsockname()[0])
         except OSError as error:
-            sys.exit(f"cannot listen on {host}, port {port}: {error.strerror}; --port takes another")
+            sys.exit(
+                f"cannot listen on {host}, port {port}: {error.strerror}; --port takes another"
+            )
         if settings.keys is None and not address.is_loopback:
             logger.warning(
                 "ANYBODY WHO REACHES %s, PORT %d, MAY USE THIS SERVICE: SENSORIUM_KEYS is not set"

@@ -160,6 +160,6 @@ def read_settings() -> Settings:
 
 def _check_known(variable: str, name: str) -> None:
     if name not in Settings.model_fields:
-        near = [PREFIX + known.upper() for known in get_close_matches(name, Settings.model_fields, 1)]
-        hint = f"is {near[0]} meant? " if near else ""
-        raise OperatorError(f"{variable} is no setting; {hint}docs/reference.md lists them")
+        near = get_close_matches(name, Settings.model_fields, 1)
+        hint = "".join(f" ({PREFIX}{known.upper()} is)" for known in near)
+        raise OperatorError(f"{variable} is no setting{hint}; docs/reference.md lists them")

@@ -1,4 +1,4 @@
-"""Who may ask, how much, and what is told of it: keys, quotas, CORS, headers, the log, the start."""
+"""Who may ask, how much, and what is told of it: keys, quotas, browsers, the log, the start."""
 
 import asyncio
 import json
@@ -73,7 +73,7 @@ async def test_health_asks_for_no_key_and_all_else_for_one(
     async with serving(small_models, keys=key_file) as client:
         for path in ("/", "/livez", "/readyz"):
             assert (await client.get(path)).status_code == 200
-        for path in ("/metrics", "/v1/models", "/openapi.json", "/nowhere", "//livez", "/livez/"):
+        for path in ("/metrics", "/v1/models", "/openapi.json", "/nowhere", "/livez/"):
             problem(await client.get(path), 401, "unauthenticated")
 
 
@@ -110,29 +110,26 @@ async def test_a_refused_body_is_not_read(small_models: Path, key_file: Path) ->
         problem(await client.post(CLASSIFY, content=unread()), 401, "unauthenticated")
 
 
-async def test_keys_come_and_go_without_a_restart(
-    small_models: Path, key_file: Path, caplog: pytest.LogCaptureFixture
+def test_keys_come_and_go_without_a_restart(
+    key_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with serving(small_models, keys=key_file) as client:
+    alice = add_key(key_file, "alice", ["infer"])
+    known = Keys(key_file)
+    before = key_file.read_text()
+    bob = add_key(key_file, "bob", ["infer"])
+    assert known.find(alice)
+    assert known.find(bob)
+    key_file.write_text(before)
+    assert known.find(alice)
+    assert known.find(bob) is None
 
-        async def status(key: str) -> int:
-            return (await client.get("/v1/models", headers=bearer(key))).status_code
-
-        alice = add_key(key_file, "alice", ["infer"])
-        assert await status(alice) == 200
-        before = key_file.read_text()
-        bob = add_key(key_file, "bob", ["infer"])
-        assert await status(bob) == 200
-        key_file.write_text(before)
-        assert [await status(alice), await status(bob)] == [200, 401]
-
-        key_file.write_text("alice in")
-        assert await status(alice) == 200, "a half-written file locks nobody out"
-        key_file.unlink()
-        assert await status(alice) == 200
-        assert [record.levelname for record in caplog.records].count("ERROR") == 2
-        key_file.write_text("")
-        assert await status(alice) == 401
+    key_file.write_text("alice in")
+    assert known.find(alice), "a half-written file locks nobody out"
+    key_file.unlink()
+    assert known.find(alice)
+    assert [record.levelname for record in caplog.records].count("ERROR") == 2
+    key_file.write_text("")
+    assert known.find(alice) is None
 
 
 def test_the_file_holds_no_key_and_only_its_owner_reads_it(tmp_path: Path) -> None:
@@ -418,8 +415,8 @@ def sentence(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("SENSORIUM_WORKER", "2", r"SENSORIUM_WORKER is no setting; is SENSORIUM_WORKERS meant\?"),
-        ("sensorium_wrkers", "2", r"sensorium_wrkers is no setting; is SENSORIUM_WORKERS meant\?"),
+        ("SENSORIUM_WORKER", "2", r"SENSORIUM_WORKER is no setting \(SENSORIUM_WORKERS is\); .*"),
+        ("sensorium_wrkers", "2", r"sensorium_wrkers is no setting \(SENSORIUM_WORKERS is\); .*"),
         ("SENSORIUM_ZZZ", "2", r"SENSORIUM_ZZZ is no setting; docs/reference.md lists them"),
         ("SENSORIUM_WORKERS", "none", r"SENSORIUM_WORKERS: .* integer.*, not 'none'"),
         ("SENSORIUM_WORKERS", "0", r"SENSORIUM_WORKERS: .* greater than 0, not '0'"),
@@ -452,7 +449,9 @@ def test_what_others_call_so_is_no_wrong_setting(
     assert read_settings().cors_origins == ("https://a.org", "http://b.org:8080")
 
 
-def started(tmp_path: Path, models: Path, *options: str, **settings: str) -> "subprocess.Popen[str]":
+def started(
+    tmp_path: Path, models: Path, *options: str, **settings: str
+) -> "subprocess.Popen[str]":
     """A `bentoml serve`, and all that it says."""
     home = {"BENTOML_HOME": str(tmp_path / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
     return subprocess.Popen(
