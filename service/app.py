@@ -67,7 +67,7 @@ class Sensorium:
     """One service for pictures, text and sound."""
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
-    def look_at_address() -> None:  # type: ignore[misc]  # BentoML makes it static
+    def look_at_address() -> None:
         """Once, before there are workers: end where the port is taken, warn of an open door."""
         context = click.get_current_context(silent=True)
         if context is None:
