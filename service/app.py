@@ -76,7 +76,9 @@ class Sensorium:
         port = context.params.get("port") or BentoMLContainer.http.port.get()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            with socket.create_server((host, port), family=family) as door:
+            with socket.socket(family) as door:
+                door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+                door.bind((host, port))
                 address = ipaddress.ip_address(door.getsockname()[0])
         except OSError as error:
             sys.exit(

@@ -90,7 +90,7 @@ def read_keys(path: Path) -> dict[str, Key]:
     try:
         lines = path.read_text().splitlines()
     except (OSError, ValueError) as error:
-        raise OperatorError(f"the file of keys cannot be read: {error}") from error
+        raise OperatorError(f"SENSORIUM_KEYS: the file of keys cannot be read: {error}") from error
     keys: dict[str, Key] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
