@@ -20,7 +20,7 @@ class Access:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        needed = _permission(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        needed = _permission(scope["path"]) if scope["type"] == "http" else None
         if needed:
             try:
                 scope["state"]["key"] = self._check(Headers(scope=scope), needed)
@@ -50,11 +50,10 @@ class Access:
         return key.name
 
 
-def _permission(method: str, path: str) -> Permission | None:
+def _permission(path: str) -> Permission | None:
     """The scope that a key must have; None for health, which anybody may ask."""
     if path in HEALTH:
         return None
     if path == "/metrics":
         return "metrics"
-    changes = method != "GET" and path.startswith("/v1/models")
-    return "admin" if changes or path.startswith("/v2/repository") else "infer"
+    return "admin" if path.startswith("/v2/repository") else "infer"
