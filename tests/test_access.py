@@ -93,7 +93,8 @@ async def test_a_scope_is_good_for_its_own_and_nothing_else(
                 if wanted == name:
                     assert response.status_code not in (401, 403)
                 else:
-                    assert wanted in problem(response, 403, "forbidden")["detail"]
+                    assert response.status_code == 403
+                    assert f"scope {wanted}" in response.text  # /v2 has a shape of its own
         both = add_key(key_file, "both", ["infer", "metrics"])
         for path in ("/metrics", "/v1/models"):
             assert (await client.get(path, headers=bearer(both))).status_code == 200
