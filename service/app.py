@@ -4,37 +4,41 @@ bentoml serve service.app:Sensorium
 """
 
 import asyncio
+import ipaddress
 import logging
+import socket
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 import bentoml
+import click
 from _bentoml_sdk import Service
+from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from threadpoolctl import threadpool_limits
 
-from service import metrics
+from service import logs, metrics
 from service.errors import OperatorError, ProviderMissing
 from service.routes import build_api, build_app
 from service.routes.state import build_state
 from service.session import choose_provider
-from service.settings import Settings
+from service.settings import read_settings
 from service.version import VERSION
 
 logger = logging.getLogger(__name__)
 
-settings = Settings()
 try:
-    state = build_state(settings)
+    settings = read_settings()
+    logs.set_up(settings.log_format)
+    api = build_api()
+    api.state.sensorium = state = build_state(settings)
+    app = build_app(api, settings)
 except OperatorError as error:
     sys.exit(str(error))  # here, so that the start ends: BentoML would restart a worker for ever
-api = build_api()
-api.state.sensorium = state
-app = build_app(api, settings)
 
 # Lanes and decoders are the threads here. BLAS would start its own for each small product, and
 # they spin: the spectrogram of a second of sound took twice the CPU time.
@@ -62,13 +66,38 @@ class Front:
 class Sensorium:
     """One service for pictures, text and sound."""
 
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    def look_at_address() -> None:
+        """Once, before there are workers: end where the port is taken, warn of an open door."""
+        context = click.get_current_context(silent=True)
+        if context is None:
+            return  # no command line: the program that serves chooses its address
+        host = context.params.get("host") or BentoMLContainer.http.host.get()
+        port = context.params.get("port") or BentoMLContainer.http.port.get()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            with socket.socket(family) as door:
+                door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+                door.bind((host, port))
+                address = ipaddress.ip_address(door.getsockname()[0])
+        except OSError as error:
+            sys.exit(
+                f"cannot listen on {host}, port {port}: {error.strerror}; --port takes another"
+            )
+        if settings.keys is None and not address.is_loopback:
+            logger.warning(
+                "ANYBODY WHO REACHES %s, PORT %d, MAY USE THIS SERVICE: SENSORIUM_KEYS is not set"
+                " (docs/security.md)",
+                host,
+                port,
+            )
+
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
         """Load in the background: the process lives, and says itself when it is ready.
 
         One worker of several takes no connection before it can answer: the others do meanwhile.
         """
-        logging.getLogger("service").setLevel(logging.INFO)
         provider = _announce_provider()
         metrics.BUILD.labels(VERSION, version("bentoml"), version("onnxruntime"), provider).set(1)
         loading = asyncio.create_task(state.repository.open())

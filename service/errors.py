@@ -8,9 +8,12 @@
     │   ├── TooLarge           beyond a limit, which the sentence names
     │   ├── UnknownEncoding    a body that is compressed in a way that is not taken here
     │   ├── BodyTimeout        a body that did not arrive in time
+    │   ├── Unauthenticated    no key, or none that is known here
+    │   ├── Forbidden          a key that is not good for this
     │   ├── NotFound           no model, or no route, of that name
     │   └── CallerGone         nobody waits for the answer
     ├── LoadError            the caller tries again later
+    │   ├── TooManyRequests    more than one caller may ask at once, or a second
     │   ├── QueueFull          more work waits than may wait
     │   ├── DeadlineExceeded   the answer would have come too late
     │   └── NotReady           the model or the service is loading, draining or refused
@@ -60,6 +63,14 @@ class BodyTimeout(CallerError):
     """The body did not arrive in time."""
 
 
+class Unauthenticated(CallerError):
+    """The request brings no key that is known here."""
+
+
+class Forbidden(CallerError):
+    """The key is known, and not good for this."""
+
+
 class NotFound(CallerError):
     """Nothing here has that name."""
 
@@ -69,17 +80,19 @@ class CallerGone(CallerError):
 
 
 class LoadError(SensoriumError):
-    """The same request may succeed later."""
+    """The same request may succeed later: after so many seconds, where that is known."""
 
-    retry_after: float | None = None  # seconds
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TooManyRequests(LoadError):
+    """One caller asks more at once, or more a second, than one caller may."""
 
 
 class QueueFull(LoadError):
     """The model's queue holds as much work as it may."""
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 class DeadlineExceeded(LoadError):

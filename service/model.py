@@ -125,9 +125,7 @@ class Model:
             if spec.shape and spec.shape[0] == batch
         }
 
-    def _run(
-        self, feeds: Mapping[str, Array], outputs: Sequence[str], *, alone: bool
-    ) -> list[Row]:
+    def _run(self, feeds: Mapping[str, Array], outputs: Sequence[str], *, alone: bool) -> list[Row]:
         arrays = self.session.run(feeds, outputs, alone=alone)
         return [dict(zip(outputs, values, strict=True)) for values in zip(*arrays, strict=True)]
 

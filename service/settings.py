@@ -1,15 +1,32 @@
 """What an operator may change, each setting by an environment variable `SENSORIUM_<NAME>`."""
 
+import os
+import re
+from difflib import get_close_matches
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.errors import OperatorError
 from service.limits import InputLimits, core_budget
 
 INPUT = InputLimits()
+PREFIX = "SENSORIUM_"
+# Not the service's, but in its environment: the client's key, the load test's settings, and what
+# Kubernetes tells of every Service whose name begins with sensorium.
+FOREIGN = re.compile(r"API_KEY|LOAD_\w+|(\w+_)?(SERVICE_HOST|SERVICE_PORT|PORT)(_\w+)?")
 MOST_TIMEOUT_MS = 100_000
 
 
@@ -31,10 +48,24 @@ class Precision(StrEnum):
     INT8 = "int8"
 
 
-class Settings(BaseSettings):
-    """The settings of one service process; 0 stands for "by this machine's cores"."""
+class LogFormat(StrEnum):
+    """How a line of the log looks."""
 
-    model_config = SettingsConfigDict(env_prefix="SENSORIUM_", frozen=True)
+    TEXT = "text"
+    JSON = "json"
+
+
+def _split(given: object) -> object:
+    return given.replace(",", " ").split() if isinstance(given, str) else given
+
+
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+
+
+class Settings(BaseSettings):
+    """The settings of one service process; 0 lanes or threads: by this machine's cores."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     models: Path = Field(Path("models"), description="The folder of model folders.")
     provider: Provider = Field(Provider.AUTO, description="Where models run.")
@@ -67,6 +98,20 @@ class Settings(BaseSettings):
     drain_seconds: PositiveFloat = Field(
         10.0, description="How long queued work may take to finish at shutdown."
     )
+    keys: Path | None = Field(None, description="The file of API keys; without one, none is asked.")
+    caller_concurrency: NonNegativeInt = Field(
+        0, description="Requests that one caller may have inside one worker at once; 0: any number."
+    )
+    caller_rate: NonNegativeFloat = Field(
+        0.0, description="Requests a second that one worker takes from one caller; 0: any number."
+    )
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="Origins, with commas between, whose pages may ask; * for all."
+    )
+    log_format: LogFormat = Field(LogFormat.TEXT, description="How a line of the log looks.")
+    log_share: float = Field(
+        0.0, ge=0, le=1, description="Share of requests that get a line in the log; 1: all."
+    )
 
     @property
     def input_limits(self) -> InputLimits:
@@ -93,3 +138,28 @@ class Settings(BaseSettings):
     @property
     def decoders(self) -> int:
         return self.decode_threads or self.cores_per_worker
+
+
+def read_settings() -> Settings:
+    """The settings of this process's environment, all of whose `SENSORIUM_*` are known.
+
+    Raises:
+        OperatorError: one is no setting, or has a value that cannot be.
+    """
+    for variable in os.environ:
+        name = variable.upper().removeprefix(PREFIX)
+        if name != variable.upper() and not FOREIGN.fullmatch(name):
+            _check_known(variable, name.lower())
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = f"{PREFIX}{first['loc'][0]}".upper()
+        raise OperatorError(f"{variable}: {first['msg']}, not {first['input']!r}") from error
+
+
+def _check_known(variable: str, name: str) -> None:
+    if name not in Settings.model_fields:
+        near = get_close_matches(name, Settings.model_fields, 1)
+        hint = "".join(f" ({PREFIX}{known.upper()} is)" for known in near)
+        raise OperatorError(f"{variable} is no setting{hint}; docs/reference.md lists them")

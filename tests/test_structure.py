@@ -13,9 +13,8 @@ WEB = {"fastapi", "starlette", "bentoml"}
 # Each may import what stands to its right, and nothing to its left.
 LAYERS = [
     "app", "routes", "watch", "pipeline", "repository", "model", "pictures", "batching",
-    "admission", "session", "meaning", "tensors", "preprocessing", "manifest", "metrics",
-    "settings", "limits",
-    "errors", "version",
+    "admission", "session", "meaning", "tensors", "preprocessing", "manifest", "metrics", "logs",
+    "settings", "limits", "keys", "errors", "version",
 ]  # fmt: skip
 
 

@@ -1,11 +1,16 @@
 """The HTTP interface: thin shells that turn requests into calls of the pipeline."""
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from service.keys import Keys
 from service.routes import files, health, models, openai, preview, problems, v2
+from service.routes.access import Access
 from service.routes.direct import Direct
 from service.routes.edge import Edge
+from service.routes.quotas import Quotas
+from service.routes.request_log import RequestLog
 from service.settings import Settings
 from service.version import VERSION
 
@@ -30,5 +35,27 @@ def build_api() -> FastAPI:
 
 
 def build_app(api: FastAPI, settings: Settings) -> ASGIApp:
-    """What answers requests: the edge, and behind it the direct routes and then all others."""
-    return Edge(Direct(api), settings.max_body_bytes)
+    """What answers requests: the edge, behind it the direct routes and then all others.
+
+    Keys, quotas, log lines and CORS are in the way only where the settings ask for them.
+
+    Raises:
+        OperatorError: the file of keys cannot be used.
+    """
+    app: ASGIApp = Direct(api)
+    if settings.caller_concurrency or settings.caller_rate:
+        app = Quotas(app, settings.caller_concurrency, settings.caller_rate)
+    if settings.keys:
+        app = Access(app, Keys(settings.keys))
+    app = Edge(app, settings.max_body_bytes)
+    if settings.log_share:
+        app = RequestLog(app, settings.log_share)
+    if settings.cors_origins:
+        app = CORSMiddleware(
+            app,
+            settings.cors_origins,
+            allow_methods=("GET", "POST", "PUT"),
+            allow_headers=("Authorization", "X-API-Key", "X-Request-Id", "X-Timeout-Ms"),
+            expose_headers=("Retry-After", "Server-Timing", "X-Request-Id"),
+        )
+    return app

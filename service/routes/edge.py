@@ -1,10 +1,10 @@
-"""The edge: every request gets an id and a bounded body before anything reads it."""
+"""The edge: every request gets an id and a bounded body; every answer says how to treat it."""
 
 import itertools
 import re
 import secrets
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BadRequest, TooLarge
@@ -15,6 +15,13 @@ PROCESS, NUMBERS = (
     secrets.token_hex(12),
     itertools.count(),
 )  # an id is 128 bits, in order of arrival
+# What a browser does with an answer that somebody lured it to: neither guess its type, nor keep it,
+# nor run or frame anything of it.
+SAFETY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+]
 
 
 class Edge:
@@ -35,7 +42,8 @@ class Edge:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                own = (b"x-request-id", request_id.encode())
+                message["headers"] = [*message["headers"], own, *SAFETY]
             await send(message)
 
         declared = headers.get("content-length", "0")

@@ -174,6 +174,7 @@ async def compare_texts(
     deadline = deadline_of(request, shared.settings.timeout_ms)
     comparison = await read_document(request, Comparison, shared.settings)
     rows, columns = _texts(comparison.input), _texts(comparison.against)
+    request.scope["state"]["models"] = [served]
     if len(rows) + len(columns) < 2:
         raise BadRequest("similarity wants two texts or more", "input")
     if len(rows) + len(columns) > shared.settings.max_items:
@@ -240,6 +241,7 @@ async def _answer(
     Raises:
         SensoriumError: the only item has no answer.
     """
+    request.scope["state"]["models"] = models
     deadline = deadline_of(request, shared.settings.timeout_ms)
     shared.admission.check(deadline)
     items = await read_items(request, kind, shared.settings)

@@ -85,6 +85,7 @@ async def embed(request: Request, shared: Shared, _: Annotated[NoQuery, Query()]
     shared.admission.check(deadline)
     asked = await read_document(request, EmbeddingRequest, shared.settings)
     served = shared.repository.pick(asked.model)
+    request.scope["state"]["models"] = [served]
     manifest = served.model.manifest
     if manifest.tasks.embed is None or manifest.kind == "multimodal":
         raise Unsupported(f"{asked.model} cannot embed {manifest.kind}")

@@ -22,11 +22,14 @@ MEDIA_TYPE = "application/problem+json"
 TABLE: dict[type[Exception], tuple[int, str, str]] = {
     errors.BadRequest: (400, "bad_request", "The request is not of a form that is taken here"),
     errors.Unsupported: (400, "unsupported", "The model is made for something else"),
+    errors.Unauthenticated: (401, "unauthenticated", "A key is wanted"),
+    errors.Forbidden: (403, "forbidden", "The key is not good for this"),
     errors.NotFound: (404, "not_found", "There is nothing of that name"),
     errors.BodyTimeout: (408, "body_timeout", "The body did not arrive in time"),
     errors.TooLarge: (413, "too_large", "The input is beyond a limit"),
     errors.UnknownEncoding: (415, "unknown_encoding", "The body is compressed in an unknown way"),
     errors.Unreadable: (422, "unreadable", "The input cannot be decoded"),
+    errors.TooManyRequests: (429, "too_many_requests", "One caller may ask no more than this"),
     errors.CallerGone: (499, "caller_gone", "The caller has left"),
     errors.QueueFull: (503, "queue_full", "Too much work is waiting"),
     errors.NotReady: (503, "not_ready", "The model does not serve now"),
@@ -100,6 +103,8 @@ def respond(problem: Problem, path: str, retry_after: float | None = None) -> Re
         response.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
     if problem["status"] == 408:
         response.headers["Connection"] = "close"  # or what is left of the body keeps it open
+    if problem["status"] == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 

@@ -1,0 +1,59 @@
+"""Access: a request brings a key that is good for what it asks, or is refused unread."""
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.errors import CallerError, Forbidden, Unauthenticated
+from service.keys import Keys, Permission
+from service.routes.problems import answer
+
+# What asks for these has no key, and learns nothing but whether it may send requests.
+HEALTH = frozenset(("/", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready"))
+
+
+class Access:
+    """ASGI middleware: keys, for all but health."""
+
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        needed = _permission(scope["path"]) if scope["type"] == "http" else None
+        if needed:
+            try:
+                scope["state"]["key"] = self._check(Headers(scope=scope), needed)
+            except CallerError as error:
+                await answer(Request(scope), error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _check(self, headers: Headers, needed: Permission) -> str:
+        """The name of the key.
+
+        Raises:
+            Unauthenticated: there is none, or none that is known.
+            Forbidden: it is not good for what is needed.
+        """
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            given = headers.get("x-api-key", "")
+        if not given:
+            raise Unauthenticated("send a key: Authorization: Bearer KEY, or X-API-Key: KEY")
+        key = self._keys.find(given.strip())
+        if key is None:
+            raise Unauthenticated("the key is not known here")
+        if needed not in key.scopes:
+            has = ", ".join(sorted(key.scopes))
+            raise Forbidden(f"this wants a key with scope {needed}; {key.name} has: {has}")
+        return key.name
+
+
+def _permission(path: str) -> Permission | None:
+    """The scope that a key must have; None for health, which anybody may ask."""
+    if path in HEALTH:
+        return None
+    if path == "/metrics":
+        return "metrics"
+    return "admin" if path.startswith("/v2/repository") else "infer"
