@@ -610,7 +610,7 @@ async def test_only_rows_of_one_shape_and_one_wish_share_a_batch() -> None:
     go_on = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def compute(items: Any) -> list[Computed]:
+    def compute(items: Any, _: bool) -> list[Computed]:
         batches.append([item.key for item in items])
         loop.call_soon_threadsafe(begun.set)
         asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(10)
