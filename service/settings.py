@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     body_seconds: PositiveFloat = Field(
         20.0, description="Seconds within which a request's body must arrive."
     )
+    max_held_bytes: PositiveInt = Field(
+        512 * 2**20, description="Bytes of the bodies of all requests that are being answered."
+    )
     max_items: PositiveInt = Field(256, description="Items in one request.")
     max_pixels: PositiveInt = Field(INPUT.pixels, description="Pixels of one picture.")
     max_audio_seconds: PositiveFloat = Field(INPUT.seconds, description="Seconds of one recording.")

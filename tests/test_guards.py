@@ -244,3 +244,31 @@ def test_a_slow_client_is_told_and_cut_off(small_models: Path) -> None:
             answer = b"".join(iter(lambda: slow.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"code":"body_timeout"' in answer.replace(b": ", b":")
+
+
+async def test_bodies_that_are_held_together_have_a_limit_too(small_models: Path) -> None:
+    reading, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x" * 900
+        reading.set()
+        await go_on.wait()
+
+    async with serving(small_models, max_held_bytes=1000) as client:
+        first = asyncio.create_task(client.post("/v1/text/embed", content=slow()))
+        await reading.wait()
+        refused = await client.post("/v1/text/embed", content=b"y" * 200)
+        problem(refused, 503, "queue_full")
+        assert refused.headers["retry-after"] == "1"
+        go_on.set()
+        assert (await first).status_code == 200
+        assert (await client.post("/v1/text/embed", content=b"y" * 900)).status_code == 200
+
+
+async def test_a_connection_whose_body_is_too_large_to_be_read_is_closed(
+    small_models: Path,
+) -> None:
+    async with serving(small_models, max_body_bytes=100) as client:
+        refused = await client.post("/v1/text/embed", content=b"y" * 200)
+        problem(refused, 413, "too_large")
+        assert refused.headers["connection"] == "close"

@@ -47,7 +47,7 @@ def build_app(api: FastAPI, settings: Settings) -> ASGIApp:
         app = Quotas(app, settings.caller_concurrency, settings.caller_rate)
     if settings.keys:
         app = Access(app, Keys(settings.keys))
-    app = Edge(app, settings.max_body_bytes)
+    app = Edge(app, settings)
     if settings.log_share:
         app = RequestLog(app, settings.log_share)
     if settings.cors_origins:

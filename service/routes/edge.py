@@ -7,14 +7,12 @@ import secrets
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BadRequest, TooLarge
+from service.errors import BadRequest, QueueFull, TooLarge
 from service.routes.problems import describe, respond
+from service.settings import Settings
 
 USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
-PROCESS, NUMBERS = (
-    secrets.token_hex(12),
-    itertools.count(),
-)  # an id is 128 bits, in order of arrival
+PROCESS, NUMBERS = secrets.token_hex(12), itertools.count()  # ids in the order of arrival
 # What a browser does with an answer that somebody lured it to: neither guess its type, nor keep it,
 # nor run or frame anything of it.
 SAFETY = [
@@ -25,11 +23,13 @@ SAFETY = [
 
 
 class Edge:
-    """ASGI middleware: `X-Request-Id` in and out; no more than `max_body_bytes` of a body."""
+    """ASGI middleware: `X-Request-Id` in and out; no more of a body, and of all, than may be."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes = settings.max_body_bytes
+        self._max_held_bytes = settings.max_held_bytes
+        self._held = 0  # bytes of the bodies of all requests that are not answered yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,24 +51,32 @@ class Edge:
             error = BadRequest("Content-Length is not a number")
             await respond(describe(error, request_id), scope["path"])(scope, receive, send_with_id)
         elif int(declared) > self._max_body_bytes:
-            problem = describe(self._too_large(), request_id)
-            await respond(problem, scope["path"])(scope, receive, send_with_id)
+            refusal = respond(describe(self._too_large(), request_id), scope["path"])
+            refusal.headers["Connection"] = "close"  # so much is not read to its end
+            await refusal(scope, receive, send_with_id)
         else:
-            await self._app(scope, self._count(receive), send_with_id)
+            await self._bound(scope, receive, send_with_id)
 
-    def _count(self, receive: Receive) -> Receive:
-        """The same, until a body that declared no length is beyond the limit."""
+    async def _bound(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, until the body is beyond its limit, or all bodies together are beyond theirs."""
         received = 0
 
         async def receive_bounded() -> Message:
             nonlocal received
             message = await receive()
-            received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            received += size
+            self._held += size
             if received > self._max_body_bytes:
                 raise self._too_large()
+            if self._held > self._max_held_bytes:
+                raise QueueFull(f"requests hold {self._held:,} bytes already", retry_after=1.0)
             return message
 
-        return receive_bounded
+        try:
+            await self._app(scope, receive_bounded, send)
+        finally:
+            self._held -= received
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body has more than {self._max_body_bytes:,} bytes; send less at once")
