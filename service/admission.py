@@ -1,13 +1,12 @@
 """Admission: a request that would wait too long is refused, before its body is read."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from time import perf_counter
 
 from service.errors import DeadlineExceeded, QueueFull
-from service.metrics import BACKLOG
+from service.metrics import ModelSeries
 
 # So few are never refused: a pace that was learned too high would otherwise never be mended.
 ALWAYS = 16  # items
@@ -16,42 +15,24 @@ ALWAYS = 16  # items
 GAIN = 0.5
 
 
-class Pace:
-    """The seconds by which one item of a model keeps all others waiting.
+class Admission:
+    """The work that is inside for one model, and the pace at which it is done.
 
-    By Little's law a request takes as long as the work that is inside meanwhile, on one core or on
-    sixty-four, alone or in batches. So how long it really took tells the pace.
+    By Little's law a request takes as long as all items that are inside meanwhile, on one core or
+    on sixty-four, alone or in batches, beside other models or not. So how long it really took, by
+    their number, is the time for which one item keeps the others waiting: the pace.
     """
 
-    def __init__(self) -> None:
-        self.seconds = 0.0  # until the first item is done
-
-    def learn(self, took: float, expected: float, share: float) -> None:
-        """From a request that took so long, in seconds, and was this share of what was inside."""
-        self.seconds *= 1 + GAIN * share * (took - expected) / max(took, expected)
-
-
-@dataclass(frozen=True, slots=True)
-class _Moment:
-    """What was inside, and when."""
-
-    clock: float
-    items: int
-    seconds: float
-
-
-class Admission:
-    """All work that is inside this process, in seconds until it should be done."""
-
-    def __init__(self, most_seconds: float) -> None:
+    def __init__(self, most_seconds: float, series: ModelSeries) -> None:
         self._most = most_seconds
-        self._seconds = 0.0
+        self._series = series
         self._items = 0
+        self._pace = 0.0  # seconds an item; until the first one is done, nothing
 
     @property
     def wait(self) -> float:
         """The seconds that a request which comes now should wait."""
-        return self._seconds
+        return self._items * self._pace
 
     def check(self, deadline: float) -> None:
         """Whether a request that comes now should be done in time.
@@ -65,49 +46,59 @@ class Admission:
         """
         if self._items < ALWAYS:
             return
-        if self._seconds > self._most:
+        wait = self.wait
+        if wait > self._most:
             raise QueueFull(
-                f"{self._seconds:.1f} s of work wait already; at most {self._most:g} s may",
-                self._seconds,
+                f"{wait:.1f} s of work wait already; at most {self._most:g} s may", wait
             )
-        if asyncio.get_running_loop().time() + self._seconds > deadline:
-            raise DeadlineExceeded(f"{self._seconds:.1f} s of work are to be done before")
+        if asyncio.get_running_loop().time() + wait > deadline:
+            raise DeadlineExceeded(f"{wait:.1f} s of work are to be done before")
 
     @contextmanager
-    def enter(self, paces: Sequence[Pace], items: int, deadline: float) -> Iterator[None]:
-        """Hold a place for so many items, each of which all these models answer.
+    def enter(self, items: int, deadline: float) -> Iterator[None]:
+        """Hold a place for so many items.
 
         Raises:
             QueueFull: as `check` does, now that others may have entered before.
             DeadlineExceeded: likewise.
         """
         self.check(deadline)
-        work = items * sum(pace.seconds for pace in paces)
-        self._change(items, work)
-        came = _Moment(perf_counter(), self._items, self._seconds)
+        self._change(items)
+        came, there = perf_counter(), self._items
         try:
             yield
         except DeadlineExceeded:
-            self._teach(paces, items, came, given_up=True)
+            self._learn(items, there, perf_counter() - came, given_up=True)
             raise
         else:
-            self._teach(paces, items, came)
+            self._learn(items, there, perf_counter() - came)
         finally:
-            self._change(-items, -work)
+            self._change(-items)
 
-    def _teach(
-        self, paces: Sequence[Pace], items: int, came: _Moment, *, given_up: bool = False
-    ) -> None:
-        took = perf_counter() - came.clock
-        inside = (came.items + self._items) / 2  # meanwhile
-        expected = (came.seconds + self._seconds) / 2
-        for pace in paces:
-            if not pace.seconds:
-                pace.seconds = took / inside / len(paces)
-            elif took > expected or not given_up:  # what was given up would have taken longer
-                pace.learn(took, expected, items / inside)
+    def _learn(self, items: int, there: int, took: float, *, given_up: bool = False) -> None:
+        inside = (there + self._items) / 2  # meanwhile
+        pace = took / inside
+        if not self._pace:
+            self._pace = pace
+        elif pace > self._pace or not given_up:  # what was given up would have taken longer
+            step = (pace - self._pace) / max(pace, self._pace)
+            self._pace *= 1 + GAIN * items / inside * step
 
-    def _change(self, items: int, seconds: float) -> None:
+    def _change(self, items: int) -> None:
         self._items += items
-        self._seconds = self._seconds + seconds if self._items else 0.0
-        BACKLOG.set(self._seconds)
+        self._series.backlog(self.wait)
+
+
+def check(admissions: Collection[Admission], deadline: float) -> None:
+    """Each model's `check`."""
+    for admission in admissions:
+        admission.check(deadline)
+
+
+@contextmanager
+def enter(admissions: Collection[Admission], items: int, deadline: float) -> Iterator[None]:
+    """A place for so many items in each model."""
+    with ExitStack() as places:
+        for admission in admissions:
+            places.enter_context(admission.enter(items, deadline))
+        yield

@@ -88,6 +88,7 @@ RUNNING = Gauge(
 BACKLOG = Gauge(
     "sensorium_backlog_seconds",
     "Seconds that a request which comes now should wait.",
+    MODEL,
     multiprocess_mode="livemax",
 )
 STATE = Gauge(
@@ -121,6 +122,7 @@ class ModelSeries:
         self._batch_cost = BATCH_COST.labels(*labels)
         self._batch_padding = BATCH_PADDING.labels(*labels)
         self._last_run = LAST_RUN.labels(*labels)
+        self._backlog = BACKLOG.labels(*labels)
         self._waiting = WAITING.labels(*labels)
         self._running = RUNNING.labels(*labels)
 
@@ -149,6 +151,9 @@ class ModelSeries:
     def load(self, waiting: int, running: int) -> None:
         self._waiting.set(waiting)
         self._running.set(running)
+
+    def backlog(self, seconds: float) -> None:
+        self._backlog.set(seconds)
 
     def done(self, outcome: str) -> None:
         ITEMS_DONE.labels(*self._labels, outcome).inc()

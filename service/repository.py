@@ -3,11 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from service.admission import Pace
+from service.admission import Admission
 from service.batching import Batcher, BatchLimits
 from service.errors import (
     BadRequest,
@@ -41,14 +41,19 @@ class Served:
     model: Model
     batcher: Batcher
     series: ModelSeries
+    admission: Admission
     encoders: "tuple[Served, ...]" = ()  # whose vectors a head takes
     decodes_in_lane: bool = False
-    pace: Pace = field(default_factory=Pace)
 
     @property
     def readers(self) -> "tuple[Served, ...]":
         """Those that read the files: itself, or a head's encoders."""
         return self.encoders or (self,)
+
+    @property
+    def admissions(self) -> list[Admission]:
+        """Of those that read the files: a head itself is done in no time."""
+        return [reader.admission for reader in self.readers]
 
     @property
     def modality(self) -> Modality:
@@ -247,7 +252,8 @@ class Repository:
         # Texts are tokenised before: their lengths decide which of them share a batch.
         every_core = on_cpu and lanes >= self._settings.cores_per_worker
         in_lane = every_core and model.manifest.kind != "text"
-        served = Served(model, batcher, series, encoders, decodes_in_lane=in_lane)
+        admission = Admission(self._settings.max_wait_ms / 1000, series)
+        served = Served(model, batcher, series, admission, encoders, decodes_in_lane=in_lane)
         return Entry(entry.name, entry.version, "ready", served=served)
 
     def _refuse(self, entry: Entry, reason: str) -> Entry:

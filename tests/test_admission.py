@@ -1,24 +1,25 @@
 """Who is let in, and how the service learns how long its work takes."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
 
 import service.admission
-from service.admission import ALWAYS, Admission, Pace
+from service.admission import ALWAYS, Admission, check, enter
 from service.errors import DeadlineExceeded, QueueFull
+from service.metrics import ModelSeries
 
 pytestmark = pytest.mark.anyio
 NEVER = float("inf")
 
 
-def pace(seconds: float) -> Pace:
-    learned = Pace()
-    learned.seconds = seconds
-    return learned
+def admission(pace: float, most: float = 1.0) -> Admission:
+    """One that has learned this pace."""
+    known = Admission(most, ModelSeries("admitted", 1))
+    known._pace = pace
+    return known
 
 
 @dataclass
@@ -39,90 +40,82 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 async def test_a_few_are_let_in_however_slow_they_are_thought_to_be() -> None:
-    admission, slow = Admission(1.0), pace(100.0)
+    slow = admission(100.0)
     with ExitStack() as inside:
         for _ in range(ALWAYS):
-            inside.enter_context(admission.enter([slow], 1, NEVER))
+            inside.enter_context(slow.enter(1, NEVER))
         with pytest.raises(QueueFull):
-            admission.check(NEVER)
+            slow.check(NEVER)
 
 
 async def test_who_would_wait_too_long_is_told_when_to_come_back() -> None:
-    admission = Admission(1.0)
-    with admission.enter([pace(0.1)], 20, NEVER):
+    model = admission(0.1)
+    with model.enter(20, NEVER):
         with pytest.raises(QueueFull, match=r"2\.0 s of work wait already; at most 1 s") as refusal:
-            admission.check(NEVER)
+            model.check(NEVER)
         assert refusal.value.retry_after == pytest.approx(2.0)
-    admission.check(NEVER)
+    model.check(NEVER)
+    assert model.wait == 0
 
 
-async def test_work_of_several_models_adds_up() -> None:
-    admission = Admission(1.0)
-    with admission.enter([pace(0.02), pace(0.03)], 20, NEVER):
-        assert admission.wait == pytest.approx(1.0)
-        admission.check(NEVER)
-        with admission.enter([pace(0.001)], 1, NEVER), pytest.raises(QueueFull):
-            admission.check(NEVER)
-    assert admission.wait == 0
+async def test_a_crowd_before_one_model_keeps_nobody_from_another() -> None:
+    busy, free = admission(0.1), admission(0.1)
+    with enter([busy], 20, NEVER):
+        check([free], NEVER)
+        with pytest.raises(QueueFull):
+            check([free, busy], NEVER)
+        with pytest.raises(QueueFull), enter([free, busy], 1, NEVER):
+            pass
+        assert free.wait == 0, "who is refused by one holds no place in the other"
 
 
 async def test_who_cannot_be_served_before_its_deadline_is_refused_at_once() -> None:
-    admission = Admission(10.0)
+    model = admission(0.1, most=10.0)
     now = asyncio.get_running_loop().time()
-    with admission.enter([pace(0.1)], 50, NEVER):
-        admission.check(now + 60)
+    with model.enter(50, NEVER):
+        model.check(now + 60)
         with pytest.raises(DeadlineExceeded, match=r"5\.0 s of work are to be done before"):
-            admission.check(now + 2)
-
-
-@asynccontextmanager
-async def busy(
-    admission: Admission, learned: Pace, clock: Clock, true_pace: float, places: int
-) -> AsyncIterator[None]:
-    """So many callers, served in turn, each of whom asks again at once."""
-    queue = [admission.enter([learned], 1, NEVER) for _ in range(places)]
-    for place in queue:
-        place.__enter__()
-    for _ in range(places * 30):
-        clock.now += true_pace
-        queue.pop(0).__exit__(None, None, None)
-        queue.append(admission.enter([learned], 1, NEVER))
-        queue[-1].__enter__()
-    yield
-    for place in queue:
-        place.__exit__(None, None, None)
+            model.check(now + 2)
 
 
 @pytest.mark.parametrize("believed", [0.0, 0.002, 0.01, 0.08])
 async def test_the_pace_is_learned_from_how_long_requests_take(
     clock: Clock, believed: float
 ) -> None:
-    learned, admission = pace(believed), Admission(1e9)
-    async with busy(admission, learned, clock, true_pace=0.01, places=40):
-        assert learned.seconds == pytest.approx(0.01, rel=0.05)
-        assert admission.wait == pytest.approx(40 * 0.01, rel=0.1)
+    """So many callers, served in turn, each of whom asks again at once."""
+    callers, pace = 40, 0.01
+    model = admission(believed, most=1e9)
+    queue = [model.enter(1, NEVER) for _ in range(callers)]
+    for place in queue:
+        place.__enter__()
+    for _ in range(callers * 30):
+        clock.now += pace
+        queue.pop(0).__exit__(None, None, None)
+        queue.append(model.enter(1, NEVER))
+        queue[-1].__enter__()
+    assert model.wait == pytest.approx(callers * pace, rel=0.05)
 
 
-def visit(admission: Admission, learned: Pace, clock: Clock, took: float, end: Exception) -> None:
+def visit(model: Admission, clock: Clock, took: float, end: Exception) -> None:
     """A request that ends so after so many seconds."""
-    with admission.enter([learned], 1, NEVER):
+    with model.enter(1, NEVER):
         clock.now += took
         raise end
 
 
 async def test_who_gave_up_teaches_only_that_it_took_no_less(clock: Clock) -> None:
-    learned, admission = pace(0.1), Admission(1.0)
+    model = admission(0.1)
     with pytest.raises(DeadlineExceeded):
-        visit(admission, learned, clock, 0.05, DeadlineExceeded("too late"))
-    assert learned.seconds == 0.1
+        visit(model, clock, 0.05, DeadlineExceeded("too late"))
+    assert model._pace == 0.1
     with pytest.raises(DeadlineExceeded):
-        visit(admission, learned, clock, 0.5, DeadlineExceeded("too late"))
-    assert learned.seconds > 0.1
+        visit(model, clock, 0.5, DeadlineExceeded("too late"))
+    assert model._pace > 0.1
 
 
 async def test_a_request_that_fails_teaches_nothing(clock: Clock) -> None:
-    learned, admission = pace(0.1), Admission(1.0)
+    model = admission(0.1)
     with pytest.raises(ValueError, match="bad"):
-        visit(admission, learned, clock, 3.0, ValueError("bad"))
-    assert learned.seconds == 0.1
-    assert admission.wait == 0
+        visit(model, clock, 3.0, ValueError("bad"))
+    assert model._pace == 0.1
+    assert model.wait == 0

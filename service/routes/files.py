@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from service.admission import check, enter
 from service.errors import BadRequest, SensoriumError, TooLarge
 from service.manifest import Kind, Modality, Task
 from service.meaning import ZERO_SHOT_SCALE, Floats, best, cosines, softmax
@@ -243,11 +244,12 @@ async def _answer(
     """
     request.scope["state"]["models"] = models
     deadline = deadline_of(request, shared.settings.timeout_ms)
-    shared.admission.check(deadline)
+    admissions = list({each for served in models for each in served.admissions})
+    check(admissions, deadline)
     items = await read_items(request, kind, shared.settings)
-    with shared.admission.enter([served.pace for served in models], len(items), deadline):
+    with enter(admissions, len(items), deadline):
         work = gather([_predict(shared, models, task, item, deadline) for item in items])
-        if shared.admission.wait > WATCHED_SECONDS:
+        if max(admission.wait for admission in admissions) > WATCHED_SECONDS:
             work = while_there(request, work)
         outcomes = await work
         if len(outcomes) == 1 and isinstance(outcomes[0], SensoriumError):
@@ -292,7 +294,7 @@ async def _embed_words(
     shared: State, served: Served, words: Sequence[str], deadline: float
 ) -> list[Prediction]:
     """The vectors of texts that belong to the request itself: one that fails, fails it."""
-    with shared.admission.enter([served.pace], len(words), deadline):
+    with enter(served.admissions, len(words), deadline):
         predictions = await asyncio.gather(
             *(
                 shared.pipeline.predict([(served, "embed")], {"text": encode_text(word)}, deadline)

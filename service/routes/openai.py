@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from starlette.responses import Response
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
+from service.admission import enter
 from service.errors import BadRequest, TooLarge, Unreadable, Unsupported
 from service.meaning import Floats, unit
 from service.pipeline import Pipeline, Prediction, together
@@ -82,7 +83,6 @@ BODY = {
 async def embed(request: Request, shared: Shared, _: Annotated[NoQuery, Query()]) -> Response:
     """Vectors of texts, token lists, pictures or sounds, in the shape of OpenAI's answers."""
     deadline = deadline_of(request, shared.settings.timeout_ms)
-    shared.admission.check(deadline)
     asked = await read_document(request, EmbeddingRequest, shared.settings)
     served = shared.repository.pick(asked.model)
     request.scope["state"]["models"] = [served]
@@ -97,7 +97,7 @@ async def embed(request: Request, shared: Shared, _: Annotated[NoQuery, Query()]
         raise TooLarge(
             f"the request holds {len(items)} items; at most {shared.settings.max_items} are taken"
         )
-    with shared.admission.enter([served.pace], len(items), deadline):
+    with enter(served.admissions, len(items), deadline):
         predictions = await together(
             numbered(number, counted(served, _predict(shared.pipeline, served, item, deadline)))
             for number, item in enumerate(items)

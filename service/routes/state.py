@@ -5,7 +5,6 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from service.admission import Admission
 from service.pipeline import Pipeline
 from service.repository import Repository
 from service.settings import Settings
@@ -17,7 +16,6 @@ class State:
     settings: Settings
     repository: Repository
     pipeline: Pipeline
-    admission: Admission
     watch: Watch
 
 
@@ -30,7 +28,6 @@ def build_state(settings: Settings) -> State:
         settings,
         repository,
         pipeline,
-        Admission(settings.max_wait_ms / 1000),
         Watch(repository, pipeline, settings.stuck_seconds),
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from service.admission import check, enter
 from service.errors import BadRequest, TooLarge
 from service.meaning import best
 from service.preprocessing import Array
@@ -72,14 +73,14 @@ async def infer(
     """The outputs of a model, by files or, as `name:tensors`, by its graph's own inputs."""
     arrived = asyncio.get_running_loop().time()
     deadline = deadline_of(request, shared.settings.timeout_ms)
-    shared.admission.check(deadline)
     form = find_form(shared.repository, name, version)
+    check(form.served.admissions, deadline)
     asked = await _read(request, shared, deadline)
     if microseconds := asked.question.parameters.timeout:
         deadline = arrived + microseconds / 1e6
     classes = _choose_outputs(form, asked.question)
     items = _count_items(form, asked.inputs, shared.settings.max_items)
-    with shared.admission.enter([form.served.pace], items, deadline):
+    with enter(form.served.admissions, items, deadline):
         found = await form.answer(shared.pipeline, asked.inputs, classes, deadline)
     tensors = {
         output: _highest(found[output], count, form.labels(output)) if count else found[output]
