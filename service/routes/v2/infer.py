@@ -73,7 +73,7 @@ async def infer(
     arrived = asyncio.get_running_loop().time()
     deadline = deadline_of(request, shared.settings.timeout_ms)
     shared.admission.check(deadline)
-    form = find_form(shared.repository, name, version)
+    form = find_form(shared.repository, name, version, request.state.request_id)
     asked = await _read(request, shared, deadline)
     if microseconds := asked.question.parameters.timeout:
         deadline = arrived + microseconds / 1e6
