@@ -31,7 +31,7 @@ from service.errors import OperatorError, ProviderMissing
 from service.routes import build_api, build_app
 from service.routes.state import build_state
 from service.session import choose_provider
-from service.settings import read_settings
+from service.settings import Settings, read_settings
 from service.version import VERSION
 
 logger = logging.getLogger(__name__)

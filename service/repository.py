@@ -134,6 +134,7 @@ class Repository:
     async def open(self, policies: Policies = MappingProxyType({})) -> None:
         """Load what is wanted, as much at once as there are cores; heads after their encoders."""
         self._policies = dict(policies)
+        self._entries = {entry.key: entry for entry in _scan(self._settings.models)}
         for entry in self.entries():
             if not self.policy(entry.name).wants(entry.version):
                 self._show(replace(entry, state="unloaded", reason=None))

@@ -39,6 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(models: Path) -> Iterator[str]:
     with served(models, workers=2) as url:
+        wait_for(lambda: workers_in(url, "colours", "1", "ready") == 2)
         yield url
 
 
