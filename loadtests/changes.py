@@ -13,7 +13,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from itertools import cycle, islice
@@ -33,6 +33,7 @@ class Findings:
     wrong: Counter[str] = field(default_factory=Counter)  # by what was wrong
     operations: int = 0
     memory: tuple[int, int] = (0, 0)  # bytes resident, before and after
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def growth(self) -> float:
@@ -98,7 +99,18 @@ def change_under_load(
     target: Target, clients: int, operations: int, pids: Sequence[int] = ()
 ) -> Findings:
     """Ask without pause and without naming a version, while versions come and go."""
-    findings, connection, ended = Findings(), target.connect(), threading.Event()
+    with closing(target.connect()) as connection:
+        return _change(target, connection, clients, operations, pids)
+
+
+def _change(
+    target: Target,
+    connection: HTTPConnection,
+    clients: int,
+    operations: int,
+    pids: Sequence[int],
+) -> Findings:
+    findings, ended = Findings(), threading.Event()
     target.change(connection, "POST", "load", {})
     target.change(connection, "PUT", "routing", {})
     known = {version: _labels(target.ask(connection, version)) for version in ("1", "2")}
@@ -161,10 +173,21 @@ def _keep_asking(
     findings: Findings,
     ended: threading.Event,
 ) -> None:
-    connection = target.connect()
-    while not ended.is_set():
-        with serving.window() as window:
-            status, answer = target.ask(connection)
+    with closing(target.connect()) as connection:
+        while not ended.is_set():
+            with serving.window() as window:
+                status, answer = target.ask(connection)
+            _judge(status, answer, window, known, findings)
+
+
+def _judge(
+    status: int,
+    answer: Any,
+    window: set[str],
+    known: dict[str, list[str]],
+    findings: Findings,
+) -> None:
+    with findings.lock:
         if status != 200:
             findings.wrong[f"{status}: {answer}"] += 1
         elif answer["version"] not in window:

@@ -51,7 +51,7 @@ class Workers:
         """Take part, and load what is wanted."""
         async with self._applying:
             self._socket.unlink(missing_ok=True)  # of a dead one that had this number
-            await asyncio.start_unix_server(self._answer, self._socket)
+            self._server = await asyncio.start_unix_server(self._answer, self._socket)
             await self._repository.open(read_policies(self._file))
 
     async def follow(self, seconds: float) -> None:
