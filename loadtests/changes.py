@@ -8,6 +8,7 @@ The model's folder holds versions 1 and 2; it is best if they answer the file di
 
 import argparse
 import json
+import math
 import os
 import sys
 import threading
@@ -16,12 +17,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-SETTLING = 20  # operations before memory is taken for the first time: allocators grow at first
+SETTLING = 2  # rounds before memory is taken for the first time: allocators grow at first
 PAGE = os.sysconf("SC_PAGESIZE")
 
 
@@ -98,7 +98,7 @@ class Target:
 def change_under_load(
     target: Target, clients: int, operations: int, pids: Sequence[int] = ()
 ) -> Findings:
-    """Ask without pause and without naming a version, while versions come and go."""
+    """Ask without pause, naming no version, while versions come and go in whole rounds."""
     with closing(target.connect()) as connection:
         return _change(target, connection, clients, operations, pids)
 
@@ -122,10 +122,10 @@ def _change(
     for thread in asking:
         thread.start()
     try:
-        for step in islice(cycle(STEPS), SETTLING):
+        for step in STEPS * SETTLING:
             _take(step, target, connection, serving)
         before = _resident_bytes(pids)
-        for step in islice(cycle(STEPS), operations):
+        for step in STEPS * math.ceil(operations / len(STEPS)):  # ends with what it began with
             _take(step, target, connection, serving)
             findings.operations += 1
         findings.memory = before, _resident_bytes(pids)

@@ -40,8 +40,8 @@ class Routing(Frozen):
 
     @model_validator(mode="after")
     def _latest_is_no_alias(self) -> "Routing":
-        if LATEST in self.aliases:
-            raise ValueError(f"{LATEST} is the highest version that serves, not an alias")
+        if LATEST in self.aliases or (self.shadow and self.shadow.version == LATEST):
+            raise ValueError(f"{LATEST} is the highest version that serves: no alias, no shadow")
         return self
 
 

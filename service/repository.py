@@ -317,11 +317,11 @@ class Repository:
     def shadow(self, served: Served) -> Served | None:
         """Who gets a copy of what this one has answered, if it is this one's turn."""
         name = served.model.manifest.name
-        shadow = self.policy(name).routing.shadow
-        if shadow is None or random() >= shadow.share:
+        routing = self.policy(name).routing
+        if routing.shadow is None or random() >= routing.shadow.share:
             return None
-        other = self.find(name, shadow.version).served
-        return None if other is served else other
+        entry = self._entries.get((name, routing.number(routing.shadow.version)))
+        return entry.served if entry and entry.served is not served else None
 
     def choose(
         self,
