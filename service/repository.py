@@ -1,6 +1,7 @@
 """Repository: which models there are, in which state, and the batcher in front of each."""
 
 import asyncio
+import ctypes
 import gc
 import logging
 import weakref
@@ -108,6 +109,14 @@ class _Leaving:
             except TimeoutError:
                 gc.collect()  # an error and its traceback hold each other, and what was in use
         await self._batcher.drain(seconds)
+        del self._batcher  # and with it the model
+        _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """What was freed goes to the system; glibc would keep most of it, for each thread its own."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 class Repository:
