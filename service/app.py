@@ -4,12 +4,17 @@ bentoml serve service.app:Sensorium
 """
 
 import asyncio
+import atexit
 import ipaddress
 import logging
+import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import bentoml
@@ -26,16 +31,27 @@ from service.errors import OperatorError, ProviderMissing
 from service.routes import build_api, build_app
 from service.routes.state import build_state
 from service.session import choose_provider
-from service.settings import read_settings
+from service.settings import Settings, read_settings
 from service.version import VERSION
 
 logger = logging.getLogger(__name__)
+
+
+def _meeting(settings: Settings) -> Path:
+    """The folder that the workers share; one that ends with this process, if none is set."""
+    if settings.state:
+        return settings.state
+    folder = mkdtemp(prefix="sensorium-")
+    os.environ["SENSORIUM_STATE"] = folder  # workers are started from here, and inherit it
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
 
 try:
     settings = read_settings()
     logs.set_up(settings.log_format)
     api = build_api()
-    api.state.sensorium = state = build_state(settings)
+    api.state.sensorium = state = build_state(settings, _meeting(settings))
     app = build_app(api, settings)
 except OperatorError as error:
     sys.exit(str(error))  # here, so that the start ends: BentoML would restart a worker for ever
@@ -100,8 +116,11 @@ class Sensorium:
         """
         provider = _announce_provider()
         metrics.BUILD.labels(VERSION, version("bentoml"), version("onnxruntime"), provider).set(1)
-        loading = asyncio.create_task(state.repository.open())
+        loading = asyncio.create_task(state.workers.open())
         self._tasks = [loading, asyncio.create_task(state.watch.run())]
+        if settings.watch_seconds:
+            following = state.workers.follow(settings.watch_seconds)
+            self._tasks.append(asyncio.create_task(following))
         if settings.workers > 1:
             await loading
 
@@ -110,6 +129,7 @@ class Sensorium:
         """Finish what is queued."""
         for task in self._tasks:
             task.cancel()
+        state.workers.close()
         await state.repository.close()
         state.pipeline.close()
 

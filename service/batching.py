@@ -210,11 +210,15 @@ class Batcher:
             self._abandoned = [lane for lane in self._abandoned if lane.thread.is_alive()]
             return len(self._abandoned)
 
-    async def drain(self, seconds: float) -> None:
-        """Take no more work, finish what is there; after `seconds`, refuse what still waits."""
+    def close(self) -> None:
+        """Take no more work; lanes end when they have finished what is there."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more work, finish what is there; after `seconds`, refuse what still waits."""
+        self.close()
         await asyncio.to_thread(self._join, time.monotonic() + seconds)
         with self._changed:
             abandoned, self._waiting = self._waiting, []

@@ -233,10 +233,16 @@ class Manifest(Frozen):
     card: FileName = "card.md"
 
     @property
+    def encoders(self) -> tuple[EncoderReference, ...]:
+        """Whose vectors a head takes; none for any other model."""
+        spec = self.preprocessing
+        return spec.encoders if isinstance(spec, VectorPreprocessing) else ()
+
+    @property
     def modalities(self) -> tuple[Modality, ...]:
         """What a request for this model may bring: a head takes what its encoders take."""
         if isinstance(self.preprocessing, VectorPreprocessing):
-            return tuple(encoder.modality for encoder in self.preprocessing.encoders)
+            return tuple(encoder.modality for encoder in self.encoders)
         return (self.preprocessing.modality,)
 
     @property

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client import (
@@ -70,6 +70,11 @@ BATCH_FAILURES = Counter(
 )
 ITEMS_DONE = Counter(
     "sensorium_items", "Items by outcome: ok, or the code of their problem.", (*MODEL, "outcome")
+)
+SHADOWED = Counter(
+    "sensorium_shadow_items",
+    "Copies of items that a shadow got: agree, differ, failed, or skipped because it was busy.",
+    (*MODEL, "outcome"),
 )
 REFUSED = Counter(
     "sensorium_rejections", "Requests that were answered with a problem, by its code.", ("code",)
@@ -158,9 +163,13 @@ class ModelSeries:
     def done(self, outcome: str) -> None:
         ITEMS_DONE.labels(*self._labels, outcome).inc()
 
-    def state(self, state: str) -> None:
+    def shadowed(self, outcome: str) -> None:
+        SHADOWED.labels(*self._labels, outcome).inc()
+
+    def state(self, states: Collection[str]) -> None:
+        """None of them where it is unloaded; two where it serves and its successor failed."""
         for known in ("loading", "ready", "failed"):
-            STATE.labels(*self._labels, known).set(float(known == state))
+            STATE.labels(*self._labels, known).set(float(known in states))
 
 
 def render() -> bytes:

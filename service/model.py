@@ -20,7 +20,6 @@ from service.manifest import (
     Modality,
     Task,
     TextPreprocessing,
-    VectorPreprocessing,
     read_manifest,
 )
 from service.meaning import Floats, probabilities
@@ -197,8 +196,6 @@ def answer_example(
 
 
 def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: FindEncoder) -> Model:
-    spec = manifest.preprocessing
-    encoders = spec.encoders if isinstance(spec, VectorPreprocessing) else ()
     provider = choose_provider(settings.provider)
     graph = choose_graph(manifest, provider, settings.precision)
     return Model(
@@ -211,7 +208,7 @@ def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: Fi
             folder / graph.file, provider, settings.threads_per_lane, settings.threads_alone
         ),
         labels=_read_labels(folder, manifest),
-        encoders=tuple(find_encoder(encoder) for encoder in encoders),
+        encoders=tuple(find_encoder(encoder) for encoder in manifest.encoders),
     )
 
 

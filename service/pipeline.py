@@ -54,7 +54,11 @@ Files = Mapping[Modality, bytes]  # one item: one file, or for a multimodal head
 class Pipeline:
     """Files in, predictions out, for any model."""
 
-    def __init__(self, decoders: int) -> None:
+    def __init__(self, decoders: int, follow: "Follow | None" = None) -> None:
+        """Args:
+        follow: is told of every item, with its answers, and must not wait.
+        """
+        self._follow = follow
         self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
 
     async def predict(self, asks: Sequence[Ask], item: Files, deadline: float) -> list[Prediction]:
@@ -82,6 +86,8 @@ class Pipeline:
         )
         for served in models:
             served.series.stage("total", perf_counter() - started)
+        if self._follow:
+            self._follow(self, asks, item, predictions, deadline)
         return predictions
 
     async def predict_sample(
@@ -159,6 +165,9 @@ class Pipeline:
 
     def close(self) -> None:
         self._decoders.shutdown(wait=False, cancel_futures=True)
+
+
+Follow = Callable[[Pipeline, Sequence[Ask], Files, Sequence[Prediction], float], None]
 
 
 async def gather(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

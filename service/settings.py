@@ -115,6 +115,14 @@ class Settings(BaseSettings):
     log_share: float = Field(
         0.0, ge=0, le=1, description="Share of requests that get a line in the log; 1: all."
     )
+    state: Path | None = Field(
+        None,
+        description="The folder that keeps what is wanted of the models;"
+        " without one, it is forgotten when the server ends.",
+    )
+    watch_seconds: NonNegativeFloat = Field(
+        0.0, description="How often to look for new model folders; 0: only when told to."
+    )
 
     @property
     def input_limits(self) -> InputLimits:

@@ -28,7 +28,7 @@ RED, GREEN, BLUE = png((250, 10, 10)), png((10, 250, 10)), png((10, 10, 250))
 async def serving(models: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
     config = Settings(models=models, **settings)
     api = build_api()
-    api.state.sensorium = state = build_state(config)
+    api.state.sensorium = state = build_state(config, models.parent)
     await state.repository.open()
     transport = httpx.ASGITransport(build_app(api, config), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://sensorium") as client:
@@ -181,7 +181,7 @@ async def test_a_body_of_no_known_form_is_a_bad_request(
         ("top_k=0", 400, "bad_request", "top_k"),
         ("top_k=many", 400, "bad_request", "top_k"),
         ("topk=1", 400, "bad_request", "topk"),
-        ("version=latest", 400, "bad_request", "version"),
+        ("version=1.0", 400, "bad_request", "version"),
         ("model=colors", 404, "not_found", "colours, loudness, words"),
         ("model=colours&version=2", 404, "not_found", "it has: 1"),
         ("model=words", 400, "unsupported", "words cannot classify image; it can embed text"),
@@ -452,7 +452,7 @@ async def test_readiness_names_every_model_and_its_state(small_models: Path) -> 
 async def test_nothing_is_ready_before_it_is_loaded(small_models: Path) -> None:
     config = Settings(models=small_models)
     api = build_api()
-    api.state.sensorium = build_state(config)
+    api.state.sensorium = build_state(config, small_models.parent)
     transport = httpx.ASGITransport(build_app(api, config))
     async with httpx.AsyncClient(transport=transport, base_url="http://sensorium") as client:
         response = await client.get("/readyz")

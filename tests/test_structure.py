@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[1]
 WEB = {"fastapi", "starlette", "bentoml"}
 # Each may import what stands to its right, and nothing to its left.
 LAYERS = [
-    "app", "routes", "watch", "pipeline", "repository", "model", "pictures", "batching",
-    "admission", "session", "meaning", "tensors", "preprocessing", "manifest", "metrics", "logs",
-    "settings", "limits", "keys", "errors", "version",
+    "app", "routes", "workers", "watch", "shadow", "pipeline", "repository", "policy",
+    "model", "pictures", "batching", "admission", "session", "meaning", "tensors", "preprocessing",
+    "manifest", "metrics", "logs", "settings", "limits", "keys", "errors", "version",
 ]  # fmt: skip
 
 

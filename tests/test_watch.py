@@ -54,7 +54,7 @@ async def watched(models: Path) -> AsyncIterator[tuple[State, httpx.AsyncClient]
     )
     settings = Settings(models=models, stuck_seconds=PATIENCE)
     api = build_api()
-    api.state.sensorium = state = build_state(settings)
+    api.state.sensorium = state = build_state(settings, models.parent)
     await state.repository.open()
     transport = httpx.ASGITransport(build_app(api, settings))
     async with httpx.AsyncClient(transport=transport, base_url="http://sensorium") as client:

@@ -5,7 +5,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from service.keys import Keys
-from service.routes import files, health, models, openai, preview, problems, v2
+from service.routes import files, health, management, models, openai, preview, problems, v2
 from service.routes.access import Access
 from service.routes.direct import Direct
 from service.routes.edge import Edge
@@ -28,7 +28,7 @@ def build_api() -> FastAPI:
         redoc_url=None,
         responses=problems.RESPONSES,
     )
-    for routes in (files, openai, preview, models, v2, health):
+    for routes in (files, openai, preview, models, v2, management, health):
         api.include_router(routes.router)
     problems.install(api)
     return api

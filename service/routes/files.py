@@ -14,6 +14,7 @@ from service.errors import BadRequest, SensoriumError, TooLarge
 from service.manifest import Kind, Modality, Task
 from service.meaning import ZERO_SHOT_SCALE, Floats, best, cosines, softmax
 from service.pipeline import Prediction, gather
+from service.policy import VersionName
 from service.repository import Served
 from service.routes import examples
 from service.routes.answers import (
@@ -38,7 +39,8 @@ router = APIRouter()
 # Who may wait longer is watched, whether it is still there; less is not worth two tasks.
 WATCHED_SECONDS = 0.05
 
-Version = Annotated[str, Field(pattern=r"^\d{1,9}$")]
+
+VERSION = "Its number, or an alias. Without one, what the model's routing says: else the latest."
 
 
 class ModelQuery(BaseModel):
@@ -47,7 +49,15 @@ class ModelQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str | None = None
-    version: Version | None = Field(None, description="Without one, the highest that is ready.")
+    version: VersionName | None = Field(None, description=VERSION)
+
+
+def choose(
+    request: Request, shared: State, kind: Kind, task: Task | None, query: ModelQuery
+) -> Served:
+    """The model for a request, in the version that it names, or that its id draws."""
+    request_id = request.state.request_id
+    return shared.repository.choose(kind, task, query.model, query.version, request_id)
 
 
 class ClassifyQuery(BaseModel):
@@ -56,7 +66,7 @@ class ClassifyQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: list[str] = Field([], max_length=32, description="Repeat it to ask several models.")
-    version: Version | None = Field(None, description="Without one, the highest that is ready.")
+    version: VersionName | None = Field(None, description=VERSION)
     top_k: int = Field(5, ge=1, le=10_000, description="How many labels, the likeliest first.")
 
 
@@ -171,11 +181,11 @@ async def compare_texts(
     request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
 ) -> Response:
     """Cosines of texts: of every two of `input`, or of `input` with those of `against`."""
-    served = shared.repository.choose("text", "embed", query.model, query.version)
+    served = choose(request, shared, "text", "embed", query)
     deadline = deadline_of(request, shared.settings.timeout_ms)
     comparison = await read_document(request, Comparison, shared.settings)
     rows, columns = _texts(comparison.input), _texts(comparison.against)
-    request.scope["state"]["models"] = [served]
+    request.scope["state"]["manifests"] = [served.model.manifest]
     if len(rows) + len(columns) < 2:
         raise BadRequest("similarity wants two texts or more", "input")
     if len(rows) + len(columns) > shared.settings.max_items:
@@ -195,9 +205,9 @@ Read = Callable[[Served, Prediction], Finding]
 
 
 async def _classify(request: Request, shared: State, kind: Kind, query: ClassifyQuery) -> Response:
-    choose = shared.repository.choose
     names: list[str | None] = [*query.model] or [None]
-    models = [choose(kind, "classify", name, query.version) for name in names]
+    asked = [ModelQuery(model=name, version=query.version) for name in names]
+    models = [choose(request, shared, kind, "classify", each) for each in asked]
 
     def read(served: Served, prediction: Prediction) -> Finding:
         return {"labels": _rank(served.model.labels, prediction.values, query.top_k)}
@@ -208,7 +218,7 @@ async def _classify(request: Request, shared: State, kind: Kind, query: Classify
 async def _embed(
     request: Request, shared: State, modality: Modality, query: ModelQuery
 ) -> Response:
-    served = shared.repository.choose(modality, "embed", query.model, query.version)
+    served = choose(request, shared, modality, "embed", query)
 
     def read(_: Served, prediction: Prediction) -> Finding:
         return {"vector": cast(list[float], prediction.values)}  # it is written as one
@@ -222,7 +232,8 @@ async def _classify_by_likeness(
     if len(query.model) > 1:
         raise BadRequest("labels= are compared by the vectors of one model only", "model")
     name = query.model[0] if query.model else None
-    served = shared.repository.choose("text", "embed", name, query.version)
+    asked = ModelQuery(model=name, version=query.version)
+    served = choose(request, shared, "text", "embed", asked)
     deadline = deadline_of(request, shared.settings.timeout_ms)
     words = await _embed_words(shared, served, query.labels, deadline)
     vectors = [prediction.values for prediction in words]
@@ -242,7 +253,7 @@ async def _answer(
     Raises:
         SensoriumError: the only item has no answer.
     """
-    request.scope["state"]["models"] = models
+    request.scope["state"]["manifests"] = [served.model.manifest for served in models]
     deadline = deadline_of(request, shared.settings.timeout_ms)
     admissions = list({each for served in models for each in served.admissions})
     check(admissions, deadline)

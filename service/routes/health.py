@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from service import metrics
+from service.repository import State
 from service.routes.state import Shared
 from service.version import VERSION
 
@@ -21,7 +22,7 @@ class Liveness(BaseModel):
 class ModelState(BaseModel):
     name: str
     version: str
-    state: Literal["loading", "ready", "failed"]
+    state: State
     reason: str | None = None  # why it failed
 
 

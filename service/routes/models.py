@@ -6,8 +6,8 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict
 
 from service.manifest import MANIFEST
-from service.repository import Entry
-from service.routes.files import Version
+from service.policy import VersionName
+from service.repository import Entry, State
 from service.routes.state import Shared
 
 router = APIRouter()
@@ -22,7 +22,7 @@ class ModelCard(BaseModel):
     owned_by: str
     version: str
     versions: list[str]
-    state: Literal["loading", "ready", "failed"]
+    state: State
     reason: str | None = None
     manifest: dict[str, Any] | None = None  # all that it declares, once it is ready
     precision: str | None = None  # of the graph that runs here
@@ -38,7 +38,7 @@ class ModelList(BaseModel):
 class VersionQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    version: Version | None = None
+    version: VersionName | None = None
 
 
 @router.get("/v1/models", response_model_exclude_none=True)

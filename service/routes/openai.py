@@ -84,8 +84,8 @@ async def embed(request: Request, shared: Shared, _: Annotated[NoQuery, Query()]
     """Vectors of texts, token lists, pictures or sounds, in the shape of OpenAI's answers."""
     deadline = deadline_of(request, shared.settings.timeout_ms)
     asked = await read_document(request, EmbeddingRequest, shared.settings)
-    served = shared.repository.pick(asked.model)
-    request.scope["state"]["models"] = [served]
+    served = shared.repository.pick(asked.model, request_id=request.state.request_id)
+    request.scope["state"]["manifests"] = [served.model.manifest]
     manifest = served.model.manifest
     if manifest.tasks.embed is None or manifest.kind == "multimodal":
         raise Unsupported(f"{asked.model} cannot embed {manifest.kind}")

@@ -14,7 +14,7 @@ from service.preprocessing import AudioPreprocessor, ImagePreprocessor, TextPrep
 from service.preprocessing.text import Token
 from service.routes import examples
 from service.routes.answers import deadline_of
-from service.routes.files import ModelQuery
+from service.routes.files import ModelQuery, choose
 from service.routes.payloads import read_items
 from service.routes.state import Shared, State
 
@@ -45,7 +45,7 @@ async def preview_image(
     request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
 ) -> Response:
     """The picture rebuilt from the model's input, as PNG."""
-    served = shared.repository.choose("image", None, query.model, query.version)
+    served = choose(request, shared, "image", None, query)
     preprocessor = served.model.preprocessor
     assert isinstance(preprocessor, ImagePreprocessor)
 
@@ -65,7 +65,7 @@ async def preview_audio(
     request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
 ) -> Response:
     """Waveform and log-mel spectrogram, with axes, as PNG."""
-    served = shared.repository.choose("audio", None, query.model, query.version)
+    served = choose(request, shared, "audio", None, query)
     preprocessor = served.model.preprocessor
     assert isinstance(preprocessor, AudioPreprocessor)
 
@@ -81,7 +81,7 @@ async def preview_text(
     request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
 ) -> Tokens:
     """The tokens, with their ids and offsets."""
-    served = shared.repository.choose("text", None, query.model, query.version)
+    served = choose(request, shared, "text", None, query)
     preprocessor = served.model.preprocessor
     assert isinstance(preprocessor, TextPreprocessor)
     tokens, truncated = await _turn(request, shared, "text", preprocessor.tokens)

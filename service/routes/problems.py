@@ -34,6 +34,7 @@ TABLE: dict[type[Exception], tuple[int, str, str]] = {
     errors.QueueFull: (503, "queue_full", "Too much work is waiting"),
     errors.NotReady: (503, "not_ready", "The model does not serve now"),
     errors.DeadlineExceeded: (504, "deadline_exceeded", "The answer would have come too late"),
+    errors.BadModel: (422, "model_refused", "The model folder cannot be served as it is"),
     errors.BatchFailed: (500, "inference_failed", "The model failed on this input"),
     Exception: (500, "internal", "Something is wrong on this side"),
 }

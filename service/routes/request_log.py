@@ -56,8 +56,8 @@ def _describe(scope: Scope, answer: Message, milliseconds: float) -> dict[str, A
     }
     if "key" in state:
         fields["key"] = state["key"]
-    if "models" in state:
-        manifests = [served.model.manifest for served in state["models"]]
+    if "manifests" in state:
+        manifests = state["manifests"]
         fields["model"] = ",".join(f"{manifest.name}:{manifest.version}" for manifest in manifests)
     stages = STAGE.findall(Headers(raw=answer["headers"]).get("server-timing", ""))
     return fields | {f"{stage}_ms": float(duration) for stage, duration in stages}

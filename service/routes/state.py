@@ -1,6 +1,7 @@
 """What the routes share: the settings, the models, the pipeline."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -8,7 +9,9 @@ from fastapi import Depends, Request
 from service.pipeline import Pipeline
 from service.repository import Repository
 from service.settings import Settings
+from service.shadow import Shadows
 from service.watch import Watch
+from service.workers import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +20,23 @@ class State:
     repository: Repository
     pipeline: Pipeline
     watch: Watch
+    workers: Workers
 
 
-def build_state(settings: Settings) -> State:
-    """Raises:
-    OperatorError: there is no folder of models.
+def build_state(settings: Settings, meeting: Path) -> State:
+    """What one worker has; `meeting` is the folder where it finds the others.
+
+    Raises:
+        OperatorError: there is no folder of models.
     """
-    repository, pipeline = Repository(settings), Pipeline(settings.decoders)
+    repository = Repository(settings)
+    pipeline = Pipeline(settings.decoders, Shadows(repository).follow)
     return State(
         settings,
         repository,
         pipeline,
         Watch(repository, pipeline, settings.stuck_seconds),
+        Workers(meeting, repository),
     )
 
 

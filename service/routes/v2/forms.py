@@ -173,13 +173,13 @@ class TensorForm:
             raise Unreadable(str(error)) from error
 
 
-def find_form(repository: Repository, name: str, version: str | None) -> Form:
+def find_form(repository: Repository, name: str, version: str | None, request_id: str = "") -> Form:
     """The form of that name, of a model that is ready.
 
     Raises:
         NotFound, NotReady: there is none, or not now.
     """
-    served = repository.pick(name.removesuffix(TENSORS), version)
+    served = repository.pick(name.removesuffix(TENSORS), version, request_id)
     return TensorForm(served) if name.endswith(TENSORS) else FileForm(served)
 
 

@@ -73,7 +73,7 @@ async def infer(
     """The outputs of a model, by files or, as `name:tensors`, by its graph's own inputs."""
     arrived = asyncio.get_running_loop().time()
     deadline = deadline_of(request, shared.settings.timeout_ms)
-    form = find_form(shared.repository, name, version)
+    form = find_form(shared.repository, name, version, request.state.request_id)
     check(form.served.admissions, deadline)
     asked = await _read(request, shared, deadline)
     if microseconds := asked.question.parameters.timeout:

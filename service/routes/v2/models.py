@@ -18,7 +18,14 @@ router = APIRouter()
 
 T = TypeVar("T", bound="Ready")
 
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "statistics",
+)
 
 
 class ServerMetadata(BaseModel):

@@ -1,0 +1,165 @@
+"""Management: models come, go and share requests, in the words of Triton's repository extension."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict
+
+from service.errors import BadModel, BadRequest, NotFound
+from service.manifest import Name
+from service.policy import LATEST, Number, Policy, Routing
+from service.repository import State
+from service.routes.payloads import parse_json
+from service.routes.problems import V2_RESPONSES
+from service.routes.state import Shared
+from service.workers import Edit
+
+router = APIRouter(prefix="/v2/repository", responses=V2_RESPONSES)
+
+STATES: dict[State, Literal["READY", "LOADING", "UNAVAILABLE"]] = {
+    "ready": "READY",
+    "loading": "LOADING",
+    "failed": "UNAVAILABLE",
+    "unloaded": "UNAVAILABLE",
+}
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class IndexRequest(Strict):
+    ready: bool = False  # only those that serve
+
+
+class IndexEntry(BaseModel):
+    name: str
+    version: str
+    state: Literal["READY", "LOADING", "UNAVAILABLE"]
+    reason: str  # why it is not ready; or why what lies in its folder now was refused
+
+
+class NoParameters(Strict):
+    """A model's configuration is its manifest: none is taken here."""
+
+
+class LoadRequest(Strict):
+    parameters: NoParameters = NoParameters()
+
+
+class UnloadParameters(Strict):
+    unload_dependents: bool = False  # the heads that take its vectors, too
+
+
+class UnloadRequest(Strict):
+    parameters: UnloadParameters = UnloadParameters()
+
+
+class VersionQuery(Strict):
+    version: Number | None = None  # without one, all
+
+
+class Done(BaseModel):
+    """An empty object: it is done, in every worker."""
+
+
+def _body(model: type[BaseModel]) -> dict[str, object]:
+    """An optional JSON body, of whatever content type: Triton's clients send none."""
+    schema = model.model_json_schema(ref_template="{model}")
+    parts = schema.pop("$defs", {})
+    for name, part in schema["properties"].items():
+        schema["properties"][name] = parts.get(part.get("$ref"), part)
+    return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
+
+
+@router.post("/index", openapi_extra=_body(IndexRequest))
+async def list_repository(request: Request, shared: Shared) -> list[IndexEntry]:
+    """Every version of every model, and whether it serves."""
+    asked = IndexRequest.model_validate(await _read(request))
+    return [
+        IndexEntry(
+            name=entry.name,
+            version=entry.version,
+            state=STATES[entry.state],
+            reason=entry.reason or ("unloaded" if entry.state == "unloaded" else ""),
+        )
+        for entry in shared.repository.entries()
+        if entry.state == "ready" or not asked.ready
+    ]
+
+
+@router.post("/models/{name}/load", openapi_extra=_body(LoadRequest))
+async def load(
+    name: Name, request: Request, shared: Shared, query: Annotated[VersionQuery, Query()]
+) -> Done:
+    """Look at a model's folder again and load what is new or has changed, or one version of it."""
+    LoadRequest.model_validate(await _read(request))
+    version = query.version
+    if not (shared.settings.models / name / (version or "")).is_dir():
+        raise NotFound(f"there is no folder {name}/{version}" if version else f"no folder {name}")
+
+    def edit(policy: Policy) -> Policy:
+        versions = _wanted(shared, name) | {version} if version else None
+        return policy.model_copy(update={"versions": versions, "loads": policy.loads + 1})
+
+    reasons = (await shared.workers.change({name: edit})).get(name, {})
+    refused = [reason for number, reason in reasons.items() if version in (None, number)]
+    if refused:
+        raise BadModel("; ".join(refused))
+    return Done()
+
+
+@router.post("/models/{name}/unload", openapi_extra=_body(UnloadRequest))
+async def unload(
+    name: Name, request: Request, shared: Shared, query: Annotated[VersionQuery, Query()]
+) -> Done:
+    """Take a model, or one version of it, out of service when its requests are answered."""
+    asked = UnloadRequest.model_validate(await _read(request))
+    known = {entry.version for entry in shared.repository.versions(name)}
+    leaving = {shared.repository.find(name, query.version).version} if query.version else known
+    heads = shared.repository.dependents(name, leaving)
+    if heads and not asked.parameters.unload_dependents:
+        raise BadRequest(
+            f"{', '.join(heads)} would have no encoder; unload_dependents takes them out as well"
+        )
+
+    def edit(policy: Policy) -> Policy:
+        return policy.model_copy(update={"versions": _wanted(shared, name) - leaving})
+
+    def empty(policy: Policy) -> Policy:
+        return policy.model_copy(update={"versions": frozenset()})
+
+    edits: dict[str, Edit] = {**dict.fromkeys(heads, empty), name: edit}
+    await shared.workers.change(edits)
+    return Done()
+
+
+@router.get("/models/{name}/routing")
+async def get_routing(name: Name, shared: Shared) -> Routing:
+    """Which version of a model a request gets."""
+    shared.repository.versions(name)
+    return shared.repository.policy(name).routing
+
+
+@router.put("/models/{name}/routing")
+async def set_routing(name: Name, routing: Routing, shared: Shared) -> Routing:
+    """Aliases of versions, their weights, and a shadow, in the place of all before."""
+    known = {entry.version for entry in shared.repository.versions(name)}
+    named = [*routing.aliases.values(), *routing.weights]
+    if routing.shadow:
+        named.append(routing.shadow.version)
+    if unknown := {routing.number(version) for version in named} - known - {LATEST}:
+        raise NotFound(f"{name} has no version {min(unknown)}; it has: {', '.join(sorted(known))}")
+    await shared.workers.change({name: lambda p: p.model_copy(update={"routing": routing})})
+    return routing
+
+
+def _wanted(shared: Shared, name: str) -> frozenset[str]:
+    """The versions that are not unloaded now."""
+    known = [entry for entry in shared.repository.entries() if entry.name == name]
+    return frozenset(entry.version for entry in known if entry.state != "unloaded")
+
+
+async def _read(request: Request) -> object:
+    body = await request.body()
+    return parse_json(body) if body else {}
