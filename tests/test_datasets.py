@@ -200,6 +200,7 @@ def test_an_archive_that_differs_from_the_first_download_is_refused(
         (b"<html>log in to this network</html>", "cannot be unpacked"),
         (pack_tar({"README.md": b""}), "there is nothing of spoken-digits in"),
     ],
+    ids=["leads outside", "cut off", "a page", "something else"],  # the bytes tell the second
 )
 def test_a_bad_archive_leaves_no_data_and_no_hash_to_trust(
     tmp_path: Path, site: Website, digits: str, archive: bytes, complaint: str
