@@ -380,6 +380,15 @@ def test_a_service_that_never_answers_is_left_when_the_time_is_up() -> None:
         over.set()
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """As at a terminal: whoever starts the tests in the background has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_call_and_not_the_client() -> None:
     hold = threading.Event()
 
@@ -574,6 +583,7 @@ def test_a_line_is_there_as_soon_as_its_file_is_answered(tmp_path: Path) -> None
     assert len(read(journal)) == 3
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupted_run_goes_on(url: str, tmp_path: Path) -> None:
     files = write_tones(tmp_path / "tones", 1000)
     journal = tmp_path / "out.jsonl"
