@@ -26,7 +26,7 @@ def read_parts(body: bytes, content_type: str, most: int) -> list[Part]:
     """The parts in order.
 
     Raises:
-        BadRequest: the body is not multipart, or a part has no name, or a header none.
+        BadRequest: the body is not multipart, or a part has no name.
         TooLarge: there are more than `most`.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
@@ -53,9 +53,7 @@ def _read_part(body: bytes, start: int, end: int) -> Part:
     if empty_line < 0:
         raise BadRequest(f"multipart: a part's headers do not end within {MOST_HEAD} bytes")
     for line in body[start:empty_line].split(b"\r\n"):
-        field, colon, value = line.partition(b":")
-        if line and not colon:
-            raise BadRequest("multipart: a part's header has no colon")
+        field, _, value = line.partition(b":")
         if field.strip().lower() == b"content-disposition":
             options = parse_options_header(value)[1]
             if b"name" in options:
