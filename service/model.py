@@ -189,7 +189,7 @@ def answer_example(
 
     Takes the first graph for the CPU; the folder needs no manifest file yet.
     """
-    settings = Settings(provider=Provider.CPU, precision=Precision.AUTO)
+    settings = Settings(provider=Provider.CPU, precision=Precision.AUTO, lone_threads=1)
     model = _open(folder, manifest, settings, find_encoder)
     [answer] = model.answers([_read_example(model)])
     return {task: values.tolist() for task, values in answer.items()}

@@ -230,11 +230,14 @@ def reference(name: str, modality: str, width: int) -> dict[str, Any]:
 
 @pytest.fixture
 def small_models(tmp_path: Path) -> Path:
+    return write_small_models(tmp_path / "models")
+
+
+def write_small_models(models: Path) -> Path:
     """A folder with one small model of each modality."""
-    folder = tmp_path / "models"
     for write in (write_colours, write_words, write_loudness):
-        write(folder)
-    return folder
+        write(models)
+    return models
 
 
 @pytest.fixture(scope="session")

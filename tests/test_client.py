@@ -45,7 +45,7 @@ from sensorium_client import (
 from sensorium_client.arrays import encode_png, encode_wav
 from sensorium_client.exchange import FIRST_PAUSE, pause_after, read_retry_after
 from sensorium_client.many import answer_all
-from tests.conftest import png, tone, write_colours, write_loudness, write_words
+from tests.conftest import png, tone, write_small_models
 from tests.servers import PROJECT, free_port, plain_environment, served
 
 RED, GREEN, BLUE = (250, 10, 10), (10, 250, 10), (10, 10, 250)
@@ -55,10 +55,7 @@ SECONDS = 120.0  # within which a command has to end
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for write in (write_colours, write_words, write_loudness):
-        write(folder)
-    return folder
+    return write_small_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from loadtests.faults.corpus import send
 from loadtests.faults.examples import read_examples
-from tests.conftest import write_colours, write_loudness, write_words
+from tests.conftest import write_small_models
 from tests.hostile import corpus, photographs
 from tests.hostile.case import BAD, OK, PROBLEM, request
 from tests.servers import served
@@ -21,10 +21,7 @@ PROBLEM_HEADERS = {"content-type": PROBLEM, "x-request-id": "1"}
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for write in (write_colours, write_words, write_loudness):
-        write(folder)
-    return folder
+    return write_small_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The contract is kept: requests made of the OpenAPI document, and answers held against it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -21,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 
 from service.routes import build_api
 from service.routes.examples import MEDIA
-from tests.conftest import write_colours, write_loudness, write_words
+from tests.conftest import write_small_models
 from tests.hostile import FILES, NEIGHBOURS
 from tests.servers import served
 
@@ -54,10 +53,7 @@ contract = schemathesis.openapi.from_dict(build_api().openapi())
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real process with a small model of each modality."""
-    folder: Path = tmp_path_factory.mktemp("models")
-    for write in (write_colours, write_words, write_loudness):
-        write(folder)
-    with served(folder) as url:
+    with served(write_small_models(tmp_path_factory.mktemp("models"))) as url:
         yield url
 
 

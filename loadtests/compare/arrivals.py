@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loadtests.compare.dialects import Body
-from loadtests.compare.outcome import Outcome, percentile
+from loadtests.compare.outcome import Outcome, percentiles
 from loadtests.wire import BrokenOff, Connections, post
 
 IN_TIME_SECONDS = 1.0
@@ -51,9 +51,7 @@ def summarise(visits: Sequence[Visit], seconds: float, client_cpu_seconds: float
         answers=len(times),
         errors=len(counted) - len(times),
         seconds=seconds,
-        p50=percentile(times, 50),
-        p95=percentile(times, 95),
-        p99=percentile(times, 99),
+        **percentiles(times),
         client_cpu_seconds=client_cpu_seconds,
         in_time=sum(time <= IN_TIME_SECONDS for time in times),
     )

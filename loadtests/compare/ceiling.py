@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadtests.compare.outcome import Outcome, percentile
+from loadtests.compare.outcome import Outcome, percentiles
 from loadtests.compare.works import Work
 
 # Texts of like length are the best that a batch can be: so many are sorted at a time.
@@ -107,9 +107,7 @@ def run_in_process(
         answers=answers,
         errors=0,
         seconds=answers / rate,
-        p50=percentile(times, 50),
-        p95=percentile(times, 95),
-        p99=percentile(times, 99),
+        **percentiles(times),
         client_cpu_seconds=0.0,
     )
     return outcome, sum(result["cpu_seconds"] for result in results)

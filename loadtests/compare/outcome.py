@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,20 @@ class Outcome:
     @property
     def rate(self) -> float:
         return self.answers / self.seconds
+
+
+class Percentiles(TypedDict):
+    """Those of the times of answers, as `Outcome` names them."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+def percentiles(times: Sequence[float]) -> Percentiles:
+    return Percentiles(
+        p50=percentile(times, 50), p95=percentile(times, 95), p99=percentile(times, 99)
+    )
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from loadtests.compare.arrivals import Visit
 from loadtests.compare.dialects import Body
-from loadtests.compare.outcome import Outcome, percentile
+from loadtests.compare.outcome import Outcome, percentiles
 from loadtests.wire import BrokenOff, Connections, post
 
 PATIENCE_SECONDS = 60.0
@@ -31,9 +31,7 @@ def summarise(visits: Sequence[Visit], seconds: float, client_cpu_seconds: float
         answers=sum(visit.came + visit.seconds <= seconds for visit in answered),
         errors=len(visits) - len(answered),
         seconds=seconds,
-        p50=percentile(times, 50),
-        p95=percentile(times, 95),
-        p99=percentile(times, 99),
+        **percentiles(times),
         client_cpu_seconds=client_cpu_seconds,
     )
 

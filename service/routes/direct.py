@@ -55,7 +55,7 @@ class Direct:
         await response(scope, receive, send)
 
 
-@lru_cache(maxsize=1024)  # clients repeat theirs
+@lru_cache(maxsize=128)  # clients repeat theirs; one may have 64 KB
 def read_query(model: type[BaseModel], query: bytes) -> BaseModel:
     """The parameters of a query string; where a parameter takes one value, the last one counts.
 

@@ -82,10 +82,25 @@ def _bodies(modality: Modality) -> dict[str, Any]:
     return content
 
 
-def document(shape: type[BaseModel]) -> dict[str, Any]:
+def document(shape: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     """The request body of a route that takes one JSON document."""
-    content = {"application/json": {"schema": shape.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
+    content = {"application/json": {"schema": _inlined(shape.model_json_schema())}}
+    return {"requestBody": {"required": required, "content": content}}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A pydantic schema without references, which OpenAPI would look for elsewhere."""
+    parts = schema.pop("$defs", {})
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, dict):
+            if reference := node.get("$ref"):
+                return inline(parts[reference.rpartition("/")[2]])
+            return {key: inline(value) for key, value in node.items()}
+        return [inline(value) for value in node] if isinstance(node, list) else node
+
+    inlined: dict[str, Any] = inline(schema)
+    return inlined
 
 
 def response(answer: dict[str, Any]) -> dict[int | str, dict[str, Any]]:

@@ -9,6 +9,8 @@ from service.errors import BadModel, BadRequest, NotFound
 from service.manifest import Name
 from service.policy import LATEST, Number, Policy, Routing
 from service.repository import State
+from service.routes import examples
+from service.routes.bodies import read_body
 from service.routes.payloads import parse_json
 from service.routes.problems import V2_RESPONSES
 from service.routes.state import Shared
@@ -65,17 +67,13 @@ class Done(BaseModel):
 
 def _body(model: type[BaseModel]) -> dict[str, object]:
     """An optional JSON body, of whatever content type: Triton's clients send none."""
-    schema = model.model_json_schema(ref_template="{model}")
-    parts = schema.pop("$defs", {})
-    for name, part in schema["properties"].items():
-        schema["properties"][name] = parts.get(part.get("$ref"), part)
-    return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
+    return examples.document(model, required=False)
 
 
 @router.post("/index", openapi_extra=_body(IndexRequest))
 async def list_repository(request: Request, shared: Shared) -> list[IndexEntry]:
     """Every version of every model, and whether it serves."""
-    asked = IndexRequest.model_validate(await _read(request))
+    asked = IndexRequest.model_validate(await _read(request, shared))
     return [
         IndexEntry(
             name=entry.name,
@@ -93,7 +91,7 @@ async def load(
     name: Name, request: Request, shared: Shared, query: Annotated[VersionQuery, Query()]
 ) -> Done:
     """Look at a model's folder again and load what is new or has changed, or one version of it."""
-    LoadRequest.model_validate(await _read(request))
+    LoadRequest.model_validate(await _read(request, shared))
     version = query.version
     if not (shared.settings.models / name / (version or "")).is_dir():
         raise NotFound(f"there is no folder {name}/{version}" if version else f"no folder {name}")
@@ -114,7 +112,7 @@ async def unload(
     name: Name, request: Request, shared: Shared, query: Annotated[VersionQuery, Query()]
 ) -> Done:
     """Take a model, or one version of it, out of service when its requests are answered."""
-    asked = UnloadRequest.model_validate(await _read(request))
+    asked = UnloadRequest.model_validate(await _read(request, shared))
     known = {entry.version for entry in shared.repository.versions(name)}
     leaving = {shared.repository.find(name, query.version).version} if query.version else known
     heads = shared.repository.dependents(name, leaving)
@@ -160,6 +158,6 @@ def _wanted(shared: Shared, name: str) -> frozenset[str]:
     return frozenset(entry.version for entry in known if entry.state != "unloaded")
 
 
-async def _read(request: Request) -> object:
-    body = await request.body()
+async def _read(request: Request, shared: Shared) -> object:
+    body = await read_body(request, shared.settings)
     return parse_json(body) if body else {}

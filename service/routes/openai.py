@@ -16,6 +16,7 @@ from service.meaning import Floats, unit
 from service.pipeline import Pipeline, Prediction, together
 from service.preprocessing import TextPreprocessor
 from service.repository import Served
+from service.routes import examples
 from service.routes.answers import deadline_of, respond
 from service.routes.direct import ROUTES, DirectRoute
 from service.routes.outcomes import counted, numbered
@@ -71,15 +72,9 @@ class NoQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": EmbeddingRequest.model_json_schema()}},
-    }
-}
-
-
-@router.post("/v1/embeddings", response_model=Embeddings, openapi_extra=BODY)
+@router.post(
+    "/v1/embeddings", response_model=Embeddings, openapi_extra=examples.document(EmbeddingRequest)
+)
 async def embed(request: Request, shared: Shared, _: Annotated[NoQuery, Query()]) -> Response:
     """Vectors of texts, token lists, pictures or sounds, in the shape of OpenAI's answers."""
     deadline = deadline_of(request, shared.settings.timeout_ms)

@@ -13,6 +13,7 @@ from service.admission import check, enter
 from service.errors import BadRequest, TooLarge
 from service.meaning import best
 from service.preprocessing import Array
+from service.routes import examples
 from service.routes.answers import deadline_of
 from service.routes.bodies import read_body
 from service.routes.state import Shared, State
@@ -25,41 +26,19 @@ router = APIRouter()
 LARGE_BYTES = 65_536  # beyond it, reading JSON would hold the event loop up
 
 
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A pydantic schema without references, which OpenAPI would look for elsewhere."""
-    parts = schema.pop("$defs", {})
-
-    def inline(node: Any) -> Any:
-        if isinstance(node, dict):
-            if reference := node.get("$ref"):
-                return inline(parts[reference.rpartition("/")[2]])
-            return {key: inline(value) for key, value in node.items()}
-        return [inline(value) for value in node] if isinstance(node, list) else node
-
-    inlined: dict[str, Any] = inline(schema)
-    return inlined
-
-
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": _inlined(wire.Question.model_json_schema()),
-                "example": {
-                    "inputs": [
-                        {
-                            "name": "text",
-                            "shape": [1, 1],
-                            "datatype": "BYTES",
-                            "data": ["a quiet flat near the sea"],
-                        }
-                    ]
-                },
-            },
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
+BODY = examples.document(wire.Question)
+BODY["requestBody"]["content"]["application/json"]["example"] = {
+    "inputs": [
+        {
+            "name": "text",
+            "shape": [1, 1],
+            "datatype": "BYTES",
+            "data": ["a quiet flat near the sea"],
+        }
+    ]
+}
+BODY["requestBody"]["content"]["application/octet-stream"] = {
+    "schema": {"type": "string", "format": "binary"}
 }
 
 
