@@ -34,7 +34,7 @@ models/%/1/manifest.yaml:
 models: $(MODELS)  ## the pretrained encoders, imported from their packages
 
 serve: $(VENV)/.serve $(MODELS)   ## the service, on port $(PORT)
-	BENTOML_HOME=$(CURDIR)/.bentoml BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml serve service.app:Sensorium --port $(PORT)
+	exec env BENTOML_HOME=$(CURDIR)/.bentoml BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml serve service.app:Sensorium --port $(PORT)
 
 test: install $(MODELS)   ## all tests
 	$(BIN)/python -m pytest

@@ -26,8 +26,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def port(models: Path) -> Iterator[int]:
-    patient = {"SENSORIUM_MAX_WAIT_MS": "60000"}  # a slow machine's load is no hostility
-    with served(models, env=patient) as url:
+    with served(models) as url:
         yield urlsplit(url).port or 0
 
 

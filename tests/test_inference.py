@@ -600,6 +600,18 @@ async def test_statistics_grow_by_what_was_done(client: httpx.AsyncClient) -> No
     assert {stat["name"] for stat in everything} >= {"colours", "colours:tensors", "words"}
 
 
+async def test_the_parts_count_the_same_items(client: httpx.AsyncClient) -> None:
+    """As perf_analyzer insists: with two tasks of one item, and without files to decode."""
+    await ask(client, "colours", **files(RED, RED))
+    pixels = np.zeros((3, 8, 8, 3), np.uint8)
+    given = [tensor("pixels", "UINT8", list(pixels.shape))]
+    await ask(client, "colours:tensors", **binary({"inputs": given}, pixels.tobytes()))
+    [of_model] = (await client.get("/v2/models/colours/stats")).json()["model_stats"]
+    parts = ("queue", "compute_input", "compute_infer", "compute_output")
+    counts = {of_model["inference_stats"][part]["count"] for part in parts}
+    assert len(counts) == 1
+
+
 def row(length: int, output: str = "vector") -> TensorSample:
     return TensorSample({"x": np.ones(length)}, (output,), cost=length)
 
