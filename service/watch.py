@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
 from weakref import WeakKeyDictionary
 
@@ -33,20 +34,32 @@ class Watch:
         self._since: float | None = None  # when it was first unwell, on the monotonic clock
         # When each model answered its example, and what was wrong with the answer
         self._examples: WeakKeyDictionary[Served, tuple[float, str | None]] = WeakKeyDictionary()
+        self._stuck: str | None = None
+        self._failing: str | None = None
         self.ailment: str | None = None  # why the process is not well
 
     async def run(self) -> None:
-        """Look, again and again."""
-        while True:
-            await asyncio.sleep(PAUSE)
-            await self.look()
+        """Look, again and again; at the lanes also while a decoder or an example lets us wait."""
+        await asyncio.gather(self._repeat(self._look_at_lanes), self._repeat(self._try_out))
 
     async def look(self) -> None:
-        """Find what does not move, and act."""
-        served = self._repository.served()
-        ailments = [self._tend(each) for each in served]
-        ailments += await asyncio.gather(self._try_decoders(), *map(self._try_example, served))
-        self._tell(next((ailment for ailment in ailments if ailment), None))
+        """Find what does not move, and act: once."""
+        await self._look_at_lanes()
+        await self._try_out()
+
+    async def _repeat(self, look: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(PAUSE)
+            await look()
+
+    async def _look_at_lanes(self) -> None:
+        self._stuck = _first(self._tend(each) for each in self._repository.served())
+        self._tell()
+
+    async def _try_out(self) -> None:
+        examples = map(self._try_example, self._repository.served())
+        self._failing = _first(await asyncio.gather(self._try_decoders(), *examples))
+        self._tell()
 
     def _tend(self, served: Served) -> str | None:
         """Replace what is stuck in one model, and interrupt it."""
@@ -79,7 +92,8 @@ class Watch:
         self._examples[served] = (monotonic(), ailment)
         return ailment
 
-    def _tell(self, ailment: str | None) -> None:
+    def _tell(self) -> None:
+        ailment = self._stuck or self._failing
         if ailment and not self.ailment:
             logger.error("not well: %s", ailment)
             self._since = monotonic()
@@ -89,3 +103,8 @@ class Watch:
         if ailment and self._since and monotonic() - self._since > HOPELESS * self._patience:
             logger.critical("cannot be helped, so this worker ends: %s", ailment)
             os.kill(os.getpid(), signal.SIGTERM)  # its work is drained, and BentoML starts another
+
+
+def _first(ailments: Iterable[str | None]) -> str | None:
+    """Of those that there are; all are looked for, since looking helps."""
+    return next((ailment for ailment in list(ailments) if ailment), None)

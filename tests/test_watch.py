@@ -10,6 +10,7 @@ from threading import Event
 import httpx
 import pytest
 
+import service.watch
 from service.routes import build_api, build_app
 from service.routes.state import State, build_state
 from service.settings import Settings
@@ -118,3 +119,20 @@ async def test_decoders_that_are_stuck_are_told_of(tmp_path: Path) -> None:
         go.set()
         assert all(each.result() for each in held)
         await look_until_well(state)
+
+
+async def test_lanes_are_looked_at_while_a_decoder_lets_the_watch_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wait_for_ever(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(service.watch, "PAUSE", 0.01)
+    async with watched(tmp_path) as (state, client):
+        monkeypatch.setattr(state.pipeline, "decode", wait_for_ever)
+        watching = asyncio.create_task(state.watch.run())
+        async with asyncio.timeout(10):
+            stalled = await client.post("/v1/image/embed", content=BRIGHT)
+        assert stalled.json()["code"] == "inference_failed"
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
