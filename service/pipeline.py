@@ -1,7 +1,7 @@
 """The one path of a request: decode, submit, interpret."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -173,20 +173,6 @@ Follow = Callable[[Pipeline, Sequence[Ask], Files, Sequence[Prediction], float],
 async def gather(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """What each gives, in order; one alone needs no task of its own, as most do not."""
     return [await works[0]] if len(works) == 1 else await asyncio.gather(*works)
-
-
-async def together(answers: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All answers, in order, of a request that wants all or none.
-
-    Raises:
-        Exception: the first that one of them raises; the others are given up.
-    """
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(answer) for answer in answers]
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 def _check_parts(served: Served, item: Files) -> None:

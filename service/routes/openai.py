@@ -13,13 +13,13 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 from service.admission import enter
 from service.errors import BadRequest, TooLarge, Unreadable, Unsupported
 from service.meaning import Floats, unit
-from service.pipeline import Pipeline, Prediction, together
+from service.pipeline import Pipeline, Prediction
 from service.preprocessing import TextPreprocessor
 from service.repository import Served
 from service.routes import examples
 from service.routes.answers import deadline_of, respond
 from service.routes.direct import ROUTES, DirectRoute
-from service.routes.outcomes import counted, numbered
+from service.routes.outcomes import all_or_none
 from service.routes.payloads import encode_text, read_document
 from service.routes.state import Shared
 
@@ -93,9 +93,8 @@ async def embed(request: Request, shared: Shared, _: Annotated[NoQuery, Query()]
             f"the request holds {len(items)} items; at most {shared.settings.max_items} are taken"
         )
     with enter(served.admissions, len(items), deadline):
-        predictions = await together(
-            numbered(number, counted(served, _predict(shared.pipeline, served, item, deadline)))
-            for number, item in enumerate(items)
+        predictions = await all_or_none(
+            served, (_predict(shared.pipeline, served, item, deadline) for item in items)
         )
     tokens = sum(p.cost for p in predictions) if manifest.kind == "text" else 0
     data = [

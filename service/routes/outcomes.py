@@ -1,8 +1,9 @@
 """Outcomes: each item that a route sends to a model is counted by how it ended."""
 
-from collections.abc import Awaitable, Iterable
+import asyncio
+from collections.abc import Awaitable, Coroutine, Iterable
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from service.errors import CallerError, SensoriumError
 from service.repository import Served
@@ -21,7 +22,25 @@ def count(models: Iterable[Served], outcome: object, started: float) -> None:
             served.series.done("ok")
 
 
-async def counted(served: Served, answer: Awaitable[T]) -> T:
+async def all_or_none(served: Served, answers: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """A model's answers to all items of one request, in order, each counted.
+
+    Raises:
+        CallerError: an item cannot be used; the sentence says which it was.
+        SensoriumError: likewise the first that one of them raises; the others are given up.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(_numbered(number, _counted(served, answer)))
+                for number, answer in enumerate(answers)
+            ]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _counted(served: Served, answer: Awaitable[T]) -> T:
     """One item's answer, counted.
 
     Raises:
@@ -37,7 +56,7 @@ async def counted(served: Served, answer: Awaitable[T]) -> T:
     return found
 
 
-async def numbered(number: int, answer: Awaitable[T]) -> T:
+async def _numbered(number: int, answer: Awaitable[T]) -> T:
     """The answer to one of several items, all of which a request wants or none.
 
     Raises:

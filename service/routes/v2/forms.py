@@ -13,10 +13,10 @@ import numpy as np
 from service.batching import Reply
 from service.errors import BatchFailed, Unreadable
 from service.manifest import Task
-from service.pipeline import Files, Pipeline, together
+from service.pipeline import Files, Pipeline
 from service.preprocessing import Array, TensorSample, TensorSpec
 from service.repository import Repository, Served
-from service.routes.outcomes import counted, numbered
+from service.routes.outcomes import all_or_none
 from service.tensors import DATATYPES
 
 TENSORS = ":tensors"  # no model folder can have such a name
@@ -105,11 +105,8 @@ class FileForm:
         columns = [column.ravel() for column in inputs.values()]
         rows = [dict(zip(inputs, row, strict=True)) for row in zip(*columns, strict=True)]
         asks = [(self.served, task) for task in tasks]
-        answers = await together(
-            numbered(
-                number, counted(self.served, pipeline.predict(asks, cast(Files, row), deadline))
-            )
-            for number, row in enumerate(rows)
+        answers = await all_or_none(
+            self.served, (pipeline.predict(asks, cast(Files, row), deadline) for row in rows)
         )
         predictions = [dict(zip(tasks, answer, strict=True)) for answer in answers]
         found = {"truncated": np.array([[of[tasks[0]].truncated] for of in predictions])}
@@ -157,9 +154,8 @@ class TensorForm:
         deadline: float,
     ) -> dict[str, Array]:
         rows = self.served.model.split(inputs, sorted(outputs))
-        replies = await together(
-            numbered(number, counted(self.served, self._compute(pipeline, row, deadline)))
-            for number, row in enumerate(rows)
+        replies = await all_or_none(
+            self.served, (self._compute(pipeline, row, deadline) for row in rows)
         )
         return {name: np.stack([reply.row[name] for reply in replies]) for name in outputs}
 

@@ -111,7 +111,7 @@ def _model(name: str, entry: Entry, values: Values) -> ModelStatistics:
 
     computed = stage("infer")
 
-    def part(name: str) -> Duration:
+    def of_computed(name: str) -> Duration:
         return Duration(count=computed.count, ns=stage(name).ns)
 
     sizes = sorted(
@@ -130,10 +130,10 @@ def _model(name: str, entry: Entry, values: Values) -> ModelStatistics:
         inference_stats=InferenceStatistics(
             success=stage("total"),
             fail=stage("failed"),
-            queue=part("queue"),
-            compute_input=part("decode"),
+            queue=of_computed("queue"),
+            compute_input=of_computed("decode"),
             compute_infer=computed,
-            compute_output=part("interpret"),
+            compute_output=of_computed("interpret"),
         ),
         batch_stats=[
             BatchStatistics(batch_size=size, compute_infer=run) for size, run in runs.items()
