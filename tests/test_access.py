@@ -18,6 +18,7 @@ from service import keys
 from service.errors import OperatorError
 from service.keys import Keys, add_key, read_keys
 from service.logs import JsonFormatter
+from service.routes import build_api
 from service.routes.quotas import Rate
 from service.settings import read_settings
 from tests.conftest import png
@@ -75,6 +76,18 @@ async def test_health_asks_for_no_key_and_all_else_for_one(
             assert (await client.get(path)).status_code == 200
         for path in ("/metrics", "/v1/models", "/openapi.json", "/nowhere", "/livez/"):
             problem(await client.get(path), 401, "unauthenticated")
+
+
+async def test_the_contract_says_which_routes_want_a_key(
+    small_models: Path, key_file: Path
+) -> None:
+    document = build_api().openapi()
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "header"}
+    async with serving(small_models, keys=key_file) as client:
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                response = await client.request(method, path)
+                assert (response.status_code == 401) == bool(operation["security"]), path
 
 
 async def test_a_scope_is_good_for_its_own_and_nothing_else(

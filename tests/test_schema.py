@@ -1,6 +1,10 @@
 """The contract is kept: requests made of the OpenAPI document, and answers held against it."""
 
+import json
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -59,6 +63,16 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_the_process_serves_this_contract(url: str) -> None:
     assert httpx.get(f"{url}/openapi.json").json() == contract.raw_schema
+
+
+def test_a_linter_has_nothing_to_say_of_the_contract(tmp_path: Path) -> None:
+    if shutil.which("redocly") is None:
+        pytest.skip("redocly is not installed (npm's package @redocly/cli)")
+    document = tmp_path / "openapi.json"
+    document.write_text(json.dumps(contract.raw_schema))
+    result = subprocess.run(["redocly", "lint", document], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    assert "warning" not in result.stdout.casefold()
 
 
 @contract.parametrize()

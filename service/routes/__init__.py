@@ -7,12 +7,12 @@ from starlette.types import ASGIApp
 from service.keys import Keys
 from service.routes import files, health, management, models, openai, preview, problems, v2
 from service.routes.access import Access
+from service.routes.contract import TAGS, contract
 from service.routes.direct import Direct
 from service.routes.edge import Edge
 from service.routes.quotas import Quotas
 from service.routes.request_log import RequestLog
 from service.settings import Settings
-from service.version import VERSION
 
 __all__ = ["build_api", "build_app"]
 
@@ -20,16 +20,16 @@ __all__ = ["build_api", "build_app"]
 def build_api() -> FastAPI:
     """The routes and their contract; whoever starts it sets `state.sensorium` to a `State`."""
     api = FastAPI(
-        title="Sensorium",
-        version=VERSION,
-        summary="One service for pictures, text and sound: POST a file, get labels or vectors.",
         redirect_slashes=False,
         docs_url=None,  # its pages load scripts from a third party
         redoc_url=None,
         responses=problems.RESPONSES,
     )
-    for routes in (files, openai, preview, models, v2, management, health):
-        api.include_router(routes.router)
+    api.openapi = lambda: contract(api)  # type: ignore[method-assign]
+    for tag, routes in zip(
+        TAGS, (files, openai, preview, models, v2, management, health), strict=True
+    ):
+        api.include_router(routes.router, tags=[tag])
     problems.install(api)
     return api
 
