@@ -21,6 +21,7 @@ import bentoml
 import click
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.utils import circus
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -75,6 +76,13 @@ class Front:
         await (app if scope["type"] == "http" else self._bentoml)(scope, receive, send)
 
 
+class WatchfulArbiter(circus.Arbiter):
+    """Starts workers, and another one for each that died."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options | {"check_delay": 1.0})  # seconds
+
+
 @bentoml.service(
     name="sensorium",
     workers=settings.workers,
@@ -107,6 +115,11 @@ class Sensorium:
                 host,
                 port,
             )
+
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    def look_after_workers() -> None:
+        """In the process that starts workers: every second, not BentoML's ten, is one dead?"""
+        circus.Arbiter = WatchfulArbiter  # type: ignore[misc]
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:

@@ -83,6 +83,7 @@ class Flood:
         )
         yield Figure("refused other than by 503 with Retry-After", len(refused) - len(told), most=0)
         yield Figure("of these: no answer", sum(visit.status == 0 for visit in refused))
+        yield Figure("of these: 504, too late", sum(visit.status == 504 for visit in refused))
         times = [visit.seconds for visit in told]
         yield Figure("median of the refusals, ms", percentile(times, 50) * 1000, most=50)
         yield Figure("CPU of a refusal, ms", spare / max(1, len(refused)) * 1000, most=0.5)
