@@ -5,34 +5,34 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from time import perf_counter
 
-from service.errors import DeadlineExceeded, QueueFull
+from service.errors import CallerGone, DeadlineExceeded, QueueFull
 from service.metrics import ModelSeries
 
 # So few are never refused: a pace that was learned too high would otherwise never be mended.
 ALWAYS = 16  # items
-# The most by which those who are inside together change the pace: what one of them teaches shows
-# in the time of those only who come after it, and quicker learning would swing.
-GAIN = 0.5
+# The pace is that of so many items, the latest most: of some batches, and of less than a second.
+MEMORY = 32
 
 
 class Admission:
     """The work that is inside for one model, and the pace at which it is done.
 
-    By Little's law a request takes as long as all items that are inside meanwhile, on one core or
-    on sixty-four, alone or in batches, beside other models or not. So how long it really took, by
-    their number, is the time for which one item keeps the others waiting: the pace.
+    The pace is the time in which one item is done while there is something to do: on one core or on
+    sixty-four, alone or in batches, beside other models or not. So all that are inside, each for
+    that time, are what somebody waits who comes now.
     """
 
     def __init__(self, most_seconds: float, series: ModelSeries) -> None:
         self._most = most_seconds
         self._series = series
         self._items = 0
-        self._pace = 0.0  # seconds an item; until the first one is done, nothing
+        self._changed = 0.0  # when the items did, by the clock
+        self._busy = 0.0  # seconds that the latest MEMORY items took; at first, none
 
     @property
     def wait(self) -> float:
         """The seconds that a request which comes now should wait."""
-        return self._items * self._pace
+        return self._items * self._busy / MEMORY
 
     def check(self, deadline: float) -> None:
         """Whether a request that comes now should be done in time.
@@ -64,28 +64,22 @@ class Admission:
         """
         self.check(deadline)
         self._change(items)
-        came, there = perf_counter(), self._items
+        done = items
         try:
             yield
-        except DeadlineExceeded:
-            self._learn(items, there, perf_counter() - came, given_up=True)
+        except (DeadlineExceeded, CallerGone, asyncio.CancelledError):
+            done = 0  # it left the queue without its turn
             raise
-        else:
-            self._learn(items, there, perf_counter() - came)
         finally:
-            self._change(-items)
+            self._change(-items, done)
 
-    def _learn(self, items: int, there: int, took: float, *, given_up: bool = False) -> None:
-        inside = (there + self._items) / 2  # meanwhile
-        pace = took / inside
-        if not self._pace:
-            self._pace = pace
-        elif pace > self._pace or not given_up:  # what was given up would have taken longer
-            step = (pace - self._pace) / max(pace, self._pace)
-            self._pace *= 1 + GAIN * items / inside * step
-
-    def _change(self, items: int) -> None:
+    def _change(self, items: int, done: int = 0) -> None:
+        now = perf_counter()
+        if self._items:
+            self._busy += now - self._changed
+        self._changed = now
         self._items += items
+        self._busy *= MEMORY / (MEMORY + done)
         self._series.backlog(self.wait)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 import service.admission
-from service.admission import ALWAYS, Admission, check, enter
-from service.errors import DeadlineExceeded, QueueFull
+from service.admission import ALWAYS, MEMORY, Admission, check, enter
+from service.errors import CallerGone, DeadlineExceeded, QueueFull, Unreadable
 from service.metrics import ModelSeries
 
 pytestmark = pytest.mark.anyio
@@ -18,7 +18,7 @@ NEVER = float("inf")
 def admission(pace: float, most: float = 1.0) -> Admission:
     """One that has learned this pace."""
     known = Admission(most, ModelSeries("admitted", 1))
-    known._pace = pace
+    known._busy = pace * MEMORY
     return known
 
 
@@ -79,16 +79,14 @@ async def test_who_cannot_be_served_before_its_deadline_is_refused_at_once() -> 
 
 
 @pytest.mark.parametrize("believed", [0.0, 0.002, 0.01, 0.08])
-async def test_the_pace_is_learned_from_how_long_requests_take(
-    clock: Clock, believed: float
-) -> None:
+async def test_the_pace_is_learned_from_what_is_done(clock: Clock, believed: float) -> None:
     """So many callers, served in turn, each of whom asks again at once."""
     callers, pace = 40, 0.01
     model = admission(believed, most=1e9)
     queue = [model.enter(1, NEVER) for _ in range(callers)]
     for place in queue:
         place.__enter__()
-    for _ in range(callers * 30):
+    for _ in range(MEMORY * 6):
         clock.now += pace
         queue.pop(0).__exit__(None, None, None)
         queue.append(model.enter(1, NEVER))
@@ -96,26 +94,49 @@ async def test_the_pace_is_learned_from_how_long_requests_take(
     assert model.wait == pytest.approx(callers * pace, rel=0.05)
 
 
-def visit(model: Admission, clock: Clock, took: float, end: Exception) -> None:
+async def test_the_pace_is_learned_while_the_first_of_a_crowd_still_waits(clock: Clock) -> None:
+    model = admission(0.01)
+    crowd = [model.enter(1, NEVER) for _ in range(90)]
+    for place in crowd:
+        place.__enter__()
+    for place in crowd[:MEMORY]:
+        clock.now += 0.03  # three times slower than was known
+        place.__exit__(None, None, None)
+    assert model.wait / (90 - MEMORY) > 0.02
+
+
+async def test_time_in_which_there_is_nothing_to_do_teaches_nothing(clock: Clock) -> None:
+    model = admission(0.1)
+    for _ in range(100):
+        clock.now += 60.0
+        with model.enter(1, NEVER):
+            clock.now += 0.2
+    with model.enter(1, NEVER):
+        assert model.wait == pytest.approx(0.2, rel=0.05)
+
+
+def visit(model: Admission, clock: Clock, took: float, end: BaseException) -> None:
     """A request that ends so after so many seconds."""
     with model.enter(1, NEVER):
         clock.now += took
         raise end
 
 
-async def test_who_gave_up_teaches_only_that_it_took_no_less(clock: Clock) -> None:
+@pytest.mark.parametrize(
+    "end", [DeadlineExceeded("too late"), CallerGone("left"), asyncio.CancelledError()]
+)
+async def test_who_gave_up_is_no_work_that_was_done(clock: Clock, end: BaseException) -> None:
     model = admission(0.1)
-    with pytest.raises(DeadlineExceeded):
-        visit(model, clock, 0.05, DeadlineExceeded("too late"))
-    assert model._pace == 0.1
-    with pytest.raises(DeadlineExceeded):
-        visit(model, clock, 0.5, DeadlineExceeded("too late"))
-    assert model._pace > 0.1
+    with pytest.raises(type(end)):
+        visit(model, clock, 0.5, end)
+    with model.enter(1, NEVER):
+        assert model.wait > 0.1
 
 
-async def test_a_request_that_fails_teaches_nothing(clock: Clock) -> None:
+async def test_what_fails_was_work_as_well(clock: Clock) -> None:
     model = admission(0.1)
-    with pytest.raises(ValueError, match="bad"):
-        visit(model, clock, 3.0, ValueError("bad"))
-    assert model._pace == 0.1
-    assert model.wait == 0
+    for _ in range(MEMORY * 6):
+        with pytest.raises(Unreadable):
+            visit(model, clock, 0.001, Unreadable("damaged"))
+    with model.enter(1, NEVER):
+        assert model.wait == pytest.approx(0.001, rel=0.5)
