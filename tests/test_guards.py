@@ -147,6 +147,41 @@ async def test_a_client_that_leaves_is_no_fault_of_the_service() -> None:
         await read_body(request, Settings())
 
 
+V2 = {"inputs": [{"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["red"]}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/text/embed", {"input": "red"}),
+        ("/v1/embeddings", {"model": "words", "input": "red"}),
+        ("/v2/models/words/infer", V2),
+    ],
+)
+async def test_work_that_waits_is_given_up_when_its_caller_leaves(
+    client: httpx.AsyncClient, path: str, body: dict[str, object]
+) -> None:
+    app = client._transport.app  # type: ignore[attr-defined]
+    served = app._app._api.state.sensorium.repository.pick("words")
+    served.admission._busy = 3600.0  # more than anybody waits for
+    messages: list[Message] = [
+        {"type": "http.request", "body": json.dumps(body).encode()},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode()}
+    await app({**scope, "query_string": b"", "headers": headers}, receive, send)
+    assert sent[0]["status"] == 499
+
+
 def test_a_form_s_parts_are_their_very_bytes() -> None:
     field = b'Content-Disposition: form-data; name="a b"\r\nContent-Type: text/plain'
     contents = [b"\r\n--x\r\n\r\n\x00\xff", b"", b"a--xx", b"caf\xc3\xa9"]

@@ -36,9 +36,6 @@ from service.routes.state import Shared, State
 
 router = APIRouter()
 
-# Who may wait longer is watched, whether it is still there; less is not worth two tasks.
-WATCHED_SECONDS = 0.05
-
 
 VERSION = "Its number, or an alias. Without one, what the model's routing says: else the latest."
 
@@ -260,9 +257,7 @@ async def _answer(
     items = await read_items(request, kind, shared.settings)
     with enter(admissions, len(items), deadline):
         work = gather([_predict(shared, models, task, item, deadline) for item in items])
-        if max(admission.wait for admission in admissions) > WATCHED_SECONDS:
-            work = while_there(request, work)
-        outcomes = await work
+        outcomes = await while_there(request, admissions, work)
         if len(outcomes) == 1 and isinstance(outcomes[0], SensoriumError):
             raise outcomes[0]
     answers = []

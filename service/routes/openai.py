@@ -18,6 +18,7 @@ from service.preprocessing import TextPreprocessor
 from service.repository import Served
 from service.routes import examples
 from service.routes.answers import deadline_of, respond
+from service.routes.callers import while_there
 from service.routes.direct import ROUTES, DirectRoute
 from service.routes.outcomes import all_or_none
 from service.routes.payloads import encode_text, read_document
@@ -93,9 +94,10 @@ async def embed(request: Request, shared: Shared, _: Annotated[NoQuery, Query()]
             f"the request holds {len(items)} items; at most {shared.settings.max_items} are taken"
         )
     with enter(served.admissions, len(items), deadline):
-        predictions = await all_or_none(
+        work = all_or_none(
             served, (_predict(shared.pipeline, served, item, deadline) for item in items)
         )
+        predictions = await while_there(request, served.admissions, work)
     tokens = sum(p.cost for p in predictions) if manifest.kind == "text" else 0
     data = [
         Embedding(object="embedding", index=number, embedding=_encode(prediction.values, asked))

@@ -16,6 +16,7 @@ from service.preprocessing import Array
 from service.routes import examples
 from service.routes.answers import deadline_of
 from service.routes.bodies import read_body
+from service.routes.callers import while_there
 from service.routes.state import Shared, State
 from service.routes.v2 import compression, wire
 from service.routes.v2.forms import Form, find_form, shape_of
@@ -60,7 +61,8 @@ async def infer(
     classes = _choose_outputs(form, asked.question)
     items = _count_items(form, asked.inputs, shared.settings.max_items)
     with enter(form.served.admissions, items, deadline):
-        found = await form.answer(shared.pipeline, asked.inputs, classes, deadline)
+        work = form.answer(shared.pipeline, asked.inputs, classes, deadline)
+        found = await while_there(request, form.served.admissions, work)
     tensors = {
         output: _highest(found[output], count, form.labels(output)) if count else found[output]
         for output, count in classes.items()
