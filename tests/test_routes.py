@@ -26,7 +26,8 @@ RED, GREEN, BLUE = png((250, 10, 10)), png((10, 250, 10)), png((10, 10, 250))
 
 @asynccontextmanager
 async def serving(models: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    config = Settings(models=models, **settings)
+    # As `served` does: work may wait for a minute here, on whatever machine.
+    config = Settings(models=models, **{"max_wait_ms": 60_000, **settings})
     api = build_api()
     api.state.sensorium = state = build_state(config, models.parent)
     await state.repository.open()
