@@ -267,9 +267,15 @@ class Repository:
 
     @property
     def ready(self) -> bool:
-        """Whether loading has ended and there is something to serve."""
+        """Whether loading has ended and there is something to serve, and all that is required."""
         serving = any(entry.served for entry in self._entries.values())
-        return self._opened and serving and not self.draining
+        return self._opened and serving and not self.missing and not self.draining
+
+    @property
+    def missing(self) -> list[str]:
+        """The models that are required, and of which no version serves."""
+        serving = {entry.name for entry in self._entries.values() if entry.served}
+        return [name for name in self._settings.required_models if name not in serving]
 
     def versions(self, name: str) -> list[Entry]:
         """All versions of a model, the oldest first.

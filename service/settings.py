@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     models: Path = Field(Path("models"), description="The folder of model folders.")
+    required_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="Models, with commas between, without which the service is not ready."
+    )
     provider: Provider = Field(Provider.AUTO, description="Where models run.")
     precision: Precision = Field(Precision.AUTO, description="Which of a model's graphs runs.")
     workers: PositiveInt = Field(1, description="Server processes, each with a copy of the models.")

@@ -465,6 +465,22 @@ async def test_nothing_is_ready_before_it_is_loaded(small_models: Path) -> None:
         problem(response, 503, "not_ready")
 
 
+@pytest.mark.parametrize(
+    ("required", "missing"),
+    [("", []), ("words, colours", []), ("colours,nowhere", ["nowhere"])],
+)
+async def test_without_a_required_model_it_is_not_ready_and_yet_serves(
+    small_models: Path, monkeypatch: pytest.MonkeyPatch, required: str, missing: list[str]
+) -> None:
+    monkeypatch.setenv("SENSORIUM_REQUIRED_MODELS", required)
+    async with serving(small_models) as client:
+        response = await client.get("/readyz")
+        assert response.status_code == (503 if missing else 200)
+        assert response.json()["missing"] == missing
+        assert (await client.get("/v2/health/ready")).status_code == response.status_code
+        assert top(await client.post("/v1/image/classify", content=RED)) == ["red"]
+
+
 async def test_a_provider_that_is_missing_is_said_and_nothing_falls_back(
     small_models: Path,
 ) -> None:

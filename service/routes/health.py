@@ -29,6 +29,7 @@ class ModelState(BaseModel):
 class Readiness(BaseModel):
     status: Literal["ready", "unready"]
     provider: str  # that was asked for
+    missing: list[str]  # models that are required and do not serve
     models: list[ModelState]
 
 
@@ -59,10 +60,11 @@ async def livez(shared: Shared) -> Liveness:
 
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not now."}})
 async def readyz(shared: Shared) -> Readiness:
-    """Whether loading has ended and there is something to serve; every model and its state."""
+    """Whether there is something to serve, and all that is required; every model's state."""
     document = Readiness(
         status="ready" if shared.repository.ready else "unready",
         provider=shared.settings.provider,
+        missing=shared.repository.missing,
         models=[
             ModelState(name=e.name, version=e.version, state=e.state, reason=e.reason)
             for e in shared.repository.entries()
