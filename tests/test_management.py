@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -205,6 +205,17 @@ def test_an_alias_moves_with_one_call(url: str, models: Path, name: str) -> None
     assert route(url, name, aliases={"latest": "1"}).status_code == 400
 
 
+def versions_by_id(url: str, name: str, request_ids: Iterable[str]) -> dict[str, str]:
+    """The version that answers each request of that `id` under /v2."""
+    given = triton.InferInput("image", [1, 1], "BYTES")
+    given.set_data_from_numpy(np.array([[RED]], object))
+    with triton.InferenceServerClient(url.removeprefix("http://")) as client:
+        answers = [
+            client.infer(name, [given], request_id=key).get_response() for key in request_ids
+        ]
+    return {answer["id"]: answer["model_version"] for answer in answers}
+
+
 def test_a_canary_gets_its_share_and_an_id_its_version(url: str, models: Path, name: str) -> None:
     write_colours(models, name, version=2, graph=SWAPPED)
     change(url, f"{name}/load")
@@ -216,6 +227,7 @@ def test_a_canary_gets_its_share_and_an_id_its_version(url: str, models: Path, n
     for _ in range(2):
         given = {key: ask(url, name, request_id=key).json()["version"] for key in expected}
         assert given == expected
+        assert versions_by_id(url, name, expected) == expected
     change(url, f"{name}/unload?version=2")
     assert {ask(url, name, request_id=key).json()["version"] for key in expected} == {"1"}
 

@@ -56,6 +56,8 @@ async def infer(
     form = find_form(shared.repository, name, version, request.state.request_id)
     check(form.served.admissions, deadline)
     asked = await _read(request, shared, deadline)
+    if asked.question.id:  # the protocol's own name of the request, by which versions are drawn
+        form = find_form(shared.repository, name, version, asked.question.id)
     if microseconds := asked.question.parameters.timeout:
         deadline = arrived + microseconds / 1e6
     classes = _choose_outputs(form, asked.question)
