@@ -1,7 +1,6 @@
 """Repository: which models there are, in which state, and the batcher in front of each."""
 
 import asyncio
-import ctypes
 import gc
 import logging
 import weakref
@@ -23,6 +22,7 @@ from service.errors import (
     Unsupported,
 )
 from service.manifest import MANIFEST, EncoderReference, Kind, Modality, Task
+from service.memory import give_memory_back
 from service.metrics import ModelSeries
 from service.model import Model, load, no_encoder
 from service.policy import LATEST, Policies, Policy, Routing, draw
@@ -115,13 +115,7 @@ class _Leaving:
                 gc.collect()  # an error and its traceback hold each other, and what was in use
         await self._batcher.drain(seconds)
         del self._batcher  # and with it the model
-        _give_memory_back()
-
-
-def _give_memory_back() -> None:
-    """What was freed goes to the system; glibc would keep most of it, for each thread its own."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
+        give_memory_back()
 
 
 class Repository:

@@ -9,12 +9,14 @@ from time import monotonic
 from weakref import WeakKeyDictionary
 
 from service.errors import BatchFailed, DeadlineExceeded, LoadError
+from service.memory import give_memory_back
 from service.pipeline import Pipeline
 from service.repository import Repository, Served
 
 logger = logging.getLogger(__name__)
 
 PAUSE = 1.0  # seconds between two looks
+TIDY_SECONDS = 60.0  # between two times that freed memory is given back
 # A lane that was interrupted ends at the graph's next node. One that goes on for so many times the
 # patience is in code that cannot be stopped, and keeps a core: the process has to end.
 HOPELESS = 3.0
@@ -40,17 +42,16 @@ class Watch:
 
     async def run(self) -> None:
         """Look, again and again; at the lanes also while a decoder or an example lets us wait."""
-        await asyncio.gather(self._repeat(self._look_at_lanes), self._repeat(self._try_out))
+        await asyncio.gather(
+            _repeat(PAUSE, self._look_at_lanes),
+            _repeat(PAUSE, self._try_out),
+            _repeat(TIDY_SECONDS, lambda: asyncio.to_thread(give_memory_back)),
+        )
 
     async def look(self) -> None:
         """Find what does not move, and act: once."""
         await self._look_at_lanes()
         await self._try_out()
-
-    async def _repeat(self, look: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await asyncio.sleep(PAUSE)
-            await look()
 
     async def _look_at_lanes(self) -> None:
         self._stuck = _first(self._tend(each) for each in self._repository.served())
@@ -103,6 +104,12 @@ class Watch:
         if ailment and self._since and monotonic() - self._since > HOPELESS * self._patience:
             logger.critical("cannot be helped, so this worker ends: %s", ailment)
             os.kill(os.getpid(), signal.SIGTERM)  # its work is drained, and BentoML starts another
+
+
+async def _repeat(pause: float, act: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(pause)
+        await act()
 
 
 def _first(ailments: Iterable[str | None]) -> str | None:

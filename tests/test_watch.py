@@ -1,6 +1,7 @@
 """What hangs is noticed, told of, and replaced."""
 
 import asyncio
+import ctypes
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from threading import Event
 
 import httpx
+import psutil
 import pytest
 
 import service.watch
@@ -39,6 +41,13 @@ stalling (uint8[N,8,8,3] pixels) => (float[N,3] vector)
 """
 DARK, BRIGHT = png((10, 20, 30)), png((250, 250, 250))
 PATIENCE = 0.3
+PIECE = 20_000  # bytes
+
+
+@pytest.fixture(autouse=True)
+def on_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it is unwell, the process of these tests does not end."""
+    monkeypatch.setattr(service.watch, "HOPELESS", 10_000.0)
 
 
 @asynccontextmanager
@@ -136,3 +145,23 @@ async def test_lanes_are_looked_at_while_a_decoder_lets_the_watch_wait(
         assert stalled.json()["code"] == "inference_failed"
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_what_was_freed_is_given_back_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("another C library than glibc: it keeps nothing")
+    monkeypatch.setattr(service.watch, "TIDY_SECONDS", 0.05)
+    async with watched(tmp_path) as (state, _):
+        held = [b"x" * PIECE for _ in range(4000)]
+        last = held[-1]  # what lies behind the others keeps them
+        before = psutil.Process().memory_info().rss
+        held.clear()
+        watching = asyncio.create_task(state.watch.run())
+        async with asyncio.timeout(10):
+            while psutil.Process().memory_info().rss > before - 3000 * PIECE:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        assert len(last) == PIECE
