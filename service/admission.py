@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from time import perf_counter
 
-from service.errors import CallerGone, DeadlineExceeded, QueueFull
+from service.errors import DeadlineExceeded, LoadError, QueueFull
 from service.metrics import ModelSeries
 
 # So few are never refused: a pace that was learned too high would otherwise never be mended.
@@ -29,10 +29,9 @@ class Admission:
         self._changed = 0.0  # when the items did, by the clock
         self._busy = 0.0  # seconds that the latest MEMORY items took; at first, none
 
-    @property
-    def wait(self) -> float:
-        """The seconds that a request which comes now should wait."""
-        return self._items * self._busy / MEMORY
+    def wait(self, items: int = 0) -> float:
+        """The seconds that somebody should wait who comes now, with so many items."""
+        return (self._items + items) * self._busy / MEMORY
 
     def check(self, deadline: float) -> None:
         """Whether a request that comes now should be done in time.
@@ -46,7 +45,7 @@ class Admission:
         """
         if self._items < ALWAYS:
             return
-        wait = self.wait
+        wait = self.wait()
         if wait > self._most:
             raise QueueFull(
                 f"{wait:.1f} s of work wait already; at most {self._most:g} s may", wait
@@ -55,23 +54,17 @@ class Admission:
             raise DeadlineExceeded(f"{wait:.1f} s of work are to be done before")
 
     @contextmanager
-    def enter(self, items: int, deadline: float) -> Iterator[None]:
-        """Hold a place for so many items.
-
-        Raises:
-            QueueFull: as `check` does, now that others may have entered before.
-            DeadlineExceeded: likewise.
-        """
-        self.check(deadline)
-        self._change(items)
-        done = items
+    def place(self) -> Iterator[None]:
+        """Hold a place for one item, from before it is decoded until it is done or given up."""
+        self._change(1)
+        done = 1
         try:
             yield
-        except (DeadlineExceeded, CallerGone, asyncio.CancelledError):
-            done = 0  # it left the queue without its turn
+        except (LoadError, asyncio.CancelledError):
+            done = 0  # it left without its turn
             raise
         finally:
-            self._change(-items, done)
+            self._change(-1, done)
 
     def _change(self, items: int, done: int = 0) -> None:
         now = perf_counter()
@@ -80,19 +73,10 @@ class Admission:
         self._changed = now
         self._items += items
         self._busy *= MEMORY / (MEMORY + done)
-        self._series.backlog(self.wait)
+        self._series.backlog(self.wait())
 
 
 def check(admissions: Collection[Admission], deadline: float) -> None:
     """Each model's `check`."""
     for admission in admissions:
         admission.check(deadline)
-
-
-@contextmanager
-def enter(admissions: Collection[Admission], items: int, deadline: float) -> Iterator[None]:
-    """A place for so many items in each model."""
-    with ExitStack() as places:
-        for admission in admissions:
-            places.enter_context(admission.enter(items, deadline))
-        yield

@@ -106,7 +106,8 @@ class Pipeline:
             BatchFailed: the model cannot compute it.
         """
         started = perf_counter()
-        reply = await served.batcher.submit(item, deadline)
+        with served.admission.place():
+            reply = await served.batcher.submit(item, deadline)
         _record(served, reply)
         served.series.stage("total", perf_counter() - started)
         return reply
@@ -115,14 +116,15 @@ class Pipeline:
         """Decode, submit; or submit what the lane decodes."""
         started = perf_counter()
         item: Item
-        if reader.decodes_in_lane:
-            item = File(payload)
-        elif len(payload) <= reader.model.preprocessor.quick_bytes:
-            item = reader.model.decode(payload)
-        else:
-            item = await self.decode(reader.model.decode, payload, deadline)
-        waited = perf_counter() - started
-        reply = await reader.batcher.submit(item, deadline)
+        with reader.admission.place():
+            if reader.decodes_in_lane:
+                item = File(payload)
+            elif len(payload) <= reader.model.preprocessor.quick_bytes:
+                item = reader.model.decode(payload)
+            else:
+                item = await self.decode(reader.model.decode, payload, deadline)
+            waited = perf_counter() - started
+            reply = await reader.batcher.submit(item, deadline)
         decode_seconds = waited + reply.computed.decode_seconds
         reader.series.stage("decode", decode_seconds)
         _record(reader, reply)
