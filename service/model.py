@@ -138,6 +138,11 @@ class Model:
         except CallerError as error:
             return error
 
+    def release(self) -> None:
+        """Give back the memory that larger batches left reserved, by a run of the example."""
+        if self.example:
+            self.session.release(self.preprocessor.collate([self.example]))
+
     def interpret(self, task: Task, row: Row) -> Floats:
         """A row as float32[classes] probabilities, or as a float32[width] vector."""
         meaning = getattr(self.manifest.tasks, task)
@@ -179,7 +184,9 @@ def load(folder: Path, settings: Settings, find_encoder: FindEncoder = no_encode
     manifest = read_manifest(folder)
     model = _open(folder, manifest, settings, find_encoder)
     _check_tensors(model)
-    return replace(model, example=_check_example(model))
+    checked = replace(model, example=_check_example(model))
+    checked.release()
+    return checked
 
 
 def answer_example(
@@ -309,7 +316,6 @@ def _check_example(model: Model) -> Sample:
             ) from error
         for answer in answers:
             _compare(model, answer, expected, tolerance, size)
-    model.session.release(model.preprocessor.collate([sample]))
     return sample
 
 

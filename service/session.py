@@ -73,13 +73,7 @@ class Session:
     ) -> list[Array]:
         """The named outputs for these inputs, in order; each [N, ...]."""
         session = self._wide if alone else self._session
-        options = onnxruntime.RunOptions()
-        self._runs[options] = time.monotonic()
-        try:
-            arrays: list[Array] = session.run(list(outputs), dict(feeds), options)
-        finally:
-            del self._runs[options]
-        return arrays
+        return self._run(session, feeds, list(outputs), onnxruntime.RunOptions())
 
     def interrupt(self, seconds: float) -> None:
         """Let runs that have taken longer than this fail, at the next node of their graph."""
@@ -89,10 +83,24 @@ class Session:
 
     def release(self, feeds: Mapping[str, Array]) -> None:
         """Give back the memory that larger batches left reserved, by a run of these feeds."""
-        options = onnxruntime.RunOptions()
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         for session in {self._session, self._wide}:
-            session.run(None, dict(feeds), options)
+            options = onnxruntime.RunOptions()
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+            self._run(session, feeds, None, options)
+
+    def _run(
+        self,
+        session: onnxruntime.InferenceSession,
+        feeds: Mapping[str, Array],
+        outputs: list[str] | None,
+        options: onnxruntime.RunOptions,
+    ) -> list[Array]:
+        self._runs[options] = time.monotonic()
+        try:
+            arrays: list[Array] = session.run(outputs, dict(feeds), options)
+        finally:
+            del self._runs[options]
+        return arrays
 
 
 def _open(

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from time import monotonic
 from weakref import WeakKeyDictionary
 
@@ -45,7 +46,7 @@ class Watch:
         await asyncio.gather(
             _repeat(PAUSE, self._look_at_lanes),
             _repeat(PAUSE, self._try_out),
-            _repeat(TIDY_SECONDS, lambda: asyncio.to_thread(give_memory_back)),
+            _repeat(TIDY_SECONDS, lambda: asyncio.to_thread(self._tidy)),
         )
 
     async def look(self) -> None:
@@ -92,6 +93,13 @@ class Watch:
             pass
         self._examples[served] = (monotonic(), ailment)
         return ailment
+
+    def _tidy(self) -> None:
+        """Give back what larger batches, files and answers left behind."""
+        for served in self._repository.served():
+            with suppress(Exception):  # a graph that fails is found by its example
+                served.model.release()
+        give_memory_back()
 
     def _tell(self) -> None:
         ailment = self._stuck or self._failing

@@ -14,7 +14,7 @@ WEB = {"fastapi", "starlette", "bentoml"}
 LAYERS = [
     "app", "routes", "workers", "watch", "shadow", "pipeline", "repository", "policy",
     "model", "pictures", "batching", "admission", "session", "meaning", "tensors", "preprocessing",
-    "manifest", "metrics", "logs", "settings", "limits", "keys", "errors", "version",
+    "manifest", "metrics", "memory", "logs", "settings", "limits", "keys", "errors", "version",
 ]  # fmt: skip
 
 

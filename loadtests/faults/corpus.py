@@ -1,6 +1,7 @@
 """The corpus of hostile input, mixed one to one with good requests."""
 
 import asyncio
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, cycle, islice
@@ -18,6 +19,7 @@ AT_ONCE = 16
 REQUESTS = 20_000
 QUICK_REQUESTS = 3_000
 WARM_SECONDS = 10
+TIDY_SECONDS = 65  # every minute, a worker gives memory back
 ANSWER_SECONDS = 60.0
 
 
@@ -39,10 +41,10 @@ def send_corpus(bench: Bench) -> Iterator[Figure]:
     # Who would have to wait is not refused here: that is another fault's matter.
     with bench.server("corpus", SENSORIUM_MAX_WAIT_MS="60000") as server:
         asyncio.run(_warm(server, examples, bench.scaled(WARM_SECONDS, 3)))
-        memory, workers = server.memory_bytes(), server.worker_ids()
+        memory, workers = _settled_bytes(server, bench), server.worker_ids()
         cases = islice((case for seed in count() for case in corpus(seed)), requests // 2)
         tally = asyncio.run(send(server.port, cases, examples))
-        growth = server.memory_bytes() / memory
+        growth = _settled_bytes(server, bench) / memory
         restarts = len(server.worker_ids() - workers)
     complaints = bench.into / f"corpus-{bench.workers}.txt"
     complaints.write_text("\n".join([*tally.complaints, *tally.wrong]))
@@ -55,6 +57,12 @@ def send_corpus(bench: Bench) -> Iterator[Figure]:
     yield Figure("restarts", restarts, most=0)
     yield Figure("MiB when warmed", memory / 2**20)
     yield Figure("memory afterwards, times that", growth, most=1.1)
+
+
+def _settled_bytes(server: Server, bench: Bench) -> int:
+    """The memory of the workers, when they have given back what was freed."""
+    time.sleep(bench.scaled(TIDY_SECONDS, 0))
+    return server.memory_bytes()
 
 
 async def _warm(server: Server, examples: Sequence[Example], seconds: float) -> Log:
