@@ -39,6 +39,26 @@ stalling (uint8[N,8,8,3] pixels) => (float[N,3] vector)
         }> (trips, yes, colours)
 }
 """
+# A bright picture makes it count to 25 million.
+HUNGRY = """
+<ir_version: 9, opset_import: ["" : 18]>
+stalling (uint8[N,8,8,3] pixels) => (float[N,3] vector)
+<int64[2] sides = {1, 2}, float limit = {200}, float zero = {0}, float half = {500000},
+ int64 none = {0}, int64 one = {1}> {
+    floats = Cast<to = 1>(pixels)
+    colours = ReduceMean<keepdims = 0>(floats, sides)
+    brightest = ReduceMax<keepdims = 0>(colours)
+    above = Sub(brightest, limit)
+    positive = Max(above, zero)
+    many = Mul(positive, half)
+    count = Cast<to = 7>(many)
+    numbers = Range(none, count, one)
+    total = ReduceSum<keepdims = 0>(numbers)
+    sum = Cast<to = 1>(total)
+    nothing = Mul(sum, zero)
+    vector = Add(colours, nothing)
+}
+"""
 DARK, BRIGHT = png((10, 20, 30)), png((250, 250, 250))
 PATIENCE = 0.3
 PIECE = 20_000  # bytes
@@ -51,10 +71,12 @@ def on_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def watched(models: Path) -> AsyncIterator[tuple[State, httpx.AsyncClient]]:
+async def watched(
+    models: Path, graph: str = STALLING
+) -> AsyncIterator[tuple[State, httpx.AsyncClient]]:
     write_model(
         models,
-        STALLING,
+        graph,
         name="stalling",
         preprocessing={"modality": "image", "input": "pixels", "size": [8, 8]},
         tasks={"embed": {"output": "vector", "width": 3}},
@@ -165,3 +187,20 @@ async def test_what_was_freed_is_given_back_again_and_again(
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         assert len(last) == PIECE
+
+
+async def test_what_a_run_needed_much_of_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.watch, "TIDY_SECONDS", 0.05)
+    process, megabyte = psutil.Process(), 2**20
+    async with watched(tmp_path, HUNGRY) as (state, client):
+        before = process.memory_info().rss
+        assert (await client.post("/v1/image/embed", content=BRIGHT)).status_code == 200
+        assert process.memory_info().rss > before + 150 * megabyte
+        watching = asyncio.create_task(state.watch.run())
+        async with asyncio.timeout(10):
+            while process.memory_info().rss > before + 50 * megabyte:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
