@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import perf_counter
 
 from service.errors import DeadlineExceeded, LoadError, QueueFull
@@ -20,18 +20,23 @@ class Admission:
     The pace is the time in which one item is done while there is something to do: on one core or on
     sixty-four, alone or in batches, beside other models or not. So all that are inside, each for
     that time, are what somebody waits who comes now.
+
+    Requests take their places at once, so that of a crowd that comes together nobody is overlooked;
+    the pace is learned item by item.
     """
 
     def __init__(self, most_seconds: float, series: ModelSeries) -> None:
         self._most = most_seconds
         self._series = series
-        self._items = 0
-        self._changed = 0.0  # when the items did, by the clock
+        self._items = 0  # that were let in, of requests that are not answered yet
+        self._at_work = 0  # items
+        self._looked = 0.0  # by the clock
         self._busy = 0.0  # seconds that the latest MEMORY items took; at first, none
 
-    def wait(self, items: int = 0) -> float:
-        """The seconds that somebody should wait who comes now, with so many items."""
-        return (self._items + items) * self._busy / MEMORY
+    @property
+    def wait(self) -> float:
+        """The seconds that a request which comes now should wait."""
+        return self._items * self._busy / MEMORY
 
     def check(self, deadline: float) -> None:
         """Whether a request that comes now should be done in time.
@@ -45,7 +50,7 @@ class Admission:
         """
         if self._items < ALWAYS:
             return
-        wait = self.wait()
+        wait = self.wait
         if wait > self._most:
             raise QueueFull(
                 f"{wait:.1f} s of work wait already; at most {self._most:g} s may", wait
@@ -54,9 +59,25 @@ class Admission:
             raise DeadlineExceeded(f"{wait:.1f} s of work are to be done before")
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place for one item, from before it is decoded until it is done or given up."""
-        self._change(1)
+    def enter(self, items: int, deadline: float) -> Iterator[None]:
+        """Hold a place for so many items.
+
+        Raises:
+            QueueFull: as `check` does, now that others may have entered before.
+            DeadlineExceeded: likewise.
+        """
+        self.check(deadline)
+        self._hold(items)
+        try:
+            yield
+        finally:
+            self._hold(-items)
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """One item is worked at, from before it is decoded until it is done or given up."""
+        self._spend()
+        self._at_work += 1
         done = 1
         try:
             yield
@@ -64,19 +85,32 @@ class Admission:
             done = 0  # it left without its turn
             raise
         finally:
-            self._change(-1, done)
+            self._spend()
+            self._at_work -= 1
+            self._busy *= MEMORY / (MEMORY + done)
 
-    def _change(self, items: int, done: int = 0) -> None:
-        now = perf_counter()
-        if self._items:
-            self._busy += now - self._changed
-        self._changed = now
+    def _hold(self, items: int) -> None:
         self._items += items
-        self._busy *= MEMORY / (MEMORY + done)
-        self._series.backlog(self.wait())
+        self._series.backlog(self.wait)
+
+    def _spend(self) -> None:
+        """The time since the last look went into items, if any is worked at."""
+        now = perf_counter()
+        if self._at_work:
+            self._busy += now - self._looked
+        self._looked = now
 
 
 def check(admissions: Collection[Admission], deadline: float) -> None:
     """Each model's `check`."""
     for admission in admissions:
         admission.check(deadline)
+
+
+@contextmanager
+def enter(admissions: Collection[Admission], items: int, deadline: float) -> Iterator[None]:
+    """A place for so many items in each model."""
+    with ExitStack() as places:
+        for admission in admissions:
+            places.enter_context(admission.enter(items, deadline))
+        yield

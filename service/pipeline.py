@@ -106,7 +106,7 @@ class Pipeline:
             BatchFailed: the model cannot compute it.
         """
         started = perf_counter()
-        with served.admission.place():
+        with served.admission.work():
             reply = await served.batcher.submit(item, deadline)
         _record(served, reply)
         served.series.stage("total", perf_counter() - started)
@@ -116,7 +116,7 @@ class Pipeline:
         """Decode, submit; or submit what the lane decodes."""
         started = perf_counter()
         item: Item
-        with reader.admission.place():
+        with reader.admission.work():
             if reader.decodes_in_lane:
                 item = File(payload)
             elif len(payload) <= reader.model.preprocessor.quick_bytes:

@@ -1,14 +1,13 @@
 """Who is let in, and how the service learns how long its work takes."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
 
 import service.admission
-from service.admission import ALWAYS, MEMORY, Admission, check
+from service.admission import ALWAYS, MEMORY, Admission, check, enter
 from service.errors import DeadlineExceeded, QueueFull, Unreadable
 from service.metrics import ModelSeries
 
@@ -40,47 +39,40 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-@contextmanager
-def inside(model: Admission, items: int) -> Iterator[None]:
-    """So many items are at work."""
-    with ExitStack() as places:
-        for _ in range(items):
-            places.enter_context(model.place())
-        yield
-
-
 async def test_a_few_are_let_in_however_slow_they_are_thought_to_be() -> None:
     slow = admission(100.0)
-    with inside(slow, ALWAYS - 1):
-        slow.check(NEVER)
-    with inside(slow, ALWAYS), pytest.raises(QueueFull):
-        slow.check(NEVER)
+    with ExitStack() as inside:
+        for _ in range(ALWAYS):
+            inside.enter_context(slow.enter(1, NEVER))
+        with pytest.raises(QueueFull):
+            slow.check(NEVER)
 
 
-@pytest.mark.usefixtures("clock")
 async def test_who_would_wait_too_long_is_told_when_to_come_back() -> None:
     model = admission(0.1)
-    with inside(model, 20):
+    with model.enter(20, NEVER):
         with pytest.raises(QueueFull, match=r"2\.0 s of work wait already; at most 1 s") as refusal:
             model.check(NEVER)
         assert refusal.value.retry_after == pytest.approx(2.0)
     model.check(NEVER)
-    assert model.wait() == 0
+    assert model.wait == 0
 
 
 async def test_a_crowd_before_one_model_keeps_nobody_from_another() -> None:
     busy, free = admission(0.1), admission(0.1)
-    with inside(busy, 20):
+    with enter([busy], 20, NEVER):
         check([free], NEVER)
         with pytest.raises(QueueFull):
             check([free, busy], NEVER)
+        with pytest.raises(QueueFull), enter([free, busy], 1, NEVER):
+            pass
+        assert free.wait == 0, "who is refused by one holds no place in the other"
 
 
-@pytest.mark.usefixtures("clock")
 async def test_who_cannot_be_served_before_its_deadline_is_refused_at_once() -> None:
     model = admission(0.1, most=10.0)
     now = asyncio.get_running_loop().time()
-    with inside(model, 50):
+    with model.enter(50, NEVER):
         model.check(now + 60)
         with pytest.raises(DeadlineExceeded, match=r"5\.0 s of work are to be done before"):
             model.check(now + 2)
@@ -88,43 +80,51 @@ async def test_who_cannot_be_served_before_its_deadline_is_refused_at_once() -> 
 
 @pytest.mark.parametrize("believed", [0.0, 0.002, 0.01, 0.08])
 async def test_the_pace_is_learned_from_what_is_done(clock: Clock, believed: float) -> None:
-    """So many callers, served in turn, each of whom asks again at once."""
-    callers, pace = 40, 0.01
+    """So many items are at work all the time, and are done in turn."""
+    pace = 0.01
     model = admission(believed)
-    queue = [model.place() for _ in range(callers)]
-    for place in queue:
-        place.__enter__()
+    queue = [model.work() for _ in range(40)]
+    for item in queue:
+        item.__enter__()
     for _ in range(MEMORY * 6):
         clock.now += pace
         queue.pop(0).__exit__(None, None, None)
-        queue.append(model.place())
+        queue.append(model.work())
         queue[-1].__enter__()
-    assert model.wait() == pytest.approx(callers * pace, rel=0.05)
+    assert waits(model) == pytest.approx(pace, rel=0.05)
 
 
-async def test_the_pace_is_learned_while_the_last_of_a_crowd_still_wait(clock: Clock) -> None:
-    model = admission(0.01)
-    crowd = [model.place() for _ in range(90)]
-    for place in crowd:
-        place.__enter__()
-    for place in crowd[:MEMORY]:
-        clock.now += 0.03  # three times slower than was known
-        place.__exit__(None, None, None)
-    assert model.wait() / (90 - MEMORY) > 0.02
+async def test_the_pace_is_learned_while_others_of_the_request_still_wait(clock: Clock) -> None:
+    model = admission(0.01, most=1e9)
+    with model.enter(90, NEVER):
+        items = [model.work() for _ in range(90)]
+        for item in items:
+            item.__enter__()
+        for item in items[:MEMORY]:
+            clock.now += 0.03  # three times slower than was known
+            item.__exit__(None, None, None)
+        assert model.wait > 90 * 0.02
 
 
-async def test_time_in_which_there_is_nothing_to_do_teaches_nothing(clock: Clock) -> None:
+async def test_time_in_which_nothing_is_worked_at_teaches_nothing(clock: Clock) -> None:
     model = admission(0.1)
-    for _ in range(200):
-        clock.now += 60.0
-        with model.place():
-            clock.now += 0.2
-    assert model.wait(1) == pytest.approx(0.2, rel=0.05)
+    with model.enter(1, NEVER):  # of a request that has nothing for this model, say
+        for _ in range(200):
+            clock.now += 60.0
+            with model.work():
+                clock.now += 0.2
+    assert waits(model) == pytest.approx(0.2, rel=0.05)
 
 
-def visit(model: Admission, clock: Clock, took: float, end: BaseException) -> None:
+def waits(model: Admission) -> float:
+    """How long one item keeps the others waiting."""
+    with model.enter(1, NEVER):
+        return model.wait
+
+
+def work(model: Admission, clock: Clock, took: float, end: BaseException) -> None:
     """An item that ends so after so many seconds."""
-    with model.place():
+    with model.work():
         clock.now += took
         raise end
 
@@ -133,13 +133,13 @@ def visit(model: Admission, clock: Clock, took: float, end: BaseException) -> No
 async def test_who_gave_up_is_no_work_that_was_done(clock: Clock, end: BaseException) -> None:
     model = admission(0.1)
     with pytest.raises(type(end)):
-        visit(model, clock, 0.5, end)
-    assert model.wait(1) > 0.1
+        work(model, clock, 0.5, end)
+    assert waits(model) > 0.1
 
 
 async def test_what_fails_was_work_as_well(clock: Clock) -> None:
     model = admission(0.1)
     for _ in range(MEMORY * 6):
         with pytest.raises(Unreadable):
-            visit(model, clock, 0.001, Unreadable("damaged"))
-    assert model.wait(1) == pytest.approx(0.001, rel=0.5)
+            work(model, clock, 0.001, Unreadable("damaged"))
+    assert waits(model) == pytest.approx(0.001, rel=0.5)

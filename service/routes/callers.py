@@ -16,19 +16,18 @@ WATCHED_SECONDS = 0.05
 
 
 async def while_there(
-    request: Request, admissions: Collection[Admission], items: int, work: Coroutine[Any, Any, T]
+    request: Request, admissions: Collection[Admission], work: Coroutine[Any, Any, T]
 ) -> T:
-    """What `work` gives; if that takes longer, it is cancelled when the caller leaves.
+    """What `work` gives; if it has to wait, it is cancelled when the caller leaves.
 
     Args:
         request: its body was read.
-        admissions: of the models that have to do the work.
-        items: how many it is.
+        admissions: of the models that the work waits for.
 
     Raises:
         CallerGone: it left.
     """
-    if max(admission.wait(items) for admission in admissions) <= WATCHED_SECONDS:
+    if max(admission.wait for admission in admissions) <= WATCHED_SECONDS:
         return await work
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_departure(request))
     try:

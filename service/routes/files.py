@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from service.admission import check
+from service.admission import check, enter
 from service.errors import BadRequest, SensoriumError, TooLarge
 from service.manifest import Kind, Modality, Task
 from service.meaning import ZERO_SHOT_SCALE, Floats, best, cosines, softmax
@@ -255,11 +255,11 @@ async def _answer(
     admissions = list({each for served in models for each in served.admissions})
     check(admissions, deadline)
     items = await read_items(request, kind, shared.settings)
-    check(admissions, deadline)  # others have come while the body was read
-    work = gather([_predict(shared, models, task, item, deadline) for item in items])
-    outcomes = await while_there(request, admissions, len(items), work)
-    if len(outcomes) == 1 and isinstance(outcomes[0], SensoriumError):
-        raise outcomes[0]
+    with enter(admissions, len(items), deadline):
+        work = gather([_predict(shared, models, task, item, deadline) for item in items])
+        outcomes = await while_there(request, admissions, work)
+        if len(outcomes) == 1 and isinstance(outcomes[0], SensoriumError):
+            raise outcomes[0]
     answers = []
     for number, served in enumerate(models):
         results = []
@@ -300,13 +300,13 @@ async def _embed_words(
     shared: State, served: Served, words: Sequence[str], deadline: float
 ) -> list[Prediction]:
     """The vectors of texts that belong to the request itself: one that fails, fails it."""
-    check(served.admissions, deadline)
-    predictions = await asyncio.gather(
-        *(
-            shared.pipeline.predict([(served, "embed")], {"text": encode_text(word)}, deadline)
-            for word in words
+    with enter(served.admissions, len(words), deadline):
+        predictions = await asyncio.gather(
+            *(
+                shared.pipeline.predict([(served, "embed")], {"text": encode_text(word)}, deadline)
+                for word in words
+            )
         )
-    )
     return [prediction for [prediction] in predictions]
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from starlette.responses import Response
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from service.admission import check
+from service.admission import enter
 from service.errors import BadRequest, TooLarge, Unreadable, Unsupported
 from service.meaning import Floats, unit
 from service.pipeline import Pipeline, Prediction
@@ -93,11 +93,11 @@ async def embed(request: Request, shared: Shared, _: Annotated[NoQuery, Query()]
         raise TooLarge(
             f"the request holds {len(items)} items; at most {shared.settings.max_items} are taken"
         )
-    check(served.admissions, deadline)
-    work = all_or_none(
-        served, (_predict(shared.pipeline, served, item, deadline) for item in items)
-    )
-    predictions = await while_there(request, served.admissions, len(items), work)
+    with enter(served.admissions, len(items), deadline):
+        work = all_or_none(
+            served, (_predict(shared.pipeline, served, item, deadline) for item in items)
+        )
+        predictions = await while_there(request, served.admissions, work)
     tokens = sum(p.cost for p in predictions) if manifest.kind == "text" else 0
     data = [
         Embedding(object="embedding", index=number, embedding=_encode(prediction.values, asked))

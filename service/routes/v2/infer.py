@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.admission import check
+from service.admission import check, enter
 from service.errors import BadRequest, TooLarge
 from service.meaning import best
 from service.preprocessing import Array
@@ -62,9 +62,9 @@ async def infer(
         deadline = arrived + microseconds / 1e6
     classes = _choose_outputs(form, asked.question)
     items = _count_items(form, asked.inputs, shared.settings.max_items)
-    check(form.served.admissions, deadline)  # others have come while the body was read
-    work = form.answer(shared.pipeline, asked.inputs, classes, deadline)
-    found = await while_there(request, form.served.admissions, items, work)
+    with enter(form.served.admissions, items, deadline):
+        work = form.answer(shared.pipeline, asked.inputs, classes, deadline)
+        found = await while_there(request, form.served.admissions, work)
     tensors = {
         output: _highest(found[output], count, form.labels(output)) if count else found[output]
         for output, count in classes.items()
