@@ -95,6 +95,30 @@ async def watched(
     state.pipeline.close()
 
 
+@asynccontextmanager
+async def watching(state: State) -> AsyncIterator[None]:
+    """The watch looks, again and again."""
+    looking = asyncio.create_task(state.watch.run())
+    try:
+        yield
+    finally:
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+
+
+def resident() -> int:
+    """Bytes that this process holds."""
+    held: int = psutil.Process().memory_info().rss
+    return held
+
+
+async def wait_until_fewer(most: int) -> None:
+    """Until this process holds so many bytes at most."""
+    async with asyncio.timeout(10):
+        while resident() > most:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def look_until_well(state: State) -> None:
     while state.watch.ailment:
         await asyncio.sleep(0.01)
@@ -161,12 +185,9 @@ async def test_lanes_are_looked_at_while_a_decoder_lets_the_watch_wait(
     monkeypatch.setattr(service.watch, "PAUSE", 0.01)
     async with watched(tmp_path) as (state, client):
         monkeypatch.setattr(state.pipeline, "decode", wait_for_ever)
-        watching = asyncio.create_task(state.watch.run())
-        async with asyncio.timeout(10):
+        async with watching(state), asyncio.timeout(10):
             stalled = await client.post("/v1/image/embed", content=BRIGHT)
         assert stalled.json()["code"] == "inference_failed"
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
 
 
 async def test_what_was_freed_is_given_back_again_and_again(
@@ -178,14 +199,10 @@ async def test_what_was_freed_is_given_back_again_and_again(
     async with watched(tmp_path) as (state, _):
         held = [b"x" * PIECE for _ in range(4000)]
         last = held[-1]  # what lies behind the others keeps them
-        before = psutil.Process().memory_info().rss
+        before = resident()
         held.clear()
-        watching = asyncio.create_task(state.watch.run())
-        async with asyncio.timeout(10):
-            while psutil.Process().memory_info().rss > before - 3000 * PIECE:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        async with watching(state):
+            await wait_until_fewer(before - 3000 * PIECE)
         assert len(last) == PIECE
 
 
@@ -193,14 +210,10 @@ async def test_what_a_run_needed_much_of_is_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service.watch, "TIDY_SECONDS", 0.05)
-    process, megabyte = psutil.Process(), 2**20
+    megabyte = 2**20
     async with watched(tmp_path, HUNGRY) as (state, client):
-        before = process.memory_info().rss
+        before = resident()
         assert (await client.post("/v1/image/embed", content=BRIGHT)).status_code == 200
-        assert process.memory_info().rss > before + 150 * megabyte
-        watching = asyncio.create_task(state.watch.run())
-        async with asyncio.timeout(10):
-            while process.memory_info().rss > before + 50 * megabyte:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        assert resident() > before + 150 * megabyte
+        async with watching(state):
+            await wait_until_fewer(before + 50 * megabyte)
