@@ -117,8 +117,8 @@ class EncoderReference(Frozen):
 class VectorPreprocessing(Frozen):
     """A head: its input is made of encoders' vectors, not of a file.
 
-    With several encoders the vectors stand in their order, each followed by a 1; one that is
-    missing is zeros, followed by a 0.
+    With several encoders, of one modality or of several, the vectors stand in their order, each
+    followed by a 1; one that is missing is zeros, followed by a 0.
     """
 
     modality: Literal["vector"]
@@ -131,9 +131,9 @@ class VectorPreprocessing(Frozen):
         return sum(encoder.width for encoder in self.encoders) + flags
 
     @model_validator(mode="after")
-    def _one_encoder_a_modality(self) -> "VectorPreprocessing":
-        if len({encoder.modality for encoder in self.encoders}) < len(self.encoders):
-            raise ValueError("encoders: at most one for each modality")
+    def _each_once(self) -> "VectorPreprocessing":
+        if len({encoder.name for encoder in self.encoders}) < len(self.encoders):
+            raise ValueError("encoders: one stands there twice")
         return self
 
 
@@ -242,7 +242,7 @@ class Manifest(Frozen):
     def modalities(self) -> tuple[Modality, ...]:
         """What a request for this model may bring: a head takes what its encoders take."""
         if isinstance(self.preprocessing, VectorPreprocessing):
-            return tuple(encoder.modality for encoder in self.encoders)
+            return tuple(dict.fromkeys(encoder.modality for encoder in self.encoders))
         return (self.preprocessing.modality,)
 
     @property

@@ -17,7 +17,6 @@ from service.manifest import (
     EncoderReference,
     Graph,
     Manifest,
-    Modality,
     Task,
     TextPreprocessing,
     read_manifest,
@@ -57,18 +56,24 @@ class Model:
     def decode(self, payload: bytes) -> Sample:
         return self.preprocessor.decode(payload)
 
-    def join(self, vectors: Mapping[Modality, Floats]) -> Sample:
-        """A head's sample, of its encoders' vectors."""
+    def join(self, vectors: Sequence[Floats | None]) -> Sample:
+        """A head's sample, of its encoders' vectors; None for one that had nothing to read."""
         assert isinstance(self.preprocessor, VectorPreprocessor)
         return self.preprocessor.join(vectors)
 
     def sample(self, payload: bytes) -> Sample:
-        """One file as the graph takes it, computed now; a head's first encoder reads it."""
+        """One file as the graph takes it, computed now; of a head, as its first encoder's file."""
         if not self.encoders:
             return self.decode(payload)
-        encoder = self.encoders[0]
-        [answer] = encoder.answers([encoder.decode(payload)])
-        return self.join({encoder.manifest.modalities[0]: answer["embed"]})
+        kind = self.encoders[0].manifest.kind
+        return self.join(
+            [e.embed(payload) if e.manifest.kind == kind else None for e in self.encoders]
+        )
+
+    def embed(self, payload: bytes) -> Floats:
+        """An encoder's vector of one file, computed now."""
+        [answer] = self.answers([self.decode(payload)])
+        return answer["embed"]
 
     def run(self, samples: Sequence[Sample], *, alone: bool = False) -> list[Row]:
         """One batch through the graph: a row for each sample, in order."""

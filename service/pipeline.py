@@ -137,11 +137,10 @@ class Pipeline:
         readings = [read[reader] for reader in served.readers if reader in read]
         replies = [reading.reply for reading in readings]
         if served.encoders:
-            vectors = {
-                reader.modality: reader.model.interpret("embed", read[reader].reply.row)
+            vectors = [
+                reader.model.interpret("embed", read[reader].reply.row) if reader in read else None
                 for reader in served.encoders
-                if reader in read
-            }
+            ]
             replies.append(await served.batcher.submit(served.model.join(vectors), deadline))
             _record(served, replies[-1])
         started = perf_counter()

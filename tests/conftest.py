@@ -64,6 +64,9 @@ warmth (float[N,3] vector) => (float[N,2] logits)
     logits = MatMul(vector, weights)
 }
 """
+FAINT = COLOURS.replace("vector = R", "mean = R").replace(
+    "logits = Mul(vector, scale)", "vector = Mul(mean, scale) logits = Identity(mean)"
+)
 MOOD = """
 <ir_version: 9, opset_import: ["" : 18]>
 mood (float[N,13] vector) => (float[N,13] logits) {
@@ -218,6 +221,30 @@ def write_mood(models: Path, name: str = "mood", **options: Any) -> Path:
         example={"file": "example.png", "tolerance": {"fp32": 1e-4}},
         files={
             "labels.txt": "\n".join(f"input {n}" for n in range(13)).encode(),
+            "example.png": png((200, 30, 40)),
+        },
+        **options,
+    )
+
+
+def write_twice(models: Path, name: str = "twice", **options: Any) -> Path:
+    """A head on two encoders of pictures, `colours` and `faint`; its answer is its own input."""
+    names = ("colours", "faint")
+    write_colours(models, "faint", graph=FAINT)
+    return write_model(
+        models,
+        MOOD.replace("13", "8"),
+        name=name,
+        encoders={name: load(models / name / "1", Settings()) for name in names},
+        preprocessing={
+            "modality": "vector",
+            "input": "vector",
+            "encoders": [reference(name, "image", 3) for name in names],
+        },
+        tasks={"classify": {"output": "logits", "activation": "none"}},
+        example={"file": "example.png", "tolerance": {"fp32": 1e-4}},
+        files={
+            "labels.txt": "\n".join(f"input {n}" for n in range(8)).encode(),
             "example.png": png((200, 30, 40)),
         },
         **options,

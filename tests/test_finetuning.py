@@ -17,7 +17,7 @@ from tests.servers import PROJECT
 from training.__main__ import main
 from training.finetune import choose_layers
 from training.networks.classifier import Classifier
-from training.networks.efficientnet import EfficientNetLite0
+from training.networks.efficientnet import EfficientNetLite
 from training.networks.finetuned import PictureClassifier, TextClassifier
 from training.networks.minilm import MiniLM
 from training.networks.picture import PictureNet
@@ -150,7 +150,7 @@ def test_an_encoder_of_another_modality_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("encoder", "whole"), [(MiniLM, TextClassifier), (EfficientNetLite0, PictureClassifier)]
+    ("encoder", "whole"), [(MiniLM, TextClassifier), (EfficientNetLite, PictureClassifier)]
 )
 def test_the_first_layers_step_least_and_none_is_left_out(
     encoder: type[nn.Module], whole: type[TextClassifier | PictureClassifier]

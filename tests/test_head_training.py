@@ -11,7 +11,7 @@ import torch
 from service.manifest import EncoderReference
 from service.model import Model, load
 from service.settings import Settings
-from tests.conftest import png, write_colours, write_words
+from tests.conftest import FAINT, png, write_colours, write_words
 from training import __main__
 from training.layouts import Item
 from training.scores import fit_temperature, score
@@ -79,6 +79,25 @@ def test_one_command_goes_from_pictures_to_a_folder_that_serves(
     assert {figure.data for figure in model.manifest.evaluation} == {"validation split"}
     card = (model.folder / "card.md").read_text()
     assert "training 36, validation 4; 1 more could not be used" in card
+
+
+def test_a_head_learns_of_two_encoders_joined(
+    pictures: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_colours(models, "faint", graph=FAINT)
+    (pictures / "warm/broken.png").write_bytes(b"no picture")
+    assert fit("image", pictures, models, "--encoder", "colours", "faint", "--hidden", "8") == 0
+    assert "1 items skipped" in capsys.readouterr().out
+
+    def find(wanted: EncoderReference) -> Model:
+        return load(models / wanted.name / "1", Settings())
+
+    model = load(models / "mine/1", Settings(), find)
+    assert [encoder.manifest.name for encoder in model.encoders] == ["colours", "faint"]
+    assert model.manifest.kind == "image"
+    assert answer(model, png((255, 3, 9))) == "warm"
+    assert answer(model, png((7, 3, 240))) == "cold"
+    assert "--encoder colours faint" in (model.folder / "card.md").read_text()
 
 
 def test_texts_of_a_table_are_fitted_and_a_test_split_is_scored(

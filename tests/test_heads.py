@@ -7,12 +7,12 @@ import httpx
 import numpy as np
 import pytest
 
-from service.errors import EncoderMissing
+from service.errors import BadModel, EncoderMissing
 from service.metrics import BATCH_ITEMS
 from service.model import load
 from service.repository import Repository
 from service.settings import Settings
-from tests.conftest import png, tone, write_mood, write_warmth
+from tests.conftest import png, tone, write_mood, write_twice, write_warmth
 from tests.test_manifest import setting
 from tests.test_routes import problem, serving, top
 
@@ -29,9 +29,9 @@ def models(small_models: Path) -> Path:
 
 
 def scores(result: dict[str, Any]) -> list[float]:
-    """A result's scores in the order of the labels of `mood`."""
+    """A result's scores in the order of the head's inputs."""
     by_label = {label["label"]: label["score"] for label in result["labels"]}
-    return [by_label[f"input {number}"] for number in range(13)]
+    return [by_label[f"input {number}"] for number in range(len(by_label))]
 
 
 async def test_a_head_classifies_what_its_encoder_sees(models: Path) -> None:
@@ -95,6 +95,24 @@ async def test_a_part_may_be_missing(models: Path, parts: Any, expected: list[fl
         response = await client.post("/v1/multimodal/classify?top_k=13", files=parts)
     [result] = response.json()["results"]
     np.testing.assert_allclose(scores(result), expected)
+
+
+async def test_a_file_is_read_by_every_encoder_of_its_kind(small_models: Path) -> None:
+    write_twice(small_models)
+    async with serving(small_models) as client:
+        response = await client.post("/v1/image/classify?model=twice&top_k=8", content=RED)
+        both = await client.post("/v1/image/classify?model=twice&model=faint", content=RED)
+    [result] = response.json()["results"]
+    np.testing.assert_allclose(scores(result), [250, 10, 10, 1, 25, 1, 1, 1], rtol=1e-6)
+    assert both.json()["answers"][1]["results"][0]["labels"][0]["label"] == "red"
+
+
+def test_an_encoder_stands_in_a_head_once(small_models: Path) -> None:
+    def repeat(manifest: dict[str, Any]) -> None:
+        manifest["preprocessing"]["encoders"] *= 2
+
+    with pytest.raises(BadModel, match="one stands there twice"):
+        load(write_warmth(small_models, change=repeat), Settings())
 
 
 @pytest.mark.parametrize(

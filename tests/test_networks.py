@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from training.networks import minilm
-from training.networks.efficientnet import EfficientNetLite0, SameConv
+from training.networks.efficientnet import LITE2, EfficientNetLite, SameConv
 from training.networks.efficientnet import rename_weights as rename_efficientnet
 
 
@@ -19,9 +19,9 @@ def text_encoder() -> minilm.MiniLM:
 
 
 @pytest.fixture(scope="module")
-def image_encoder() -> EfficientNetLite0:
+def image_encoder() -> EfficientNetLite:
     torch.manual_seed(1)
-    return EfficientNetLite0().eval()
+    return EfficientNetLite().eval()
 
 
 def tokens(*lengths: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -33,7 +33,7 @@ def tokens(*lengths: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def test_a_picture_gives_a_thousand_scores_and_a_vector(image_encoder: EfficientNetLite0) -> None:
+def test_a_picture_gives_a_thousand_scores_and_a_vector(image_encoder: EfficientNetLite) -> None:
     logits, vector = image_encoder(torch.zeros(2, 224, 224, 3, dtype=torch.uint8))
     assert (logits.shape, vector.shape) == ((2, 1000), (2, 1280))
     assert logits.dtype == vector.dtype == torch.float32
@@ -41,7 +41,7 @@ def test_a_picture_gives_a_thousand_scores_and_a_vector(image_encoder: Efficient
 
 @torch.inference_mode()
 def test_the_image_vector_is_what_the_scores_are_computed_from(
-    image_encoder: EfficientNetLite0,
+    image_encoder: EfficientNetLite,
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, 224, 224, 3), generator=generator, dtype=torch.uint8)
@@ -50,9 +50,21 @@ def test_the_image_vector_is_what_the_scores_are_computed_from(
     assert not torch.equal(vector[0], vector[1])
 
 
-@pytest.mark.parametrize(("kernel", "first", "last"), [(3, 0, 1), (5, 1, 2)])
-def test_a_stride_of_two_pads_right_and_below(kernel: int, first: int, last: int) -> None:
-    assert SameConv(1, 1, kernel, stride=2).pad.padding == (first, last, first, last)
+@torch.inference_mode()
+def test_a_larger_variant_meets_odd_sizes_and_gives_a_vector_as_wide() -> None:
+    network = EfficientNetLite(LITE2).eval()
+    _, vector = network(torch.zeros(1, 260, 260, 3, dtype=torch.uint8))
+    assert vector.shape == (1, 1280)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "size", "first", "last"), [(3, 8, 0, 1), (5, 8, 1, 2), (3, 9, 1, 1), (5, 9, 2, 2)]
+)
+def test_a_stride_of_two_pads_right_and_below(
+    kernel: int, size: int, first: int, last: int
+) -> None:
+    padding = SameConv(1, 1, kernel, stride=2, size=size).pad.padding
+    assert padding == (first, last, first, last)
 
 
 def test_published_names_lose_their_underscores() -> None:

@@ -24,7 +24,7 @@ from training.layouts import find_items
 from training.loop import Layers, Schedule, answer
 from training.material import Inputs, Part, part_of
 from training.networks.classifier import Classifier
-from training.networks.efficientnet import EfficientNetLite0
+from training.networks.efficientnet import EfficientNetLite
 from training.networks.finetuned import PictureClassifier, TextClassifier
 from training.networks.minilm import MiniLM
 from training.pictures import vary_pictures
@@ -145,7 +145,7 @@ def choose_layers(network: nn.Module, encoder_rate: float, first_rate: float) ->
         first_rate: of the first stage, beside the last; those between in even ratios.
     """
     encoder, classifier = network.get_submodule("encoder"), network.get_submodule("classifier")
-    assert isinstance(encoder, MiniLM | EfficientNetLite0)
+    assert isinstance(encoder, MiniLM | EfficientNetLite)
     stages = encoder.stages()
     ratio = first_rate ** (1 / (len(stages) - 1))
     return [

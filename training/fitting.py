@@ -290,7 +290,8 @@ def write_command(
             value = example.with_suffix(value.suffix.lower())
         if name not in (*PLACES, "mode") and value != parser.get_default(name):
             flag = name.replace("_", "-")
-            command += [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
+            values = value if isinstance(value, list) else [value]
+            command += [f"--no-{flag}"] if value is False else [f"--{flag}", *map(str, values)]
     return shlex.join(command)
 
 

@@ -2,16 +2,17 @@
 
 python -m training fit text --data questions.csv --name banking-intents
 python -m training fit image --data pictures/ --name objects
+python -m training fit image --data pictures/ --name objects \
+    --encoder efficientnet-lite0 efficientnet-lite2
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
 
-from service.manifest import Kind, VectorPreprocessing
-from service.meaning import Floats
+from service.manifest import Kind, Modality, VectorPreprocessing
 from service.preprocessing import VectorPreprocessor
 from training.course import Course, first_held_out
 from training.fitting import Recipe, add_recipe
@@ -43,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
     """The flags of a head."""
     add_recipe(parser, RECIPE)
     add = parser.add_argument
-    add("--encoder", default=ENCODERS[modality], help="whose vectors (default: %(default)s)")
+    add("--encoder", nargs="+", default=[ENCODERS[modality]], metavar="NAME",
+        help="whose vectors; those of several are joined (default: %(default)s)")  # fmt: skip
     add("--hidden", type=int, default=HIDDEN, help="nodes of the hidden layer")
 
 
@@ -55,24 +57,35 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
     """
     assert modality != "multimodal"
     data = find_items(args.data, modality)
-    encoded = encode(data.items, args.models, args.encoder, modality, args.cache / "vectors")
-    return build_course(args, data, encoded.vectors, encoded.unreadable, [encoded])
+    encoded = [
+        encode(data.items, args.models, encoder, modality, args.cache / "vectors")
+        for encoder in args.encoder
+    ]
+    return build_course(args, data, [{modality}] * len(data.items), encoded)
 
 
 def build_course(
     args: argparse.Namespace,
     data: LabelledData,
-    vectors: Mapping[int, Floats],
-    unreadable: Sequence[str],
+    brought: Sequence[Collection[Modality]],
     encoded: Sequence[Encoded],
 ) -> Course:
     """What is to be learned of the vectors of one encoder or several.
 
     Args:
-        vectors: place of an item -> float32[width], as the head is served.
-        unreadable: a sentence for each item that has none.
-        encoded: what each encoder gave.
+        brought: what each item consists of.
+        encoded: what each encoder gave, by the places of the items.
     """
+    references = tuple(one.reference for one in encoded)
+    preprocessor = VectorPreprocessor(
+        VectorPreprocessing(modality="vector", input=INPUT, encoders=references)
+    )
+    vectors = {
+        place: preprocessor.join([one.vectors.get(place) for one in encoded]).data
+        for place, parts in enumerate(brought)
+        if all(place in one.vectors for one in encoded if one.reference.modality in parts)
+    }
+    unreadable = dict.fromkeys(sentence for one in encoded for sentence in one.unreadable)
     skipped = (*data.skipped, *unreadable)
     tell_skipped(skipped)
     for one in encoded:
@@ -90,8 +103,6 @@ def build_course(
         )
         for split, chosen in places.items()
     }
-    references = tuple(one.reference for one in encoded)
-    spec = VectorPreprocessing(modality="vector", input=INPUT, encoders=references)
     models = {one.reference: one.encoder for one in encoded}
     names = " and ".join(reference.name for reference in references)
     torch.manual_seed(args.seed)
@@ -100,8 +111,8 @@ def build_course(
         labels=data.labels,
         parts=parts,
         network=Classifier(inputs, args.hidden, len(data.labels)),
-        preprocessing=spec,
-        preprocessor=VectorPreprocessor(spec),
+        preprocessing=preprocessor.spec,
+        preprocessor=preprocessor,
         example=first_held_out(parts),
         read=encoded[0].encoder.decode,
         source=f"trained here, on vectors of {names}",

@@ -13,8 +13,6 @@ import torch
 from torch import Generator
 
 from service.manifest import Kind, Modality, VectorPreprocessing
-from service.meaning import Floats
-from service.preprocessing import VectorPreprocessor
 from training import head
 from training.course import Course
 from training.errors import BadData
@@ -49,9 +47,7 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:  # noqa: ARG001
     if len(there) < 2:
         raise BadData(f"{args.data} has {there[0]}s only, which are fitted by `fit {there[0]}`")
     encoded = [_encode(args, modality, parts) for modality in there]
-    vectors = _join(parts, encoded)
-    unreadable = [sentence for one in encoded for sentence in one.unreadable]
-    course = head.build_course(args, data, vectors, unreadable, encoded)
+    course = head.build_course(args, data, parts, encoded)
     assert isinstance(course.preprocessing, VectorPreprocessing)
     held_out = course.parts.get("test", course.parts["valid"]).items
     rows_first = (rows[item.name] for item in (*held_out, *data.items))
@@ -90,19 +86,3 @@ def _encode(
     encoded = encode(items, args.models, encoder, modality, args.cache / "vectors")
     vectors = {places[number]: vector for number, vector in encoded.vectors.items()}
     return replace(encoded, vectors=vectors)
-
-
-def _join(
-    parts: Sequence[Mapping[Modality, Item]], encoded: Sequence[Encoded]
-) -> dict[int, Floats]:
-    """Place of a row -> its vectors joined as they are in serving; rows that can be read."""
-    spec = VectorPreprocessing(
-        modality="vector", input=head.INPUT, encoders=tuple(one.reference for one in encoded)
-    )
-    preprocessor = VectorPreprocessor(spec)
-    by_modality = {one.reference.modality: one.vectors for one in encoded}
-    return {
-        place: preprocessor.join({m: by_modality[m][place] for m in row}).data
-        for place, row in enumerate(parts)
-        if all(place in by_modality[m] for m in row)
-    }

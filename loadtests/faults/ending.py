@@ -13,7 +13,8 @@ from loadtests.faults.figures import Figure
 from loadtests.faults.load import Log, ask_until
 from loadtests.faults.server import Server
 
-AT_ONCE = 32
+AT_ONCE = 32  # more than two cores answer without refusing any when half of them is gone
+FEW = 8  # who need no more than what is left
 LOAD_SECONDS = 3.0
 END_SECONDS = 20.0
 BACK_SECONDS = 5.0
@@ -58,22 +59,24 @@ async def _terminate(server: Server, examples: Sequence[Example]) -> tuple[float
 def kill_worker(bench: Bench) -> Iterator[Figure]:
     """SIGKILL of one worker: its own requests are lost, and it is back in seconds."""
     examples = read_examples(bench.models)
-    with bench.server("kill") as server:
-        killed, log = asyncio.run(_kill(server, examples))
-    broken = [one for one in log.wrong() if one.status == 0]
-    others = [one for one in log.wrong() if one.status != 0]
-    last = max((one.began + one.seconds for one in log.wrong()), default=killed)
-    # Who is alone has nobody to answer for him meanwhile.
-    most = 0 if bench.workers > 1 else None
-    yield Figure("answered right", len(log.right()))
-    yield Figure("broken off, of those in flight", len(broken), most=AT_ONCE)
-    yield Figure("refused or answered wrongly", len(others), most=most)
-    yield Figure("last of all these, s after the kill", last - killed, most=BACK_SECONDS)
+    for callers in (FEW, AT_ONCE):
+        with bench.server(f"kill-{callers}") as server:
+            killed, log = asyncio.run(_kill(server, examples, callers))
+        broken = [one for one in log.wrong() if one.status == 0]
+        others = [one for one in log.wrong() if one.status != 0]
+        last = max((one.began + one.seconds for one in log.wrong()), default=killed)
+        # Who is alone has nobody to answer for him meanwhile.
+        most = 0 if bench.workers > 1 and callers == FEW else None
+        name = f"{callers} callers: "
+        yield Figure(name + "answered right", len(log.right()))
+        yield Figure(name + "broken off, of those in flight", len(broken), most=callers)
+        yield Figure(name + "refused or answered wrongly", len(others), most=most)
+        yield Figure(name + "last of all these, s after", last - killed, most=BACK_SECONDS)
 
 
-async def _kill(server: Server, examples: Sequence[Example]) -> tuple[float, Log]:
+async def _kill(server: Server, examples: Sequence[Example], callers: int) -> tuple[float, Log]:
     stop, log = asyncio.Event(), Log()
-    load = asyncio.ensure_future(ask_until(stop, server.port, examples, AT_ONCE, log))
+    load = asyncio.ensure_future(ask_until(stop, server.port, examples, callers, log))
     await asyncio.sleep(LOAD_SECONDS)
     os.kill(min(server.worker_ids()), signal.SIGKILL)
     killed = time.monotonic()

@@ -15,12 +15,13 @@ from matplotlib.figure import Figure as Picture
 from loadtests.faults.bench import Bench
 from loadtests.faults.examples import Example, read_examples
 from loadtests.faults.figures import Figure
-from loadtests.faults.load import Log, ask_until
+from loadtests.faults.load import Log, ask_for
 from loadtests.faults.server import Server
 from loadtests.wire import BrokenOff, Connections
 from tests.hostile import corpus
 
 AT_ONCE = 4  # callers with good requests, beside one with hostile ones
+LAP_SECONDS = 10.0  # then they connect anew: each worker is to meet all that there is
 SAMPLES = 360  # over the whole run
 SETTLING = 1 / 12  # of the run: five minutes of an hour
 HOSTILE_PAUSE_SECONDS = 0.02
@@ -84,13 +85,19 @@ async def _measure(
     stop, log, samples = asyncio.Event(), Log(), []
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        group.create_task(ask_until(stop, server.port, examples, AT_ONCE, log))
+        group.create_task(_ask(stop, server.port, examples, log))
         group.create_task(_be_hostile(stop, server.port))
         while (age := time.monotonic() - began) < seconds:
             await asyncio.sleep(seconds / SAMPLES)
             samples.append(await asyncio.to_thread(_sample, server, age / 60))
         stop.set()
     return samples, log
+
+
+async def _ask(stop: asyncio.Event, port: int, examples: Sequence[Example], log: Log) -> None:
+    while not stop.is_set():
+        lap = await ask_for(LAP_SECONDS, port, examples, AT_ONCE)
+        log.asked += lap.asked
 
 
 async def _be_hostile(stop: asyncio.Event, port: int) -> None:

@@ -52,8 +52,8 @@ def read_examples(models: Path) -> list[Example]:
 def _read(path: Path) -> Iterator[Example]:
     manifest = yaml.safe_load(path.read_text())
     folder, spec = path.parent, manifest["preprocessing"]
-    encoders = spec.get("encoders") or [spec]
-    if len(encoders) > 1:
+    [modality, *others] = {reader["modality"] for reader in spec.get("encoders") or [spec]}
+    if others:
         return
     file = folder / manifest["example"]["file"]
     expected = json.loads((folder / "example.json").read_bytes())
@@ -61,7 +61,7 @@ def _read(path: Path) -> Iterator[Example]:
         labels = (folder / "labels.txt").read_text().splitlines() if task == "classify" else []
         query = f"model={manifest['name']}"
         yield Example(
-            f"/v1/{encoders[0]['modality']}/{task}?{query}",
+            f"/v1/{modality}/{task}?{query}",
             file.read_bytes(),
             tuple(values),
             tuple(labels),

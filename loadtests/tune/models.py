@@ -42,7 +42,7 @@ def describe(card: Mapping[str, Any]) -> Description:
     name, manifest = card["id"], card["manifest"]
     reading = manifest["preprocessing"]
     encoders = reading.get("encoders", [])
-    modalities = [reader["modality"] for reader in encoders or [reading]]
+    modalities = list(dict.fromkeys(reader["modality"] for reader in encoders or [reading]))
     if len(modalities) > 1:
         raise TakesSeveral(f"{name} takes several files at once: tune each of its encoders")
     devices = ["cpu"] if card["provider"] == "cpu" else ["cuda", "cpu"]

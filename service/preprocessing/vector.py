@@ -1,11 +1,11 @@
 """Vector: encoders' vectors become the input of a head, a missing one as zeros."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from service.errors import Unsupported
-from service.manifest import Modality, VectorPreprocessing
+from service.manifest import VectorPreprocessing
 from service.preprocessing.sample import Array, Sample, TensorSpec, stack
 
 
@@ -23,16 +23,17 @@ class VectorPreprocessor:
     def decode(self, payload: bytes) -> Sample:  # noqa: ARG002
         raise Unsupported("a head takes its encoders' vectors, not files")
 
-    def join(self, vectors: Mapping[Modality, Array]) -> Sample:
-        """One sample, float32[width], of the vectors that there are."""
-        encoders = self.spec.encoders
-        if len(encoders) == 1:
-            return Sample(vectors[encoders[0].modality].astype(np.float32))
-        parts = []
-        for encoder in encoders:
-            there = encoder.modality in vectors
-            vector = vectors[encoder.modality] if there else np.zeros(encoder.width)
-            parts += [vector, [float(there)]]
+    def join(self, vectors: Sequence[Array | None]) -> Sample:
+        """One sample, float32[width].
+
+        Args:
+            vectors: each encoder's, in their order; None where there was nothing for it to read.
+        """
+        if len(vectors) == 1:
+            return Sample(np.asarray(vectors[0], np.float32))
+        parts: list[Array] = []
+        for encoder, vector in zip(self.spec.encoders, vectors, strict=True):
+            parts += [np.zeros(encoder.width + 1)] if vector is None else [vector, np.ones(1)]
         return Sample(np.concatenate(parts).astype(np.float32))
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Array]:

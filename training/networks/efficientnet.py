@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: a picture becomes 1,000 class scores and a vector of 1,280 features.
+"""EfficientNet-Lite: a picture becomes 1,000 class scores and a vector of 1,280 features.
 
 Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", 2019. The
 Lite variant has no squeeze-and-excitation, and ReLU6 in place of swish, so that it suits CPUs.
@@ -6,11 +6,11 @@ Lite variant has no squeeze-and-excitation, and ReLU6 in place of swish, so that
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-SIZE = 224  # pixels, height and width
 WIDTH = 1280  # of the vector
 CLASSES = 1000
 
@@ -18,42 +18,49 @@ CLASSES = 1000
 PIXEL_MEAN, PIXEL_STD = 127.0, 128.0
 EPSILON = 1e-3
 
-# repeats, kernel, stride of the first, expansion, channels out
-STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
+# kernel, stride of the first block, expansion
+STAGES = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))
 STEM = 32
 
 
-class EfficientNetLite0(nn.Module):
-    """uint8[N, 224, 224, 3] -> logits float32[N, 1000], vector float32[N, 1280]."""
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """How large a network of the family is."""
 
-    def __init__(self) -> None:
+    size: int  # pixels, height and width
+    repeats: tuple[int, ...]  # blocks of each stage
+    channels: tuple[int, ...]  # that come out of it
+
+
+LITE0 = Variant(224, (1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320))
+LITE2 = Variant(260, (1, 3, 3, 4, 4, 5, 1), (16, 24, 48, 88, 120, 208, 352))
+
+
+class EfficientNetLite(nn.Module):
+    """uint8[N, size, size, 3] -> logits float32[N, 1000], vector float32[N, 1280]."""
+
+    def __init__(self, variant: Variant = LITE0) -> None:
         super().__init__()
-        self.conv_stem = SameConv(3, STEM, kernel=3, stride=2)
+        self.conv_stem = SameConv(3, STEM, kernel=3, stride=2, size=variant.size)
         self.bn0 = nn.BatchNorm2d(STEM, eps=EPSILON)
-        blocks, channels = [], STEM
-        for repeats, kernel, stride, expansion, out in STAGES:
+        blocks, channels, size = [], STEM, halve(variant.size)
+        stages = zip(STAGES, variant.repeats, variant.channels, strict=True)
+        for (kernel, first_stride, expansion), repeats, out in stages:
             for repeat in range(repeats):
-                blocks.append(Block(channels, out, kernel, 1 if repeat else stride, expansion))
-                channels = out
+                stride = 1 if repeat else first_stride
+                blocks.append(Block(channels, out, kernel, stride, expansion, size))
+                channels, size = out, size if stride == 1 else halve(size)
         self.blocks = nn.ModuleList(blocks)
         self.conv_head = SameConv(channels, WIDTH)
         self.bn1 = nn.BatchNorm2d(WIDTH, eps=EPSILON)
         self.fc = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        x = (pixels.permute(0, 3, 1, 2).float() - PIXEL_MEAN) / PIXEL_STD  # [N, 3, 224, 224]
-        x = relu6(self.bn0(self.conv_stem(x)))  # [N, 32, 112, 112]
+        x = (pixels.permute(0, 3, 1, 2).float() - PIXEL_MEAN) / PIXEL_STD  # [N, 3, size, size]
+        x = relu6(self.bn0(self.conv_stem(x)))  # [N, 32, size / 2, size / 2]
         for block in self.blocks:
             x = block(x)
-        x = relu6(self.bn1(self.conv_head(x)))  # [N, 1280, 7, 7]
+        x = relu6(self.bn1(self.conv_head(x)))  # [N, 1280, size / 32, size / 32]
         vector = x.mean(dim=(2, 3))
         return self.fc(vector), vector
 
@@ -69,7 +76,9 @@ class EfficientNetLite0(nn.Module):
 class Block(nn.Module):
     """Widen, look around in each channel by itself, narrow; a shortcut where the shape stays."""
 
-    def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int) -> None:
+    def __init__(
+        self, channels: int, out: int, kernel: int, stride: int, expansion: int, size: int
+    ) -> None:
         super().__init__()
         wide = channels * expansion
         self.widens = expansion > 1
@@ -77,7 +86,7 @@ class Block(nn.Module):
         if self.widens:
             self.expand_conv = SameConv(channels, wide)
             self.bn0 = nn.BatchNorm2d(wide, eps=EPSILON)
-        self.depthwise_conv = SameConv(wide, wide, kernel, stride, groups=wide)
+        self.depthwise_conv = SameConv(wide, wide, kernel, stride, wide, size)
         self.bn1 = nn.BatchNorm2d(wide, eps=EPSILON)
         self.project_conv = SameConv(wide, out)
         self.bn2 = nn.BatchNorm2d(out, eps=EPSILON)
@@ -91,21 +100,33 @@ class Block(nn.Module):
 
 
 class SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow's "SAME" does: the odd pixel goes right and below.
-
-    All sizes that a stride of 2 meets here are even, so that the padding is kernel - stride.
-    """
+    """A convolution padded as TensorFlow's "SAME" does: the odd pixel goes right and below."""
 
     def __init__(
-        self, channels: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1
+        self,
+        channels: int,
+        out: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        size: int = 1,
     ) -> None:
+        """Args:
+        size: pixels, of what comes in: an odd one is padded more at a stride of 2.
+        """
         super().__init__(channels, out, kernel, stride, groups=groups, bias=False)
-        before = (kernel - stride) // 2
-        after = kernel - stride - before
+        padding = kernel - (stride if size % stride == 0 else 1)
+        before = padding // 2
+        after = padding - before
         self.pad = nn.ZeroPad2d((before, after, before, after))
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(self.pad(x))
+
+
+def halve(size: int) -> int:
+    """What a stride of 2 leaves."""
+    return (size + 1) // 2
 
 
 def relu6(x: Tensor) -> Tensor:
