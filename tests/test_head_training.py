@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from service.manifest import EncoderReference
 from service.model import Model, load
 from service.settings import Settings
-from tests.conftest import FAINT, png, write_colours, write_words
+from tests.conftest import FAINT, png, write_colours, write_model, write_words
 from training import __main__
 from training.layouts import Item
 from training.scores import fit_temperature, score
@@ -137,6 +138,38 @@ def test_vectors_are_kept_and_the_same_as_those_served(pictures: Path, models: P
     [file] = cache.iterdir()
     file.write_bytes(b"damaged")
     assert encode(items, models, "colours", "image", cache).computed == len(items)
+
+
+COLUMNS = """
+<ir_version: 9, opset_import: ["" : 18]>
+columns (uint8[N,8,8,3] pixels) => (float[N,8] vector)
+<int64[2] others = {1, 3}> {
+    floats = Cast<to = 1>(pixels)
+    vector = ReduceMean<keepdims = 0>(floats, others)
+}
+"""
+
+
+def test_a_mirrored_picture_is_seen_from_behind(tmp_path: Path, models: Path) -> None:
+    write_model(
+        models,
+        COLUMNS,
+        name="columns",
+        preprocessing={"modality": "image", "input": "pixels", "size": [8, 8]},
+        tasks={"embed": {"output": "vector", "width": 8}},
+        example={"file": "example.png", "tolerance": {"fp32": 1e-4}},
+        files={"example.png": png((200, 30, 40))},
+    )
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:, :2] = 90
+    Image.fromarray(pixels).save(tmp_path / "left.png")
+    items, cache = [Item("left", tmp_path / "left.png", "x")], tmp_path / "cache"
+    seen = encode(items, models, "columns", "image", cache)
+    behind = encode(items, models, "columns", "image", cache, mirrored=True)
+    assert (seen.computed, behind.computed) == (1, 1)
+    np.testing.assert_array_equal(seen.vectors[0], [90, 90, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(behind.vectors[0], [0, 0, 0, 0, 0, 0, 90, 90])
+    assert encode(items, models, "columns", "image", cache, mirrored=True).computed == 0
 
 
 @pytest.mark.parametrize("encoder", ["nobody", "words"])

@@ -8,6 +8,7 @@ python -m training fit image --data pictures/ --name objects \
 
 import argparse
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from training.course import Course, first_held_out
 from training.fitting import Recipe, add_recipe
 from training.layouts import LabelledData, find_items, split_items
 from training.loop import Schedule
-from training.material import part_of
+from training.material import Part, part_of
 from training.networks.classifier import Classifier
 from training.samples import tell_skipped
 from training.vectors import Encoded, encode
@@ -47,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
     add("--encoder", nargs="+", default=[ENCODERS[modality]], metavar="NAME",
         help="whose vectors; those of several are joined (default: %(default)s)")  # fmt: skip
     add("--hidden", type=int, default=HIDDEN, help="nodes of the hidden layer")
+    if modality == "image":
+        add("--mirror", action=argparse.BooleanOptionalAction, default=True,
+            help="learn of every picture and its mirror image")  # fmt: skip
 
 
 def prepare(args: argparse.Namespace, modality: Kind) -> Course:
@@ -56,12 +60,36 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
         TrainingError: with a sentence for whoever typed the command.
     """
     assert modality != "multimodal"
-    data = find_items(args.data, modality)
-    encoded = [
-        encode(data.items, args.models, encoder, modality, args.cache / "vectors")
-        for encoder in args.encoder
+    data, cache = find_items(args.data, modality), args.cache / "vectors"
+    encoded = [encode(data.items, args.models, name, modality, cache) for name in args.encoder]
+    course = build_course(args, data, [{modality}] * len(data.items), encoded)
+    if modality != "image" or not args.mirror:
+        return course
+    known = course.parts["train"]
+    mirrored = [
+        encode(known.items, args.models, name, modality, cache, mirrored=True)
+        for name in args.encoder
     ]
-    return build_course(args, data, [{modality}] * len(data.items), encoded)
+    return replace(
+        course,
+        parts={**course.parts, "train": _add(known, course, mirrored)},
+        facts={**course.facts, "Augmentation": "each picture to learn of, and its mirror image"},
+    )
+
+
+def _add(known: Part, course: Course, encoded: Sequence[Encoded]) -> Part:
+    """The samples that there are, and others of the same items."""
+    assert isinstance(course.preprocessor, VectorPreprocessor)
+    [vectors] = known.take(torch.arange(len(known)))
+    joined = course.preprocessor.join
+    more = [
+        joined([one.vectors[place] for one in encoded]).data for place in range(len(known.items))
+    ]
+    return part_of(
+        torch.cat([vectors, torch.from_numpy(np.stack(more))]),
+        known.labels.repeat(2),
+        known.items,
+    )
 
 
 def build_course(

@@ -20,7 +20,7 @@ class Part:
     labels: Tensor  # int64[n]
     take: Callable[[Tensor], Inputs] = field(repr=False)  # int64[k], their places -> their inputs
     lengths: Tensor | None = None  # int64[n]: tokens of texts, which are padded to the longest
-    items: tuple[Item, ...] = field(default=(), repr=False)
+    items: tuple[Item, ...] = field(default=(), repr=False)  # of which they were made
 
     def __len__(self) -> int:
         return len(self.labels)

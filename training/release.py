@@ -109,7 +109,9 @@ def _report(
             **course.facts,
             "Data": manifest.origin.data,
             "Licence": manifest.origin.licence,
-            "Items": ", ".join(f"{SPLITS[split]} {len(part):,}" for split, part in parts.items()),
+            "Items": ", ".join(
+                f"{SPLITS[split]} {len(part.items):,}" for split, part in parts.items()
+            ),
             "Learning rate": f"{findings.learning_rate:g}",
             "Temperature": f"{findings.temperature:.2f}",
             "PyTorch and onnxruntime": f"differ by at most {findings.parity:.1g}",
@@ -153,7 +155,9 @@ def _card(
     args: argparse.Namespace, manifest: Manifest, course: Course, findings: Findings, command: str
 ) -> str:
     """The card of a model in Markdown."""
-    counts = ", ".join(f"{SPLITS[split]} {len(part):,}" for split, part in course.parts.items())
+    counts = ", ".join(
+        f"{SPLITS[split]} {len(part.items):,}" for split, part in course.parts.items()
+    )
     skipped = f"; {course.skipped} more could not be used" if course.skipped else ""
     lines = [
         f"# {manifest.name} {manifest.version}",

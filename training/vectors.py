@@ -12,10 +12,17 @@ import numpy as np
 from tqdm import tqdm
 
 from service.errors import CallerError, NotFound
-from service.manifest import EncoderReference, Modality, TextPreprocessing, sha256
+from service.manifest import (
+    EncoderReference,
+    ImagePreprocessing,
+    Modality,
+    TextPreprocessing,
+    sha256,
+)
 from service.meaning import Floats
 from service.model import Model
 from service.pipeline import Pipeline
+from service.preprocessing import Sample
 from service.repository import Repository, Served
 from service.settings import Precision, Settings
 from training.errors import TrainingError
@@ -43,21 +50,33 @@ class Encoded:
 
 
 def encode(
-    items: Sequence[Item], models: Path, encoder: str, modality: Modality, cache: Path
+    items: Sequence[Item],
+    models: Path,
+    encoder: str,
+    modality: Modality,
+    cache: Path,
+    *,
+    mirrored: bool = False,
 ) -> Encoded:
     """The vectors of the items, through the service's own repository and pipeline.
 
     Args:
         cache: the folder where vectors are kept; whatever an interrupted run has computed is kept.
+        mirrored: pictures are seen from behind.
 
     Raises:
         EncoderUnavailable: `encoder` is not among `models`, or does not serve.
     """
-    return asyncio.run(_encode(items, models, encoder, modality, cache))
+    return asyncio.run(_encode(items, models, encoder, modality, cache, mirrored))
 
 
 async def _encode(
-    items: Sequence[Item], models: Path, encoder: str, modality: Modality, cache: Path
+    items: Sequence[Item],
+    models: Path,
+    encoder: str,
+    modality: Modality,
+    cache: Path,
+    mirrored: bool,
 ) -> Encoded:
     # Heads learn the vectors of the reference graphs, whatever an operator has chosen.
     settings = Settings(models=models, precision=Precision.AUTO)
@@ -69,7 +88,7 @@ async def _encode(
         kept = KeptVectors(cache, served.model)
         before = len(kept)
         try:
-            vectors, unreadable = await _compute(items, served, modality, pipeline, kept)
+            vectors, unreadable = await _compute(items, served, pipeline, kept, mirrored)
         finally:
             if len(kept) > before:
                 kept.write()
@@ -110,36 +129,44 @@ def _refer(model: Model, modality: Modality) -> EncoderReference:
 async def _compute(
     items: Sequence[Item],
     served: Served,
-    modality: Modality,
     pipeline: Pipeline,
     kept: "KeptVectors",
+    mirrored: bool,
 ) -> tuple[dict[int, Floats], list[str]]:
     vectors: dict[int, Floats] = {}
     unreadable: dict[int, str] = {}
-    loop = asyncio.get_running_loop()
+    mark = b"mirrored" if mirrored else b""
     waiting = iter(enumerate(items))
 
     async def work() -> None:
         for number, item in waiting:
             try:
                 payload = item.read()
-                key = hashlib.sha256(payload).digest()
-                vector = kept.get(key)
-                if vector is None:
-                    deadline = loop.time() + SECONDS
-                    [answer] = await pipeline.predict(
-                        [(served, "embed")], {modality: payload}, deadline
-                    )
-                    vector = kept[key] = answer.values
-                vectors[number] = vector
+                key = hashlib.sha256(payload + mark).digest()
+                if key not in kept:
+                    kept[key] = await _embed(payload, served, pipeline, mirrored)
+                vectors[number] = kept[key]
             except (CallerError, OSError) as error:
                 unreadable[number] = f"{item.name}: {error}"
             bar.update()
 
     workers = IN_FLIGHT * served.model.manifest.batching.max_batch
-    with tqdm(total=len(items), desc="vectors", unit=f" {modality}s", leave=False) as bar:
+    with tqdm(total=len(items), desc="vectors", unit=f" {served.modality}s", leave=False) as bar:
         await asyncio.gather(*(work() for _ in range(workers)))
     return vectors, [unreadable[number] for number in sorted(unreadable)]
+
+
+async def _embed(payload: bytes, served: Served, pipeline: Pipeline, mirrored: bool) -> Floats:
+    deadline = asyncio.get_running_loop().time() + SECONDS
+    if not mirrored:
+        [answer] = await pipeline.predict([(served, "embed")], {served.modality: payload}, deadline)
+        return answer.values
+    sample = await pipeline.decode(served.model.decode, payload, deadline)
+    spec = served.model.manifest.preprocessing
+    assert isinstance(spec, ImagePreprocessing)
+    across = 1 if spec.layout == "NHWC" else 2
+    behind = Sample(np.ascontiguousarray(np.flip(sample.data, across)))
+    return (await pipeline.predict_sample(served, "embed", behind, deadline)).values
 
 
 class KeptVectors(dict[bytes, Floats]):
