@@ -66,12 +66,13 @@ def _settled_bytes(server: Server, bench: Bench) -> int:
 
 
 async def _warm(server: Server, examples: Sequence[Example], seconds: float) -> Log:
-    """Every model and every preview was asked for before memory is measured."""
-    async with Connections(server.port) as connections:
-        for example in examples:
-            route, _, query = example.path.partition("?")
-            preview = f"{route.rpartition('/')[0]}/preview?{query}"
-            await connections.ask(post(preview, "application/octet-stream", example.file))
+    """Every worker was asked for every model and preview before memory is measured."""
+    for _ in range(AT_ONCE):  # connections, which fall to one worker or another
+        async with Connections(server.port) as connections:
+            for example in examples:
+                route, _, query = example.path.partition("?")
+                preview = f"{route.rpartition('/')[0]}/preview?{query}"
+                await connections.ask(post(preview, "application/octet-stream", example.file))
     return await ask_for(seconds, server.port, examples, AT_ONCE)
 
 
