@@ -107,6 +107,12 @@ async def test_a_file_is_read_by_every_encoder_of_its_kind(small_models: Path) -
     assert both.json()["answers"][1]["results"][0]["labels"][0]["label"] == "red"
 
 
+def test_an_example_is_read_by_every_encoder_of_its_kind(small_models: Path) -> None:
+    folder = write_twice(small_models)
+    model = load(folder, Settings(), lambda e: load(small_models / e.name / "1", Settings()))
+    np.testing.assert_allclose(model.sample(RED).data, [250, 10, 10, 1, 25, 1, 1, 1], rtol=1e-6)
+
+
 def test_an_encoder_stands_in_a_head_once(small_models: Path) -> None:
     def repeat(manifest: dict[str, Any]) -> None:
         manifest["preprocessing"]["encoders"] *= 2
