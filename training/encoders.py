@@ -238,7 +238,7 @@ EFFICIENTNET = _efficientnet(
         Figure(metric="top-5", value=0.98, data="500 ImageNet photographs, one a class"),
     ),
 )
-# Sees more, in three times the time: to be joined with the other, or asked alone.
+# Sees more, in twice the time: to be joined with the other, or asked alone.
 EFFICIENTNET_LITE2 = _efficientnet(
     2,
     efficientnet.LITE2,
