@@ -26,7 +26,7 @@ COPY service/ service/
 COPY training/ training/
 COPY models/ models/
 # Whatever the checkout's modes are, the user of the last stage can read these.
-RUN .venv/bin/python -m training import --all && chmod -R a+rX models service
+RUN .venv/bin/python -m training import efficientnet-lite0 all-minilm-l6-v2 && chmod -R a+rX models service
 
 FROM ${PYTHON_IMAGE}
 WORKDIR /app
