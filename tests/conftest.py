@@ -67,9 +67,9 @@ warmth (float[N,3] vector) => (float[N,2] logits)
 FAINT = COLOURS.replace("vector = R", "mean = R").replace(
     "logits = Mul(vector, scale)", "vector = Mul(mean, scale) logits = Identity(mean)"
 )
-MOOD = """
+ECHO = """
 <ir_version: 9, opset_import: ["" : 18]>
-mood (float[N,13] vector) => (float[N,13] logits) {
+echo (float[N,WIDTH] vector) => (float[N,WIDTH] logits) {
     logits = Identity(vector)
 }
 """
@@ -205,46 +205,30 @@ def write_warmth(models: Path, name: str = "warmth", **options: Any) -> Path:
 
 def write_mood(models: Path, name: str = "mood", **options: Any) -> Path:
     """A head on `colours` and `words`, whose answer shows its own input."""
-    encoders = {"colours": load(models / "colours/1", Settings())}
-    encoders["words"] = load(models / "words/1", Settings())
-    return write_model(
-        models,
-        MOOD,
-        name=name,
-        encoders=encoders,
-        preprocessing={
-            "modality": "vector",
-            "input": "vector",
-            "encoders": [reference("colours", "image", 3), reference("words", "text", 8)],
-        },
-        tasks={"classify": {"output": "logits", "activation": "none"}},
-        example={"file": "example.png", "tolerance": {"fp32": 1e-4}},
-        files={
-            "labels.txt": "\n".join(f"input {n}" for n in range(13)).encode(),
-            "example.png": png((200, 30, 40)),
-        },
-        **options,
-    )
+    encoders = [reference("colours", "image", 3), reference("words", "text", 8)]
+    return write_echo(models, name, encoders, **options)
 
 
 def write_twice(models: Path, name: str = "twice", **options: Any) -> Path:
     """A head on two encoders of pictures, `colours` and `faint`; its answer is its own input."""
-    names = ("colours", "faint")
     write_colours(models, "faint", graph=FAINT)
+    encoders = [reference("colours", "image", 3), reference("faint", "image", 3)]
+    return write_echo(models, name, encoders, **options)
+
+
+def write_echo(models: Path, name: str, encoders: list[dict[str, Any]], **options: Any) -> Path:
+    """A head whose graph hands on its input: the encoders' vectors, each followed by a flag."""
+    width = sum(encoder["width"] + 1 for encoder in encoders)
     return write_model(
         models,
-        MOOD.replace("13", "8"),
+        ECHO.replace("WIDTH", str(width)),
         name=name,
-        encoders={name: load(models / name / "1", Settings()) for name in names},
-        preprocessing={
-            "modality": "vector",
-            "input": "vector",
-            "encoders": [reference(name, "image", 3) for name in names],
-        },
+        encoders={e["name"]: load(models / e["name"] / "1", Settings()) for e in encoders},
+        preprocessing={"modality": "vector", "input": "vector", "encoders": encoders},
         tasks={"classify": {"output": "logits", "activation": "none"}},
         example={"file": "example.png", "tolerance": {"fp32": 1e-4}},
         files={
-            "labels.txt": "\n".join(f"input {n}" for n in range(8)).encode(),
+            "labels.txt": "\n".join(f"input {n}" for n in range(width)).encode(),
             "example.png": png((200, 30, 40)),
         },
         **options,

@@ -24,6 +24,7 @@ from training.finder import Sweep
 from training.folder import Content, write_folder
 from training.layouts import Split
 from training.loop import Outcome
+from training.material import Part
 from training.page import Answers, Report, write_page
 from training.scores import Scores
 
@@ -109,9 +110,7 @@ def _report(
             **course.facts,
             "Data": manifest.origin.data,
             "Licence": manifest.origin.licence,
-            "Items": ", ".join(
-                f"{SPLITS[split]} {len(part.items):,}" for split, part in parts.items()
-            ),
+            "Items": _count_items(parts),
             "Learning rate": f"{findings.learning_rate:g}",
             "Temperature": f"{findings.temperature:.2f}",
             "PyTorch and onnxruntime": f"differ by at most {findings.parity:.1g}",
@@ -151,13 +150,15 @@ def _named(scores: Scores) -> dict[str, float]:
     }
 
 
+def _count_items(parts: Mapping[Split, Part]) -> str:
+    """How many items each split was made of, in words."""
+    return ", ".join(f"{SPLITS[split]} {len(part.items):,}" for split, part in parts.items())
+
+
 def _card(
     args: argparse.Namespace, manifest: Manifest, course: Course, findings: Findings, command: str
 ) -> str:
     """The card of a model in Markdown."""
-    counts = ", ".join(
-        f"{SPLITS[split]} {len(part.items):,}" for split, part in course.parts.items()
-    )
     skipped = f"; {course.skipped} more could not be used" if course.skipped else ""
     lines = [
         f"# {manifest.name} {manifest.version}",
@@ -174,8 +175,8 @@ def _card(
         "",
         "## Figures",
         "",
-        f"Items: {counts}{skipped}. Every choice was made on the validation split; a test split"
-        " is scored once and decides nothing.",
+        f"Items: {_count_items(course.parts)}{skipped}. Every choice was made on the validation"
+        " split; a test split is scored once and decides nothing.",
         "",
         "| split | accuracy | macro F1 | expected calibration error |",
         "|---|---|---|---|",
