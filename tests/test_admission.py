@@ -78,6 +78,15 @@ async def test_who_cannot_be_served_before_its_deadline_is_refused_at_once() -> 
             model.check(now + 2)
 
 
+async def test_who_would_wait_for_most_of_the_time_it_has_is_told_to_come_back() -> None:
+    model = admission(0.1, most=10.0)
+    now = asyncio.get_running_loop().time()
+    with model.enter(20, NEVER):
+        model.check(now + 4.5)
+        with pytest.raises(QueueFull, match=r"2\.0 s of work wait already, and 2\.\d s are left"):
+            model.check(now + 2.9)
+
+
 @pytest.mark.parametrize("believed", [0.0, 0.002, 0.01, 0.08])
 async def test_the_pace_is_learned_from_what_is_done(clock: Clock, believed: float) -> None:
     """So many items are at work all the time, and are done in turn."""

@@ -45,7 +45,11 @@ class Tree:
 
     def pss_bytes(self) -> int:
         """Memory, that which is shared counted once."""
-        return sum(_pss_bytes(process.id) for process in self.processes())
+        return sum(_memory_bytes(process.id, "Pss") for process in self.processes())
+
+    def allocated_bytes(self) -> int:
+        """Memory without mapped files, whose part in `pss_bytes` depends on who else maps them."""
+        return sum(_memory_bytes(process.id, "Pss_Anon") for process in self.processes())
 
     def settle(self) -> None:
         """Wait until work that nobody waits for any more is done."""
@@ -110,10 +114,10 @@ def parse_stat(line: str) -> Process:
     )
 
 
-def _pss_bytes(process_id: int) -> int:
+def _memory_bytes(process_id: int, kind: str) -> int:
     with suppress(OSError):
         for line in (PROC / str(process_id) / "smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith(f"{kind}:"):
                 return int(line.split()[1]) * 1024
     return 0
 
