@@ -10,8 +10,8 @@ from service.metrics import ModelSeries
 
 # So few are never refused: a pace that was learned too high would otherwise never be mended.
 ALWAYS = 16  # items
-# Of the time that is left to a request. The pace is that of a moment ago: under ten times what can be
-# done, one in twenty of those that were to wait for three quarters of their second came too late.
+# Of the time that is left to a request. The pace is that of a moment ago: at ten times the capacity
+# one in twenty of those that were to wait for three quarters of their second came too late.
 MOST_OF_DEADLINE = 0.65
 # The pace is that of so many items, the latest most: of some batches, and of less than a second.
 MEMORY = 32
