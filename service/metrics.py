@@ -32,8 +32,8 @@ MODEL = ("model", "version")
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 ITEMS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 COSTS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0)
-OLDEST = 20  # times what writing a page takes, so that it takes a twentieth of a core at most
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+OLDEST = 20  # times what writing a page takes, so that it takes a twentieth of a core at most
 
 STAGES = ("decode", "queue", "infer", "interpret", "total", "failed")
 STAGE = Histogram(
