@@ -1,11 +1,9 @@
 """Every series that Sensorium exports, with its help text, in one table."""
 
-import math
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from threading import Lock
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -33,7 +31,6 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 ITEMS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 COSTS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0)
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
-OLDEST = 20  # times what writing a page takes, so that it takes a twentieth of a core at most
 
 STAGES = ("decode", "queue", "infer", "interpret", "total", "failed")
 STAGE = Histogram(
@@ -178,29 +175,6 @@ class ModelSeries:
 def render() -> bytes:
     """All series in Prometheus' text format, summed over the workers where there are several."""
     return generate_latest(_registry())
-
-
-class Page:
-    """The text as scrapers get it: one who asks too often gets that of a moment ago.
-
-    To write it takes 15 ms of Python for four models, and for each worker's as many again; lanes
-    that need the interpreter wait meanwhile.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._text = b""
-        self._good_until = -math.inf
-
-    def text(self) -> bytes:
-        """All series, at most `OLDEST` times as old as it takes to write them. Thread-safe."""
-        with self._lock:
-            began = time.monotonic()
-            if began >= self._good_until:
-                self._text = render()
-                ended = time.monotonic()
-                self._good_until = ended + OLDEST * (ended - began)
-            return self._text
 
 
 def samples() -> Iterator[Sample]:

@@ -14,7 +14,6 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from service import metrics
 from service.errors import CallerGone, TooLarge
 from service.routes.bodies import MOST_INFLATION, read_body
 from service.routes.multipart import MOST_HEAD, Part, read_parts
@@ -261,13 +260,13 @@ async def test_too_many_texts_are_not_compared(small_models: Path) -> None:
 async def test_a_refusal_is_counted_by_its_code(client: httpx.AsyncClient) -> None:
     series = 'sensorium_rejections_total{code="unknown_encoding"} '
 
-    def count() -> float:
-        text = metrics.render().decode()
+    async def count() -> float:
+        text = (await client.get("/metrics")).text
         return float(text.partition(series)[2].split("\n")[0] or 0)
 
-    before = count()
+    before = await count()
     await client.post("/v1/image/classify", content=RED, headers={"content-encoding": "br"})
-    assert count() == before + 1
+    assert await count() == before + 1
 
 
 def test_a_slow_client_is_told_and_cut_off(small_models: Path) -> None:

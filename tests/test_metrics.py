@@ -3,14 +3,10 @@
 import os
 import subprocess
 import sys
-import time
-from itertools import count
 from pathlib import Path
 
 import httpx
-import pytest
 
-from service import metrics
 from tests.conftest import png
 from tests.servers import PROJECT, served
 
@@ -53,25 +49,6 @@ def test_what_a_killed_worker_did_counts_what_it_held_does_not(tmp_path: Path) -
     assert value(text, done) == 2
     assert value(text, 'sensorium_queue_items{model="colours",version="1"}') is None
     assert not list(tmp_path.glob("gauge_livesum_*.db"))
-
-
-def test_who_scrapes_too_often_gets_the_page_of_a_moment_ago(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pages = count(1)
-
-    def write() -> bytes:
-        time.sleep(0.05)  # so that the page is good for a second
-        return b"page %d" % next(pages)
-
-    monkeypatch.setattr(metrics, "render", write)
-    page = metrics.Page()
-    assert [page.text() for _ in range(100)] == [b"page 1"] * 100
-    deadline = time.monotonic() + 30
-    while page.text() == b"page 1":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert next(pages) == 3
 
 
 def test_two_workers_sum_right(small_models: Path) -> None:

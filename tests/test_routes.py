@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service import metrics
 from service.routes import build_api, build_app
 from service.routes.state import build_state
 from service.settings import Settings
@@ -502,10 +501,10 @@ async def test_metrics_count_what_was_done(client: httpx.AsyncClient) -> None:
     bad = 'sensorium_items_total{model="colours",outcome="unreadable",version="1"}'
     rejected = 'sensorium_rejections_total{code="unreadable"}'
     decoded = 'sensorium_stage_seconds_count{model="colours",stage="decode",version="1"}'
-    before = metrics.render().decode()
+    before = (await client.get("/metrics")).text
     await client.post("/v1/image/classify", files=[("f", ("a", RED))] * 3)
     await client.post("/v1/image/classify", content=b"x")
-    after = metrics.render().decode()
+    after = (await client.get("/metrics")).text
     grown = [
         value(series, after) - value(series, before) for series in (ok, bad, rejected, decoded)
     ]

@@ -76,6 +76,6 @@ async def readyz(shared: Shared) -> Readiness:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def get_metrics(shared: Shared) -> Response:
-    """All series in Prometheus' text format; asked too often, those of a moment ago."""
-    return Response(shared.metrics.text(), media_type=metrics.CONTENT_TYPE)
+def get_metrics() -> Response:
+    """All series in Prometheus' text format."""
+    return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)

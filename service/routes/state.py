@@ -6,7 +6,6 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from service.metrics import Page
 from service.pipeline import Pipeline
 from service.repository import Repository
 from service.settings import Settings
@@ -22,7 +21,6 @@ class State:
     pipeline: Pipeline
     watch: Watch
     workers: Workers
-    metrics: Page
 
 
 def build_state(settings: Settings, meeting: Path) -> State:
@@ -39,7 +37,6 @@ def build_state(settings: Settings, meeting: Path) -> State:
         pipeline,
         Watch(repository, pipeline, settings.stuck_seconds),
         Workers(meeting, repository),
-        Page(),
     )
 
 
