@@ -7,9 +7,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from random import SystemRandom
 from tempfile import TemporaryDirectory
 from typing import TypedDict
 
@@ -138,11 +139,12 @@ def plain_environment() -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """One of 127.0.0.1 that nothing has now, and that no connection is given before it is used."""
+    for port in SystemRandom().sample(range(10_000, 32_768), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise NotServing("a hundred ports were tried, and all are taken")
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
