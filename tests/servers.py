@@ -1,21 +1,21 @@
 """Real servers for tests: processes on free ports that are ready when the `with` block begins."""
 
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from random import SystemRandom
 from tempfile import TemporaryDirectory
 from typing import TypedDict
 
 import httpx
 import psutil
+
+from loadtests.compare.processes import free_ports
 
 PROJECT = Path(__file__).parents[1]
 READY_SECONDS = 60.0
@@ -139,12 +139,9 @@ def plain_environment() -> dict[str, str]:
 
 
 def free_port() -> int:
-    """One of 127.0.0.1 that nothing has now, and that no connection is given before it is used."""
-    for port in SystemRandom().sample(range(10_000, 32_768), 100):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise NotServing("a hundred ports were tried, and all are taken")
+    """One of `free_ports`."""
+    [port] = free_ports(1)
+    return port
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
