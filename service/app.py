@@ -5,6 +5,7 @@ bentoml serve service.app:Sensorium
 
 import asyncio
 import atexit
+import gc
 import ipaddress
 import logging
 import os
@@ -51,6 +52,8 @@ def _meeting(settings: Settings) -> Path:
 # glibc gives threads heaps of their own, eight a core, and each keeps what a model left in it: of
 # models that come and go, a seventh more memory stayed. Workers are started from here, and inherit.
 os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+# Long texts are tokenised one by one, by our own decoders.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 try:
     settings = read_settings()
@@ -131,6 +134,9 @@ class Sensorium:
 
         One worker of several takes no connection before it can answer: the others do meanwhile.
         """
+        # Modules stay as they are. A full collection would go through them, 60 to 100 ms in which
+        # nothing is answered; models come later, for they may go again.
+        gc.freeze()
         provider = _announce_provider()
         metrics.BUILD.labels(VERSION, version("bentoml"), version("onnxruntime"), provider).set(1)
         loading = asyncio.create_task(state.workers.open())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from service.cores import CORES
 from service.errors import BatchFailed, CallerError, DeadlineExceeded, NotReady, QueueFull
 from service.metrics import ModelSeries
 from service.preprocessing import Array, File, Sample, TensorSample
@@ -98,9 +99,16 @@ class Lane:
     jobs: Sequence[Job] = ()
     started: float = 0.0  # by perf_counter, of the batch that runs
     abandoned: bool = False  # it did not come back in time, and another has its place
+    core: int | None = None  # the one that it keeps to
 
     def is_stuck(self, seconds: float) -> bool:
         return bool(self.jobs) and time.perf_counter() - self.started > seconds
+
+    def keep_to(self, core: int | None) -> None:
+        """Called by the lane itself; None: any core."""
+        if core != self.core:
+            CORES.keep_to(core)
+            self.core = core
 
 
 @dataclass(slots=True)
@@ -114,27 +122,6 @@ class _ServiceRate:
         self.seconds = 0.8 * self.seconds + 0.2 * latest if self.seconds else latest
 
 
-class _Counted:
-    """How many batches are computed at this moment, in all lanes of the process."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-
-    def __enter__(self) -> int:
-        """How many others there are."""
-        with self._lock:
-            self._inside += 1
-            return self._inside - 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-
-
-COMPUTING = _Counted()
-
-
 class Batcher:
     """One queue and a few lanes in front of one model.
 
@@ -144,11 +131,21 @@ class Batcher:
     """
 
     def __init__(
-        self, compute: Compute, limits: BatchLimits, lanes: int, series: ModelSeries
+        self,
+        compute: Compute,
+        limits: BatchLimits,
+        lanes: int,
+        series: ModelSeries,
+        *,
+        pinned: bool = False,
     ) -> None:
+        """Args:
+        pinned: each lane keeps to a core, unless its batch is the only one.
+        """
         self._compute = compute
         self._limits = limits
         self._series = series
+        self._pinned = pinned
         self._changed = threading.Condition()  # guards what follows
         self._waiting: list[Job] = []
         self._running = 0
@@ -238,8 +235,11 @@ class Batcher:
         """One lane: batch after batch."""
         while batch := self._next(lane):
             self._series.released(batch.reason, [job.cost for job in batch.jobs])
-            with COMPUTING as others:
-                outcomes = self._run(lane, batch.jobs, alone=not others and not batch.waiting)
+            with CORES.computing(lane.core) as (others, core):
+                alone = not others and not batch.waiting
+                if self._pinned:
+                    lane.keep_to(None if alone else core)
+                outcomes = self._run(lane, batch.jobs, alone=alone)
             seconds = time.perf_counter() - lane.started
             with self._changed:
                 if lane.abandoned:  # all was answered already

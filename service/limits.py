@@ -16,14 +16,19 @@ class InputLimits:
     text_bytes: int = 100_000
 
 
+def affinity() -> set[int]:
+    """The numbers of the cores that this process may run on."""
+    affine = hasattr(os, "sched_getaffinity")  # Linux has it, macOS does not
+    return os.sched_getaffinity(0) if affine else set(range(os.cpu_count() or 1))
+
+
 def core_budget(cgroup: Path = CGROUP) -> int:
     """The whole cores that this process may use: its affinity, and its cgroup's quota if smaller.
 
     A container that is limited to two cores on a host of sixty-four sees sixty-four in
     `os.cpu_count()`, and thirty-two threads for each core make everything slow.
     """
-    affine = hasattr(os, "sched_getaffinity")  # Linux has it, macOS does not
-    cores = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
+    cores = len(affinity())
     quota = _cgroup_quota(cgroup)
     return max(1, min(cores, round(quota))) if quota else cores
 

@@ -277,7 +277,7 @@ class Repository:
         Raises:
             NotFound: there is no model of that name.
         """
-        found = [entry for entry in self.entries() if entry.name == name]
+        found = sorted((e for e in self._entries.values() if e.name == name), key=_order)
         if not found:
             known = ", ".join(sorted({entry.name for entry in self._entries.values()}))
             raise NotFound(f"there is no model {name}; there are: {known or 'none'}")
@@ -443,12 +443,13 @@ class Repository:
             self._settings.max_queue,
         )
         lanes = self._settings.lanes_per_model
-        batcher = Batcher(model.compute, limits, lanes, series)
         encoders = tuple(self._serving(encoder) for encoder in model.encoders)
         # Where every core has a lane, a file that is handed on to another thread only loses time.
         # Texts are tokenised before: their lengths decide which of them share a batch.
         every_core = on_cpu and lanes >= self._settings.cores_per_worker
         in_lane = every_core and model.manifest.kind != "text"
+        pinned = in_lane and self._settings.one_lane_per_core
+        batcher = Batcher(model.compute, limits, lanes, series, pinned=pinned)
         admission = Admission(self._settings.max_wait_ms / 1000, series)
         served = Served(model, batcher, series, admission, encoders, decodes_in_lane=in_lane)
         return replace(entry, state="ready", served=served)

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import OperatorError
-from service.limits import InputLimits, core_budget
+from service.limits import InputLimits, affinity, core_budget
 
 INPUT = InputLimits()
 PREFIX = "SENSORIUM_"
@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     threads: NonNegativeInt = Field(0, description="onnxruntime's threads for one batch.")
     lone_threads: NonNegativeInt = Field(
         0, description="The same for a batch beside which nothing else is computed."
+    )
+    pin_lanes: bool = Field(
+        True, description="Whether lanes keep to a core each, where they are as many."
     )
     decode_threads: NonNegativeInt = Field(0, description="Threads that decode files.")
     max_queue: PositiveInt = Field(512, description="Items that may wait for one model.")
@@ -148,6 +151,12 @@ class Settings(BaseSettings):
     @property
     def threads_alone(self) -> int:
         return self.lone_threads or self.cores_per_worker
+
+    @property
+    def one_lane_per_core(self) -> bool:
+        """Whether lanes keep to cores; where they are fewer or more, the kernel moves them."""
+        able = self.pin_lanes and hasattr(os, "sched_setaffinity")
+        return able and self.threads_per_lane == 1 and self.lanes_per_model == len(affinity())
 
     @property
     def decoders(self) -> int:

@@ -1,6 +1,7 @@
 """The batcher's promises."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from service.batching import Batcher, BatchLimits, Computed, Item, Reply
 from service.errors import BatchFailed, DeadlineExceeded, NotReady, QueueFull
+from service.limits import affinity
 from service.metrics import BATCHES, DROPPED, ModelSeries
 from service.preprocessing import Sample
 
@@ -22,6 +24,7 @@ class Doubler:
     def __init__(self, *, held: bool = False) -> None:
         self.batches: list[list[int]] = []
         self.alone: list[bool] = []
+        self.cores: list[set[int]] = []  # on which each batch may run
         self.started = threading.Semaphore(0)
         self.go = threading.Event()
         if not held:
@@ -29,6 +32,7 @@ class Doubler:
 
     def __call__(self, items: Sequence[Item], alone: bool) -> list[Computed]:
         self.alone.append(alone)
+        self.cores.append(affinity())
         samples = [item for item in items if isinstance(item, Sample)]
         self.batches.append([int(sample.data) for sample in samples])
         self.started.release()
@@ -42,9 +46,9 @@ class Doubler:
         assert await asyncio.to_thread(self.started.acquire, timeout=10)
 
 
-def batcher(model: Doubler, *, lanes: int = 1, **limits: Any) -> Batcher:
+def batcher(model: Doubler, *, lanes: int = 1, pinned: bool = False, **limits: Any) -> Batcher:
     least = BatchLimits(**{"items": 8, "padding": 10, **limits})
-    return Batcher(model, least, lanes, ModelSeries("doubler", 1))
+    return Batcher(model, least, lanes, ModelSeries("doubler", 1), pinned=pinned)
 
 
 def number(value: int, cost: int = 1) -> Sample:
@@ -141,6 +145,23 @@ async def test_a_batch_costs_no_more_than_it_may_padding_counted() -> None:
         model.go.set()
         await asyncio.gather(*callers)
     assert model.batches == [[0], [1, 2, 3], [4, 5]]
+
+
+@pytest.mark.skipif(len(affinity()) < 2, reason="there is one core only")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_lanes_keep_to_a_core_each_while_there_are_several_batches(pinned: bool) -> None:
+    model = Doubler(held=True)
+    async with batcher(model, lanes=2, pinned=pinned, items=1) as doubler:
+        callers = [asyncio.create_task(doubler.submit(number(0)))]
+        await model.has_started()  # alone
+        callers += [asyncio.create_task(doubler.submit(number(n))) for n in (1, 2, 3)]
+        await model.has_started()
+        model.go.set()
+        await asyncio.gather(*callers)
+        await doubler.submit(number(4))  # alone again
+    assert model.cores[0] == model.cores[-1] == affinity()
+    assert {len(cores) for cores in model.cores[1:3]} == ({1} if pinned else {len(affinity())})
 
 
 async def test_a_sample_beyond_the_budget_runs_alone() -> None:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,3 +58,20 @@ def test_an_operator_may_set_them_otherwise(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(f"SENSORIUM_{name}", "5")
     settings = Settings()
     assert settings.lanes_per_model == settings.threads_per_lane == settings.decoders == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "pinned"),
+    [
+        ({"lanes": 2, "threads": 1}, True),
+        ({"lanes": 2, "threads": 1, "pin_lanes": False}, False),
+        ({"lanes": 2, "threads": 2}, False),
+        ({"lanes": 1, "threads": 1}, False),  # as with a worker for each core
+        ({"lanes": 3, "threads": 1}, False),
+    ],
+)
+def test_lanes_are_pinned_where_each_has_a_core(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], pinned: bool
+) -> None:
+    monkeypatch.setattr("service.settings.affinity", lambda: {0, 1})
+    assert Settings(**settings).one_lane_per_core is (pinned and hasattr(os, "sched_setaffinity"))
