@@ -56,7 +56,7 @@ train: $(VENV)/.serve $(VENV)/.train   ## the models that are trained here: spok
 load: $(VENV)/.load   ## a short load test of the running service; SHAPE=step, spike, sine or soak
 	$(BIN)/locust --config loadtests/locust.conf $(if $(SHAPE),--shape $(SHAPE))
 
-compare: $(VENV)/.serve $(MODELS)   ## Sensorium beside other servers on this machine, 25 minutes
+compare: $(VENV)/.serve $(MODELS)   ## Sensorium beside other servers on this machine, 35 minutes
 	$(BIN)/python -m loadtests.compare $(if $(DATA),--photos $(DATA))
 
 tune: $(VENV)/.serve $(MODELS)   ## the settings with which MODEL answers most within P99 milliseconds

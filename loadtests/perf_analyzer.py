@@ -166,7 +166,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("model", nargs="?", default="efficientnet-lite0", metavar="MODEL")
     parser.add_argument("--file", type=Path, default=FILE, help="(default: %(default)s)")
-    parser.add_argument("--url", default="127.0.0.1:3000", help="(default: %(default)s)")
+    parser.add_argument(
+        "--url",
+        type=lambda given: given.removeprefix("http://").rstrip("/"),
+        default="127.0.0.1:3000",
+        help="host and port (default: %(default)s)",
+    )
     parser.add_argument("--concurrency", default="1:16", help="(default: %(default)s)")
     args = parser.parse_args(arguments)
     try:
@@ -174,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for form in (args.model, f"{args.model}:tensors"):
             report = measure(command, args.url, form, args.file.read_bytes(), args.concurrency)
             print(report, flush=True)
-    except Missing as reason:
+    except (Missing, OSError) as reason:
         print(reason, file=sys.stderr)
         return 1
     return 0

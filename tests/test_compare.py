@@ -21,7 +21,7 @@ from loadtests.compare import arrivals, environments, payloads, plots
 from loadtests.compare.answers import Disagreement, check
 from loadtests.compare.arrivals import Visit, come_and_go, summarise
 from loadtests.compare.ceiling import CeilingFailed, run_in_process
-from loadtests.compare.comparison import Plan
+from loadtests.compare.comparison import Plan, turned
 from loadtests.compare.contestants import CONTESTANTS, contestant
 from loadtests.compare.dialects import BASE64, FORM, OPEN_INFERENCE, PLAIN, SENSORIUM, Body
 from loadtests.compare.outcome import Outcome, percentile
@@ -61,10 +61,15 @@ def outcome(answers: int, p99: float = 0.2, in_time: int | None = None) -> Outco
 
 
 def window(
-    server: str, number: int, answers: int, loop: Loop = "closed", level: float = 8
+    server: str,
+    number: int,
+    answers: int,
+    loop: Loop = "closed",
+    level: float = 8,
+    batch: int = 0,
 ) -> Measurement:
     seen = outcome(answers, in_time=answers // 2 if loop == "open" else None)
-    return Measurement(number, server, "photos", loop, level, 1, seen, 1.0)
+    return Measurement(number, server, "photos", loop, level, batch, seen, 1.0)
 
 
 def results() -> Results:
@@ -80,8 +85,8 @@ def results() -> Results:
             found.starts.append(Start(number, server, 2.5, 300 * 2**20, 400 * 2**20))
             found.measurements.append(window(server, number, answers // slow))
         found.measurements.append(window("sensorium", number, 88 // slow, "open", 270))
-        found.measurements.append(window("ceiling", number, 200 // slow, "ceiling", 2))
-        found.measurements.append(window("ceiling", number, 120 // slow, "ceiling", 1))
+        found.measurements.append(window("ceiling", number, 200 // slow, "ceiling", 8, 4))
+        found.measurements.append(window("ceiling", number, 120 // slow, "ceiling", 8, 1))
     return found
 
 
@@ -100,12 +105,13 @@ def test_ratios_are_taken_round_by_round_so_that_a_slow_round_slows_both() -> No
     found = results()
     ours = rates(found.windows("sensorium", "photos", "closed", 8))
     assert ours == {1: 90, 2: 45}
-    assert ratios(ours, found.ceilings("photos")) == Spread(0.9, 0.9, 0.9)
+    assert ratios(ours, found.ceilings("photos", 8)) == Spread(0.9, 0.9, 0.9)
     assert ratios(ours, {}) is None
 
 
 def test_the_ceiling_is_the_best_way_to_loop() -> None:
-    assert results().ceilings("photos") == {1: 100, 2: 50}
+    assert results().ceilings("photos", 8) == {1: 100, 2: 50}
+    assert results().ceilings("photos", 1) == {}
 
 
 def test_the_best_other_is_none_of_ours() -> None:
@@ -140,7 +146,7 @@ def test_the_report_has_figures_ratios_and_who_is_missing(tmp_path: Path) -> Non
     text = write_report(results(), tmp_path)
     assert (tmp_path / "results.md").read_text() == text
     assert "| sensorium | 8 | 67.5 (45.0 to 90.0) | 0.90 | 100.0 | 150.0 | 200.0 |" in text
-    assert "| ceiling, batches of 1 | 2 | 75.0 (50.0 to 100.0) | 1.00 |" in text
+    assert "| ceiling, batches of 4 | 8 | 75.0 (50.0 to 100.0) | 1.00 |" in text
     assert "| sensorium | 8 | fastapi | 1.50 | 1.00 | 1.00 |" in text
     assert "| sensorium | 270 | 16.5 (11.0 to 22.0) | 0.24 |" in text
     assert "| fastapi | 2.5 | 300 | 400 |" in text
@@ -456,6 +462,41 @@ def test_a_server_ends_with_all_that_it_started(tmp_path: Path) -> None:
     while any(Path(f"/proc/{number}/exe").exists() for number in ids):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_paused_server_does_nothing_until_it_is_awake(tmp_path: Path) -> None:
+    program = "import time\nwhile print(flush=True) is None: time.sleep(0.001)"
+    command_line, log = [sys.executable, "-c", program], tmp_path / "log"
+
+    def becomes(state: str) -> bool:
+        """Whether it does within some seconds; T is stopped, S asleep between two lines."""
+        for _ in range(500):
+            stat = Path(f"/proc/{tree.root.pid}/stat").read_text()
+            if stat.rpartition(")")[2].split()[0] == state:
+                return True
+            time.sleep(0.01)
+        return False
+
+    with running(command_line, cwd=tmp_path, env=dict(os.environ), log=log) as tree:
+        assert becomes("S")
+        with tree.paused():
+            assert becomes("T")
+            written = log.stat().st_size
+            with tree.awake():
+                assert becomes("S")
+                while log.stat().st_size == written:
+                    assert tree.root.poll() is None
+            assert becomes("T")
+        assert becomes("S")
+
+
+def test_each_round_begins_with_another() -> None:
+    assert [turned("abc", number) for number in (1, 2, 4)] == [
+        ["a", "b", "c"],
+        ["b", "c", "a"],
+        ["a", "b", "c"],
+    ]
+    assert turned([], 2) == []
 
 
 def test_the_ceiling_is_measured_with_what_serves(tmp_path: Path) -> None:

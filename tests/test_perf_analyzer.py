@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.perf_analyzer import Missing, find, measure
+from loadtests import perf_analyzer
+from loadtests.perf_analyzer import Missing, find, main, measure
 from tests.conftest import png, write_colours
-from tests.servers import PROJECT, served
+from tests.servers import PROJECT, free_port, served
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +36,15 @@ def test_it_prints_our_queue_and_compute(command: list[str], address: str, model
     assert len(re.findall(parts, report)) == 2
     counted = re.findall(r"Successful request count: (\d+)", report)
     assert min(map(int, counted)) >= 50
+
+
+def test_a_service_that_is_not_there_is_told_of_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(perf_analyzer, "find", lambda: ["perf_analyzer"])
+    (tmp_path / "red.png").write_bytes(png((250, 10, 10)))
+    address = f"http://127.0.0.1:{free_port()}/"
+    assert main(["colours", "--url", address, "--file", str(tmp_path / "red.png")]) == 1
+    said = capsys.readouterr().err
+    assert "Connection refused" in said
+    assert said.count("\n") == 1

@@ -1,6 +1,6 @@
 """Measure Sensorium beside the servers that users would pick instead, on this machine.
 
-    python -m loadtests.compare                                  everything, about 25 minutes
+    python -m loadtests.compare                                  everything, about 35 minutes
     python -m loadtests.compare --only sensorium fastapi --work short --rounds 1
 
 Writes results.json (every number), results.md and pictures, and prints the tables.

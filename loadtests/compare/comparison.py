@@ -1,15 +1,18 @@
-"""The comparison: in each round every server is started, checked, measured and stopped, alone."""
+"""The comparison: each server's start and memory alone, its speed in turns with all the others'."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from loadtests.compare.answers import Disagreement, NoAnswer, ask, check
 from loadtests.compare.arrivals import LEAD_IN_SECONDS, PATIENCE_SECONDS, come_and_go, counted_share
 from loadtests.compare.ceiling import run_in_process
 from loadtests.compare.contestants import CORES, Contestant
 from loadtests.compare.dialects import Answer, Body
+from loadtests.compare.outcome import Outcome
 from loadtests.compare.results import CEILING, Measurement, Results, Start
 from loadtests.compare.servers.models import ALL
 from loadtests.compare.serving import NotReady, Server, served
@@ -21,7 +24,10 @@ CHECKED = 3  # payloads of each work
 WARM_SECONDS = 1
 ANSWERS_EACH = 3  # on each connection of a window
 MOST_WINDOWS = 3  # how many times as long a window may be for that
-OVERHEAD_SECONDS = 12.0  # to start, check and stop a server; to guess how long a run will take
+CEILING_SECONDS = 2.0  # to load its model
+OVERHEAD_SECONDS = 12.0  # to start and stop a server; to guess how long a run will take
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +56,19 @@ class Plan:
         wanted = ANSWERS_EACH * level / rate_alone if rate_alone else math.inf
         return math.ceil(min(max(self.seconds, wanted), MOST_WINDOWS * self.seconds))
 
+    def batches(self, work: Work, level: int) -> Sequence[int]:
+        """What the ceiling is tried with; a lone caller gives nothing to batch."""
+        return work.batches if level > 1 else (1,)
+
     def guess_seconds(self) -> float:
         """How long it will take."""
-        windows = sum(self.seconds * len(self.levels(work)) + WARM_SECONDS for work in self.works)
+        levels = [(work, level) for work in self.works for level in self.levels(work)]
         overload = len(self.overloaded()) * (LEAD_IN_SECONDS + self.seconds + PATIENCE_SECONDS)
-        ceiling = sum(self.seconds * (1 + len(work.batches)) + 4 for work in self.works)
-        server = OVERHEAD_SECONDS + windows + overload
+        warm = len(self.works) * WARM_SECONDS
+        each = len(self.works) * self.seconds
+        server = 2 * OVERHEAD_SECONDS + warm + each + len(levels) * self.seconds + overload
+        batches = sum(len(self.batches(*pair)) for pair in levels)
+        ceiling = batches * (self.seconds + CEILING_SECONDS)
         return self.rounds * (len(self.contestants) * server + ceiling)
 
 
@@ -104,56 +117,95 @@ class Comparison:
             WrkFailed, CeilingFailed: the measuring itself went wrong.
         """
         for number in range(1, self._plan.rounds + 1):
-            for contestant in self._in_turn(number):
-                try:
-                    for line in self._visit(number, contestant):
-                        yield f"round {number}  {contestant.name:16} {line}"
-                except NotReady as error:
-                    self._results.missing[contestant.name] = str(error)
-                    yield f"round {number}  {contestant.name:16} left out: {error}"
-            for work in self._plan.works:
-                for line in self._visit_ceiling(number, work):
-                    yield f"round {number}  {CEILING:16} {line}"
+            for line in self._round(number):
+                yield f"round {number}  {line}"
 
-    def _in_turn(self, number: int) -> list[Contestant]:
-        """Another begins each round, so that none is always the one after a rest."""
-        everyone = list(self._plan.contestants)
-        first = (number - 1) % max(1, len(everyone))
-        ordered = [*everyone[first:], *everyone[:first]]
-        return [c for c in ordered if c.name not in self._results.missing]
-
-    def _visit(self, number: int, contestant: Contestant) -> Iterator[str]:
-        """One server, from its start to its end."""
-        with served(contestant, self._material.environments, self._material.logs) as server:
-            ready_seconds = self._wait_until_ready(server)
-            ready_bytes = server.tree.pss_bytes()
-            yield f"ready after {ready_seconds:.1f} s, {ready_bytes / 2**20:.0f} MiB"
+    def _round(self, number: int) -> Iterator[str]:
+        """Starts one by one, for memory that two servers share would be counted by halves."""
+        for contestant in turned(self._plan.contestants, number):
+            with ExitStack() as standing:
+                yield f"{contestant.name:16} {self._start(number, contestant, standing)}"
+        with ExitStack() as standing:
+            servers = []
+            for contestant in self._plan.contestants:
+                if ready := self._serve(contestant, standing):
+                    server, _ = ready
+                    standing.enter_context(server.tree.paused())
+                    servers.append(server)
             for work in self._plan.works:
-                self._check(server, work)
-            for work in self._plan.works:
-                for measurement in self._closed_loop(number, server, work):
-                    yield self._keep(measurement)
-            loaded_bytes = server.tree.pss_bytes()
-            self._results.starts.append(
-                Start(number, contestant.name, ready_seconds, ready_bytes, loaded_bytes)
-            )
-            for work in self._plan.overloaded():
-                yield self._keep(self._open_loop(number, server, work))
+                yield from self._side_by_side(number, servers, work)
 
-    def _visit_ceiling(self, number: int, work: Work) -> Iterator[str]:
+    def _serve(self, contestant: Contestant, standing: ExitStack) -> tuple[Server, float] | None:
+        """One that answers each work rightly, and after how many seconds it did.
+
+        None if it did not get ready, now or before.
+        """
+        if contestant.name in self._results.missing:
+            return None
+        material = self._material
+        server = standing.enter_context(served(contestant, material.environments, material.logs))
+        try:
+            seconds = self._wait_until_ready(server)
+        except NotReady as error:
+            self._results.missing[contestant.name] = str(error)
+            return None
+        for work in self._plan.works:
+            self._check(server, work)
+        return server, seconds
+
+    def _start(self, number: int, contestant: Contestant, standing: ExitStack) -> str:
+        """How soon it is ready, and its memory then and after some of each work."""
+        name = contestant.name
+        if not (ready := self._serve(contestant, standing)):
+            return f"left out: {self._results.missing[name]}"
+        server, seconds = ready
+        ready_bytes = server.tree.pss_bytes()
+        for work in self._plan.works:
+            self._load(server, work, max(self._plan.levels(work)), self._plan.seconds)
+        loaded_bytes = server.tree.pss_bytes()
+        self._results.starts.append(Start(number, name, seconds, ready_bytes, loaded_bytes))
+        memory = f"{ready_bytes / 2**20:.0f} MiB, {loaded_bytes / 2**20:.0f} after work"
+        return f"ready after {seconds:.1f} s, {memory}"
+
+    def _side_by_side(self, number: int, servers: Sequence[Server], work: Work) -> Iterator[str]:
+        """Windows of one number of connections follow each other: the machine changes its pace."""
+        alone = {}
+        for server in servers:
+            with server.tree.awake():
+                alone[server.port] = self._load(server, work, 1, WARM_SECONDS).rate
+        for level in self._plan.levels(work):
+            everyone: list[Server | None] = [*servers, None]  # None: the ceiling
+            for who in turned(everyone, number):
+                if who is None:
+                    yield from self._ceiling(number, work, level)
+                    continue
+                with who.tree.awake():
+                    seconds = self._plan.window(level, alone[who.port])
+                    yield self._closed_loop(number, who, work, level, seconds)
+        if work in self._plan.overloaded():
+            for server in turned(servers, number):
+                with server.tree.awake():
+                    yield self._open_loop(number, server, work)
+
+    def _ceiling(self, number: int, work: Work, level: int) -> Iterator[str]:
         files, seconds = self._material.files[work.name], self._plan.seconds
-        for loops, batch in [(1, 1), *((CORES, batch) for batch in work.batches)]:
+        loops = min(level, CORES)  # that stand for so many callers
+        for batch in self._plan.batches(work, level):
             outcome, cpu_seconds = run_in_process(
                 work, files, self._material.models, loops=loops, batch=batch, seconds=seconds
             )
             yield self._keep(
                 Measurement(
-                    number, CEILING, work.name, "ceiling", loops, batch, outcome, cpu_seconds
+                    number, CEILING, work.name, "ceiling", level, batch, outcome, cpu_seconds
                 )
             )
 
     def _wait_until_ready(self, server: Server) -> float:
-        """Seconds from its start until it had answered once with each model."""
+        """Seconds from its start until it had answered once with each model.
+
+        Raises:
+            NotReady: it did not in time, or ended.
+        """
         kinds = {work.kind: self._material.payloads(work)[0] for work in self._plan.works}
         for kind, payload in kinds.items():
             while True:
@@ -176,20 +228,22 @@ class Comparison:
                 file = self._material.files[work.name][number]
                 raise Disagreement(f"{contestant.name}, {file}: {error}") from None
 
-    def _closed_loop(self, number: int, server: Server, work: Work) -> Iterator[Measurement]:
+    def _load(self, server: Server, work: Work, level: int, seconds: int) -> Outcome:
         content_type, files = self._material.written(server.contestant, work)
         url = f"http://127.0.0.1:{server.port}{server.contestant.dialect.paths[work.kind]}"
-        alone = ask_again_and_again(url, content_type, files, 1, WARM_SECONDS)
-        for level in self._plan.levels(work):
-            seconds = self._plan.window(level, alone.rate)
-            server.tree.settle()
-            before = server.tree.cpu_seconds()
-            outcome = ask_again_and_again(url, content_type, files, level, seconds)
-            spent = server.tree.cpu_seconds() - before
-            name = server.contestant.name
-            yield Measurement(number, name, work.name, "closed", level, 1, outcome, spent)
+        return ask_again_and_again(url, content_type, files, level, seconds)
 
-    def _open_loop(self, number: int, server: Server, work: Work) -> Measurement:
+    def _closed_loop(
+        self, number: int, server: Server, work: Work, level: int, seconds: int
+    ) -> str:
+        server.tree.settle()
+        before = server.tree.cpu_seconds()
+        outcome = self._load(server, work, level, seconds)
+        spent = server.tree.cpu_seconds() - before
+        name = server.contestant.name
+        return self._keep(Measurement(number, name, work.name, "closed", level, 0, outcome, spent))
+
+    def _open_loop(self, number: int, server: Server, work: Work) -> str:
         """More callers than it can answer, by what it just showed it can."""
         contestant, seconds = server.contestant, self._plan.seconds
         rate = self._plan.overload * self._results.capacities(contestant.name, work.name)[number]
@@ -204,16 +258,24 @@ class Comparison:
             seconds,
         )
         spent = (server.tree.cpu_seconds() - before) * counted_share(seconds)
-        return Measurement(number, contestant.name, work.name, "open", rate, 1, outcome, spent)
+        return self._keep(
+            Measurement(number, contestant.name, work.name, "open", rate, 0, outcome, spent)
+        )
 
     def _keep(self, measurement: Measurement) -> str:
         self._results.measurements.append(measurement)
         outcome = measurement.outcome
         return (
-            f"{measurement.work:9} {measurement.loop:8} {measurement.level:5.0f}"
-            f" {outcome.rate:8.1f}/s  p99 {outcome.p99 * 1000:7.1f} ms"
+            f"{measurement.server:16} {measurement.work:9} {measurement.loop:8}"
+            f" {measurement.level:5.0f} {outcome.rate:8.1f}/s  p99 {outcome.p99 * 1000:7.1f} ms"
             + (f"  {outcome.errors} errors" if outcome.errors else "")
         )
+
+
+def turned(items: Sequence[T], number: int) -> list[T]:
+    """Another one first in each round, so that none is always the one after a rest."""
+    first = (number - 1) % max(1, len(items))
+    return [*items[first:], *items[:first]]
 
 
 def make_references(plan: Plan, material: Material) -> dict[tuple[str, str], list[Answer]]:

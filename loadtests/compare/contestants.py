@@ -71,7 +71,8 @@ def _litserve(place: Place) -> list[str]:
 def _mlserver(place: Place) -> list[str]:
     grpc, metrics = free_ports(2)
     ports = {"http_port": place.port, "grpc_port": grpc, "metrics_port": metrics}
-    settings = {"host": "127.0.0.1", "debug": False, **ports}
+    metrics_dir = str(place.folder / "metrics")  # else in the folder that it is started from
+    settings = {"host": "127.0.0.1", "debug": False, "metrics_dir": metrics_dir, **ports}
     (place.folder / "settings.json").write_text(json.dumps(settings))
     for kind in MODELS:
         model = {

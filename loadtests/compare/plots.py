@@ -22,7 +22,7 @@ def draw(results: Results, folder: Path) -> None:
 
 
 def _draw_throughput(results: Results, colours: Mapping[str, str]) -> Figure:
-    """Answers a second; the line is the ceiling."""
+    """Answers a second; the line is the ceiling for the most connections."""
     figure, panels = _panels(results)
     for axes, work in zip(panels, results.works(), strict=True):
         for server, colour in colours.items():
@@ -31,7 +31,7 @@ def _draw_throughput(results: Results, colours: Mapping[str, str]) -> Figure:
                 for level in results.levels(work)
             }
             _bars(axes, list(colours).index(server), len(colours), found, colour, server)
-        if ceiling := spread(results.ceilings(work).values()):
+        if ceiling := spread(results.ceilings(work, max(results.levels(work))).values()):
             axes.axhline(ceiling.median, color="black", linewidth=1, label=CEILING)
         axes.set_title(work)
         axes.set_ylabel("answers a second")

@@ -52,6 +52,30 @@ class Tree:
         """Memory without mapped files, whose part in `pss_bytes` depends on who else maps them."""
         return sum(_memory_bytes(process.id, "Pss_Anon") for process in self.processes())
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """It takes no part of the machine's time, but where it is `awake`."""
+        self._send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._send(signal.SIGCONT)
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Until it has done what it began, lest it count the pause as time that this took."""
+        self._send(signal.SIGCONT)
+        try:
+            yield
+            self.settle()
+        finally:
+            self._send(signal.SIGSTOP)
+
+    def _send(self, number: signal.Signals) -> None:
+        for process in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(process.id, number)
+
     def settle(self) -> None:
         """Wait until work that nobody waits for any more is done."""
         deadline = time.monotonic() + SETTLE_SECONDS

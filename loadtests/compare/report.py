@@ -70,18 +70,18 @@ def _parts(results: Results) -> Iterable[str]:
 
 
 def _closed_loop(results: Results, work: str) -> str:
-    """A row for each server and number of connections, and the ceiling's."""
-    ceilings = results.ceilings(work)
+    """A row for each number of connections and server, and for the ceiling."""
     rows = []
     for level in results.levels(work):
-        for server in results.servers():
-            if windows := results.windows(server, work, "closed", level):
-                share = ratios(rates(windows), ceilings)
-                rows.append([server, f"{level:.0f}", *_figures(windows, share)])
-    for loops in sorted({m.level for m in results.windows(CEILING, work, "ceiling")}):
-        windows = _best_batch(results.windows(CEILING, work, "ceiling", loops))
-        name = f"{CEILING}, batches of {windows[0].batch}"
-        rows.append([name, f"{loops:.0f}", *_figures(windows, ratios(rates(windows), ceilings))])
+        windows = {name: results.windows(name, work, "closed", level) for name in results.servers()}
+        if found := _best_batch(results.windows(CEILING, work, "ceiling", level)):
+            windows[f"{CEILING}, batches of {found[0].batch}"] = found
+        ceilings = results.ceilings(work, level)
+        rows += [
+            [name, f"{level:.0f}", *_figures(found, ratios(rates(found), ceilings))]
+            for name, found in windows.items()
+            if found
+        ]
     head = ["server", "at once", "answers/s", "of the ceiling", "p50 ms", "p95 ms", "p99 ms"]
     return table([*head, "CPU ms/answer", "client's cores", "errors"], rows)
 
@@ -103,9 +103,9 @@ def _figures(windows: Sequence[Measurement], share: Spread | None) -> list[str]:
 
 
 def _best_batch(windows: Sequence[Measurement]) -> list[Measurement]:
-    """Those of the size of batch with the most answers."""
-    most = max(windows, key=lambda window: window.outcome.rate)
-    return [window for window in windows if window.batch == most.batch]
+    """Those of the size of batch with the most answers; [] of none."""
+    most = max(windows, key=lambda window: window.outcome.rate, default=None)
+    return [window for window in windows if most and window.batch == most.batch]
 
 
 def _beside_the_best(results: Results, work: str) -> str:

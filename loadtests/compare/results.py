@@ -19,7 +19,7 @@ class Measurement:
     server: str
     work: str
     loop: Loop
-    level: float  # closed: connections; open: callers a second; ceiling: loops at the same time
+    level: float  # connections, the ceiling's those that it stands for; open: callers a second
     batch: int  # of the ceiling; else 0
     outcome: Outcome
     server_cpu_seconds: float
@@ -76,9 +76,9 @@ class Results:
     def levels(self, work: str) -> list[float]:
         return sorted({m.level for m in self.measurements if m.work == work and m.loop == "closed"})
 
-    def ceilings(self, work: str) -> dict[int, float]:
-        """Round -> answers a second of the best in-process loops."""
-        return _best_rates(m for m in self.measurements if (m.work, m.loop) == (work, "ceiling"))
+    def ceilings(self, work: str, level: float) -> dict[int, float]:
+        """Round -> answers a second of the best in-process loops for so many connections."""
+        return _best_rates(self.windows(CEILING, work, "ceiling", level))
 
     def capacities(self, server: str, work: str) -> dict[int, float]:
         """Round -> the most answers a second that a server gave in the closed loop."""
