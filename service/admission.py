@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from time import perf_counter
 
 from service.errors import DeadlineExceeded, LoadError, QueueFull
@@ -63,20 +63,10 @@ class Admission:
         if wait > MOST_OF_DEADLINE * left:
             raise QueueFull(f"{wait:.1f} s of work wait already, and {left:.1f} s are left", wait)
 
-    @contextmanager
-    def enter(self, items: int, deadline: float) -> Iterator[None]:
-        """Hold a place for so many items.
-
-        Raises:
-            QueueFull: as `check` does, now that others may have entered before.
-            DeadlineExceeded: likewise.
-        """
-        self.check(deadline)
-        self._hold(items)
-        try:
-            yield
-        finally:
-            self._hold(-items)
+    def hold(self, items: int) -> None:
+        """So many items more are inside, or less."""
+        self._items += items
+        self._series.backlog(self.wait)
 
     @contextmanager
     def work(self) -> Iterator[None]:
@@ -94,10 +84,6 @@ class Admission:
             self._at_work -= 1
             self._busy *= MEMORY / (MEMORY + done)
 
-    def _hold(self, items: int) -> None:
-        self._items += items
-        self._series.backlog(self.wait)
-
     def _spend(self) -> None:
         """The time since the last look went into items, if any is worked at."""
         now = perf_counter()
@@ -114,8 +100,16 @@ def check(admissions: Collection[Admission], deadline: float) -> None:
 
 @contextmanager
 def enter(admissions: Collection[Admission], items: int, deadline: float) -> Iterator[None]:
-    """A place for so many items in each model."""
-    with ExitStack() as places:
-        for admission in admissions:
-            places.enter_context(admission.enter(items, deadline))
+    """A place for so many items in each model.
+
+    Raises:
+        QueueFull, DeadlineExceeded: as `check` does, now that others may have entered before.
+    """
+    check(admissions, deadline)
+    for admission in admissions:
+        admission.hold(items)
+    try:
         yield
+    finally:
+        for admission in admissions:
+            admission.hold(-items)

@@ -10,6 +10,7 @@ models/<name>/<version>/
 
 import hashlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -232,20 +233,20 @@ class Manifest(Frozen):
     evaluation: tuple[Figure, ...] = ()
     card: FileName = "card.md"
 
-    @property
+    @cached_property
     def encoders(self) -> tuple[EncoderReference, ...]:
         """Whose vectors a head takes; none for any other model."""
         spec = self.preprocessing
         return spec.encoders if isinstance(spec, VectorPreprocessing) else ()
 
-    @property
+    @cached_property
     def modalities(self) -> tuple[Modality, ...]:
         """What a request for this model may bring: a head takes what its encoders take."""
         if isinstance(self.preprocessing, VectorPreprocessing):
             return tuple(dict.fromkeys(encoder.modality for encoder in self.encoders))
         return (self.preprocessing.modality,)
 
-    @property
+    @cached_property
     def kind(self) -> Kind:
         return self.modalities[0] if len(self.modalities) == 1 else "multimodal"
 

@@ -60,6 +60,7 @@ class Pipeline:
         """
         self._follow = follow
         self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
+        self.decoded = 0  # files, by the pool: while it grows, none of its threads is stuck for all
 
     async def predict(self, asks: Sequence[Ask], item: Files, deadline: float) -> list[Prediction]:
         """One item's answer to each ask; heads of one encoder share one pass through it.
@@ -157,10 +158,16 @@ class Pipeline:
 
     async def decode(self, decode: Callable[[bytes], T], payload: bytes, deadline: float) -> T:
         """Run a decoder in the pool; its libraries release the interpreter's lock."""
+
+        def turn() -> T:
+            try:
+                return decode(payload)
+            finally:
+                self.decoded += 1
+
         try:
             async with asyncio.timeout_at(deadline):
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._decoders, decode, payload)
+                return await asyncio.get_running_loop().run_in_executor(self._decoders, turn)
         except TimeoutError:
             raise DeadlineExceeded("the input was not decoded before the deadline") from None
 

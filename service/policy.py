@@ -30,8 +30,8 @@ class Shadow(Frozen):
 class Routing(Frozen):
     """Which version of a model a request gets: the one it names, else one by its weight."""
 
-    aliases: dict[Alias, Number] = Field({})
-    weights: dict[VersionName, Weight] = Field({})  # empty: the latest gets all
+    aliases: dict[Alias, Number] = Field({}, max_length=32)
+    weights: dict[VersionName, Weight] = Field({}, max_length=32)  # empty: the latest gets all
     shadow: Shadow | None = None
 
     def number(self, version: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from service.errors import BadRequest
+from service.errors import BadRequest, TooLarge
 from service.preprocessing import Array
 
 Datatype = Literal[
@@ -41,6 +41,7 @@ JSON_TYPES: dict[str, set[type]] = {
     "f": {int, float},
     "O": {str},
 }
+MOST_STRINGS = 65_536  # elements of BYTES in a request; each is an object
 LENGTH = struct.Struct("<I")  # before each element of BYTES
 
 
@@ -51,12 +52,12 @@ def from_binary(datatype: Datatype, shape: Sequence[int], data: memoryview) -> A
         BadRequest: they are too few or too many for the shape.
     """
     if datatype == "BYTES":
-        return _as_bytes(_split(data), shape)
+        return _as_bytes(_split(data, _count_strings(shape)), shape)
     dtype = DTYPES[datatype]
     wanted = math.prod(shape) * dtype.itemsize
     if len(data) != wanted:
         raise BadRequest(f"{datatype}{list(shape)} is {wanted} bytes, not {len(data)}")
-    return np.frombuffer(data, dtype).reshape(shape)
+    return _reshape(np.frombuffer(data, dtype), shape)
 
 
 def from_json(datatype: Datatype, shape: Sequence[int], data: list[Any]) -> Array:
@@ -72,12 +73,13 @@ def from_json(datatype: Datatype, shape: Sequence[int], data: list[Any]) -> Arra
     if unfit := set(map(type, elements)) - JSON_TYPES[dtype.kind]:
         raise BadRequest(f"{datatype} cannot hold {sorted(kind.__name__ for kind in unfit)[0]}")
     if datatype == "BYTES":
+        _count_strings(shape)
         return _as_bytes([element.encode() for element in elements], shape)
     if elements.size != math.prod(shape):
         raise BadRequest(f"{datatype}{list(shape)} is not of {elements.size} elements")
     try:
         with np.errstate(over="raise"):
-            return elements.astype(dtype).reshape(shape)
+            return _reshape(elements.astype(dtype), shape)
     except (OverflowError, FloatingPointError) as error:
         raise BadRequest(f"an element is beyond {datatype}") from error
 
@@ -104,11 +106,28 @@ def to_json(tensor: Array) -> Array | list[str]:
     return tensor.ravel()
 
 
-def _split(data: memoryview) -> list[bytes]:
+def _reshape(tensor: Array, shape: Sequence[int]) -> Array:
+    try:
+        return tensor.reshape(shape)
+    except ValueError as error:  # of no elements, and yet larger than any tensor
+        raise BadRequest(f"{list(shape)} is not the shape of a tensor: {error}") from error
+
+
+def _count_strings(shape: Sequence[int]) -> int:
+    """How many elements a tensor of BYTES has."""
+    count = math.prod(shape)
+    if count > MOST_STRINGS:
+        raise TooLarge(f"BYTES{list(shape)} has {count} elements; at most {MOST_STRINGS} are taken")
+    return count
+
+
+def _split(data: memoryview, most: int) -> list[bytes]:
     """The elements of BYTES, each behind its length."""
     elements: list[bytes] = []
     start = 0
     while start < len(data):
+        if len(elements) == most:
+            raise BadRequest(f"there are more than {most} elements of BYTES")
         end = start + LENGTH.size
         if end <= len(data):
             end += LENGTH.unpack_from(data, start)[0]
@@ -124,4 +143,4 @@ def _as_bytes(elements: Sequence[bytes], shape: Sequence[int]) -> Array:
         raise BadRequest(f"BYTES{list(shape)} is not of {len(elements)} elements")
     tensor = np.empty(len(elements), object)
     tensor[:] = elements
-    return tensor.reshape(shape)
+    return _reshape(tensor, shape)

@@ -70,11 +70,14 @@ class Watch:
         return f"{served.model.manifest.name}: {stuck} of its runs do not end" if stuck else None
 
     async def _try_decoders(self) -> str | None:
+        """Those that are only busy, with files that came before, go on finishing some."""
+        before = self._pipeline.decoded
         try:
             now = asyncio.get_running_loop().time()
             await self._pipeline.decode(bytes, b"", now + self._patience)
         except DeadlineExceeded:
-            return f"no decoder was free for {self._patience:g} s"
+            if self._pipeline.decoded == before:
+                return f"no decoder was free for {self._patience:g} s"
         return None
 
     async def _try_example(self, served: Served) -> str | None:

@@ -43,14 +43,14 @@ async def test_a_few_are_let_in_however_slow_they_are_thought_to_be() -> None:
     slow = admission(100.0)
     with ExitStack() as inside:
         for _ in range(ALWAYS):
-            inside.enter_context(slow.enter(1, NEVER))
+            inside.enter_context(enter([slow], 1, NEVER))
         with pytest.raises(QueueFull):
             slow.check(NEVER)
 
 
 async def test_who_would_wait_too_long_is_told_when_to_come_back() -> None:
     model = admission(0.1)
-    with model.enter(20, NEVER):
+    with enter([model], 20, NEVER):
         with pytest.raises(QueueFull, match=r"2\.0 s of work wait already; at most 1 s") as refusal:
             model.check(NEVER)
         assert refusal.value.retry_after == pytest.approx(2.0)
@@ -72,7 +72,7 @@ async def test_a_crowd_before_one_model_keeps_nobody_from_another() -> None:
 async def test_who_cannot_be_served_before_its_deadline_is_refused_at_once() -> None:
     model = admission(0.1, most=10.0)
     now = asyncio.get_running_loop().time()
-    with model.enter(50, NEVER):
+    with enter([model], 50, NEVER):
         model.check(now + 60)
         with pytest.raises(DeadlineExceeded, match=r"5\.0 s of work are to be done before"):
             model.check(now + 2)
@@ -81,7 +81,7 @@ async def test_who_cannot_be_served_before_its_deadline_is_refused_at_once() -> 
 async def test_who_would_wait_for_most_of_the_time_it_has_is_told_to_come_back() -> None:
     model = admission(0.1, most=10.0)
     now = asyncio.get_running_loop().time()
-    with model.enter(20, NEVER):
+    with enter([model], 20, NEVER):
         model.check(now + 4.5)
         with pytest.raises(QueueFull, match=r"2\.0 s of work wait already, and 2\.\d s are left"):
             model.check(now + 2.9)
@@ -105,7 +105,7 @@ async def test_the_pace_is_learned_from_what_is_done(clock: Clock, believed: flo
 
 async def test_the_pace_is_learned_while_others_of_the_request_still_wait(clock: Clock) -> None:
     model = admission(0.01, most=1e9)
-    with model.enter(90, NEVER):
+    with enter([model], 90, NEVER):
         items = [model.work() for _ in range(90)]
         for item in items:
             item.__enter__()
@@ -117,7 +117,7 @@ async def test_the_pace_is_learned_while_others_of_the_request_still_wait(clock:
 
 async def test_time_in_which_nothing_is_worked_at_teaches_nothing(clock: Clock) -> None:
     model = admission(0.1)
-    with model.enter(1, NEVER):  # of a request that has nothing for this model, say
+    with enter([model], 1, NEVER):  # of a request that has nothing for this model, say
         for _ in range(200):
             clock.now += 60.0
             with model.work():
@@ -127,7 +127,7 @@ async def test_time_in_which_nothing_is_worked_at_teaches_nothing(clock: Clock) 
 
 def waits(model: Admission) -> float:
     """How long one item keeps the others waiting."""
-    with model.enter(1, NEVER):
+    with enter([model], 1, NEVER):
         return model.wait
 
 

@@ -76,6 +76,14 @@ def test_channels_are_mixed_to_one(channels: int) -> None:
     np.testing.assert_allclose(wave, EXPECTED / channels, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(44_100,), (44_100, 2)])
+def test_the_loudest_samples_stay_numbers(shape: tuple[int, ...]) -> None:
+    loud = np.random.default_rng(0).choice([-3e38, 3e38], shape)
+    wave, _ = preprocessor().waveform(wav(loud, 44_100, subtype="FLOAT"))
+    assert np.isfinite(wave).all()
+    assert np.abs(wave).max() == 1
+
+
 def test_a_short_recording_is_padded_with_silence() -> None:
     wave, truncated = preprocessor().waveform(wav(sine(seconds=0.25), RATE, subtype="FLOAT"))
     np.testing.assert_allclose(wave[:4000], EXPECTED[:4000], atol=1e-6)

@@ -8,16 +8,20 @@ import socket
 import zlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.types import Message
 
 from service.errors import CallerGone, TooLarge
+from service.routes import files
 from service.routes.bodies import MOST_INFLATION, read_body
 from service.routes.multipart import MOST_HEAD, Part, read_parts
-from service.routes.payloads import MOST_JSON_MARKS, parse_json
+from service.routes.payloads import MOST_JSON_BYTES, MOST_JSON_MARKS, parse_json
+from service.routes.v2.wire import MOST_ELEMENTS, MOST_VALUES
 from service.settings import Settings
 from tests.conftest import png
 from tests.servers import served
@@ -244,6 +248,31 @@ def test_json_is_not_parsed_when_its_values_would_fill_the_memory(value: bytes) 
         parse_json(value * (MOST_JSON_MARKS + 1))  # which is not even JSON
 
 
+@pytest.mark.parametrize("value", [b"[],", b"{},", b"1,"])
+async def test_tensors_in_json_are_not_parsed_either(
+    client: httpx.AsyncClient, value: bytes
+) -> None:
+    body = b'{"inputs": [' + value * MOST_ELEMENTS  # which is not even JSON
+    response = await client.post("/v2/models/colours/infer", content=body, headers=JSON)
+    assert response.status_code == 413
+    assert "brackets and commas" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "read"),
+    [
+        ("/v1/image/classify", lambda answer: problem(answer, 413, "too_large")["detail"]),
+        ("/v2/models/colours/infer", lambda answer: answer.json()["error"]),
+    ],
+)
+async def test_json_of_many_bytes_is_not_parsed(
+    client: httpx.AsyncClient, path: str, read: Callable[[httpx.Response], str]
+) -> None:
+    response = await client.post(path, content=b" " * (MOST_JSON_BYTES + 1), headers=JSON)
+    assert response.status_code == 413
+    assert "the JSON has more than 16,777,216 bytes" in read(response)
+
+
 def test_a_long_text_in_json_is_not_counted_by_its_length() -> None:
     text = "a word, and another " * 50_000
     assert parse_json(json.dumps(text).encode()) == text
@@ -307,3 +336,73 @@ async def test_a_connection_whose_body_is_too_large_to_be_read_is_closed(
         refused = await client.post("/v1/text/embed", content=b"y" * 200)
         problem(refused, 413, "too_large")
         assert refused.headers["connection"] == "close"
+
+
+# What one request may make of itself
+
+
+async def test_an_answer_holds_so_many_labels_and_no_more(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MOST_LABELS", 8)
+    picture = (HEAD, png((250, 10, 10)))
+    headers, path = {"content-type": FORM}, "/v1/image/classify?model=colours&top_k=2"
+    good = await client.post(path, content=form(*[picture] * 4), headers=headers)
+    assert good.status_code == 200
+    for query, count in (("", 5), ("&model=colours", 3)):
+        body = form(*[picture] * count)
+        response = await client.post(path + query, content=body, headers=headers)
+        assert "lower top_k" in problem(response, 413, "too_large")["detail"]
+
+
+@pytest.mark.parametrize("tensors", ["inputs", "outputs"])
+@pytest.mark.parametrize("one", [1, {}, {"name": "a"}])
+async def test_tensors_are_not_described_one_by_one(
+    client: httpx.AsyncClient, tensors: str, one: Any
+) -> None:
+    several: dict[str, Any] = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES"}]}
+    several[tensors] = [one] * 1000
+    body = json.dumps(several).encode()
+    response = await client.post("/v2/models/colours/infer", content=body, headers=JSON)
+    assert response.status_code == 400
+    assert f"{tensors}: List should have at most 64 items" in response.json()["error"]
+
+
+async def test_lists_in_tensors_are_bounded_more_than_numbers(client: httpx.AsyncClient) -> None:
+    body = b'{"inputs": [%s]}' % (b"[" * MOST_VALUES)
+    response = await client.post("/v2/models/colours/infer", content=body, headers=JSON)
+    assert response.status_code == 413
+    assert "brackets and colons" in response.json()["error"]
+
+
+async def test_of_many_unknown_names_one_is_told(client: httpx.AsyncClient) -> None:
+    body = json.dumps({"input": ["a", "b"], **{f"x{n}": 1 for n in range(50_000)}}).encode()
+    response = await client.post("/v1/text/similarity", content=body, headers=JSON)
+    assert problem(response, 400, "bad_request")["detail"] == (
+        "parameter x0: there is none of that name"
+    )
+
+
+def test_of_many_wrong_items_one_is_described() -> None:
+    with pytest.raises(ValidationError) as raised:
+        files.Comparison(input=[1] * 1000)
+    assert raised.value.error_count() == 2  # it is no text, and its first item is none
+
+
+async def test_half_of_a_surrogate_pair_is_no_name(client: httpx.AsyncClient) -> None:
+    body = b'{"model": "\\ud800", "input": "a"}'
+    response = await client.post("/v1/embeddings", content=body, headers=JSON)
+    assert "there is no model ?" in problem(response, 404, "not_found")["detail"]
+    body = b'{"\\ud800": 1}'
+    response = await client.post("/v1/embeddings", content=body, headers=JSON)
+    assert "parameter ?" in problem(response, 400, "bad_request")["detail"]
+
+
+async def test_routing_is_read_as_any_other_document(client: httpx.AsyncClient) -> None:
+    path = "/v2/repository/models/colours/routing"
+    response = await client.put(path, content=b" " * (MOST_JSON_BYTES + 1), headers=JSON)
+    assert response.status_code == 413
+    aliases = {f"a{number}": "1" for number in range(33)}
+    response = await client.put(path, json={"aliases": aliases})
+    assert response.status_code == 400
+    assert "at most 32" in response.json()["error"]

@@ -3,6 +3,8 @@
 import io
 import itertools
 import struct
+import subprocess
+import sys
 from typing import Any
 from zlib import compress, crc32
 
@@ -14,7 +16,13 @@ from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
 from service.manifest import ImagePreprocessing
 from service.preprocessing import Array, ImagePreprocessor
-from service.preprocessing.image import LONGEST_SIDE, METERED, MOST_METADATA, MOST_SCANS
+from service.preprocessing.image import (
+    LONGEST_SIDE,
+    METERED,
+    MOST_METADATA,
+    MOST_PROFILES,
+    MOST_SCANS,
+)
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -243,6 +251,33 @@ def test_a_side_beyond_the_limit_is_refused_from_the_header(size: tuple[int, int
         preprocessor().decode(header_only)
 
 
+def tiled(side: int, kind: int = 4, big: bool = False) -> bytes:
+    """A grey TIFF of 16 x 16 in one deflated tile; `kind` is the type of the tile's sides."""
+    pixels = compress(bytes(side * side), 9)
+    tags = [(256, 4, 16), (257, 4, 16), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1)]
+    tags += [(322, kind, side), (323, kind, side), (324, 4, 0), (325, 4, len(pixels))]
+    first = b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, len(tags)) if big else b"II*\0\10\0\0\0\12\0"
+    entry = "<HHQQ" if big else "<HHII"
+    ending = bytes(8 if big else 4)
+    place = len(first) + struct.calcsize(entry) * len(tags) + len(ending)
+    entries = (struct.pack(entry, t, k, 1, place if t == 324 else v) for t, k, v in tags)
+    return first + b"".join(entries) + ending + pixels
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_a_tile_beyond_the_limit_is_refused_however_small_the_picture(big: bool) -> None:
+    limited = preprocessor(InputLimits(pixels=1024))
+    assert not limited.decode(tiled(32, big=big)).data.any()
+    with pytest.raises(TooLarge, match="tile has 48 x 48"):
+        limited.decode(tiled(48, big=big))
+
+
+@pytest.mark.parametrize("kind", [17, 18])  # signed, and an offset: 64 bits each
+def test_a_tile_of_a_type_that_pillow_overlooks_is_unreadable(kind: int) -> None:
+    with pytest.raises(Unreadable, match="unusual type"):
+        preprocessor(InputLimits(pixels=1024)).decode(tiled(48, kind, big=True))
+
+
 def chunk(kind: bytes, content: bytes = b"") -> bytes:
     """One chunk of a PNG."""
     return (
@@ -295,6 +330,29 @@ def test_compressed_metadata_that_bursts_is_unreadable(kind: bytes) -> None:
         preprocessor().decode(with_header("PNG", chunk(kind, bomb)))
 
 
+def test_a_picture_has_so_many_colour_profiles() -> None:
+    profile = chunk(b"iCCP", b"name\0\0" + compress(bytes(1000)))
+    many = with_header("PNG", profile * MOST_PROFILES)
+    assert_quarters(preprocessor().decode(many).data)
+    with pytest.raises(TooLarge, match="colour profiles"):
+        preprocessor().decode(with_header("PNG", profile * (MOST_PROFILES + 1)))
+
+
+def test_damaged_tags_are_not_written_to_the_log() -> None:
+    """In a process of its own, as pytest has its own way with warnings."""
+    tags = b"".join(struct.pack("<HHII", 40_000 + n, 2, 1000, 1000) for n in range(9))
+    exif = b"II*\0\10\0\0\0\11\0" + tags + bytes(4)
+    code = """if True:
+        import sys
+        from tests.test_image import preprocessor
+        preprocessor().decode(sys.stdin.buffer.read())
+    """
+    payload = with_header("PNG", chunk(b"eXIf", exif))
+    command = [sys.executable, "-W", "always", "-c", code]
+    done = subprocess.run(command, input=payload, capture_output=True, check=True)
+    assert b"PIL" not in done.stderr
+
+
 def test_a_progressive_picture_has_so_many_scans() -> None:
     payload = encode(quarters(), "JPEG", progressive=True)
     last = payload[payload.rindex(b"\xff\xc4") : -2]  # its table and its scan, which may come again
@@ -302,6 +360,38 @@ def test_a_progressive_picture_has_so_many_scans() -> None:
     assert_quarters(preprocessor().decode(more).data, tolerance=16)
     with pytest.raises(TooLarge, match="scans"):
         preprocessor().decode(payload[:-2] + last * MOST_SCANS + payload[-2:])
+
+
+EMPTY_SCAN = b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, 1, 0, 0, 63, 0) + b"\0\0"
+
+
+def with_scans(payload: bytes, number: int) -> bytes:
+    """A JPEG with so many empty scans before its first."""
+    start = payload.index(b"\xff\xda")
+    return payload[:start] + EMPTY_SCAN * number + payload[start:]
+
+
+def test_a_sequential_picture_has_so_many_scans_too() -> None:
+    payload = encode(quarters(), "JPEG")
+    assert preprocessor().decode(with_scans(payload, MOST_SCANS - 1)).data.shape == (8, 8, 3)
+    with pytest.raises(TooLarge, match="scans"):
+        preprocessor().decode(with_scans(payload, MOST_SCANS))
+
+
+def test_a_picture_of_several_has_so_many_scans_too() -> None:
+    first, second = quarters(), Image.new("RGB", (64, 64))
+    payload = encode(first, "MPO", save_all=True, append_images=[second], quality=95)
+    assert_quarters(preprocessor().decode(payload).data, tolerance=4)
+    with pytest.raises(TooLarge, match="scans"):
+        preprocessor().decode(with_scans(payload, MOST_SCANS))
+
+
+def test_what_only_looks_like_scans_is_none() -> None:
+    payload = encode(quarters(), "JPEG", quality=95)
+    look = b"\xff\xda" * (MOST_SCANS + 1)
+    comment = b"\xff\xfe" + struct.pack(">H", len(look) + 2) + look
+    for harmless in (payload + look, payload[:2] + comment + payload[2:]):
+        assert_quarters(preprocessor().decode(harmless).data, tolerance=4)
 
 
 def test_frames_that_are_only_declared_are_not_looked_for() -> None:

@@ -25,10 +25,12 @@ RED, GREEN, BLUE = png((250, 10, 10)), png((10, 250, 10)), png((10, 10, 250))
 
 
 @asynccontextmanager
-async def serving(models: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def serving(
+    models: Path, api: Any = None, **settings: Any
+) -> AsyncIterator[httpx.AsyncClient]:
     # As `served` does: work may wait for a minute here, on whatever machine.
     config = Settings(models=models, **{"max_wait_ms": 60_000, **settings})
-    api = build_api()
+    api = api or build_api()
     api.state.sensorium = state = build_state(config, models.parent)
     await state.repository.open()
     transport = httpx.ASGITransport(build_app(api, config), raise_app_exceptions=False)
@@ -285,6 +287,19 @@ async def test_the_sound_that_the_model_hears(client: httpx.AsyncClient) -> None
         assert answer.headers["content-type"] == "image/png"
         assert min(Image.open(io.BytesIO(answer.content)).size) >= 300
     assert response.content != quiet.content
+
+
+async def test_previews_are_drawn_one_at_a_time(small_models: Path) -> None:
+    api = build_api()
+    async with serving(small_models, api=api) as client:
+        state = api.state.sensorium
+        headers = {"X-Timeout-Ms": "50"}
+        async with state.previews:
+            late = await client.post("/v1/image/preview", content=GREEN, headers=headers)
+            problem(late, 504, "deadline_exceeded")
+            answer = await client.post("/v1/image/classify", content=GREEN)
+            assert answer.status_code == 200
+        assert (await client.post("/v1/image/preview", content=GREEN)).status_code == 200
 
 
 async def test_a_preview_takes_one_item(client: httpx.AsyncClient) -> None:

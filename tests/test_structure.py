@@ -14,7 +14,8 @@ WEB = {"fastapi", "starlette", "bentoml"}
 LAYERS = [
     "app", "routes", "workers", "watch", "shadow", "pipeline", "repository", "policy",
     "model", "pictures", "batching", "admission", "session", "meaning", "tensors", "preprocessing",
-    "manifest", "metrics", "memory", "logs", "settings", "limits", "keys", "errors", "version",
+    "manifest", "metrics", "memory", "logs", "settings", "cores", "limits", "keys", "errors",
+    "version",
 ]  # fmt: skip
 
 

@@ -7,8 +7,17 @@ import numpy as np
 import orjson
 import pytest
 
-from service.errors import BadRequest
-from service.tensors import DATATYPES, DTYPES, Datatype, from_binary, from_json, to_binary, to_json
+from service.errors import BadRequest, TooLarge
+from service.tensors import (
+    DATATYPES,
+    DTYPES,
+    MOST_STRINGS,
+    Datatype,
+    from_binary,
+    from_json,
+    to_binary,
+    to_json,
+)
 
 NUMBERS = [datatype for datatype in DTYPES if datatype != "BYTES"]
 
@@ -102,7 +111,7 @@ def test_json_of_another_kind_is_refused(
         ("INT32", b"\0" * 9, "is 8 bytes, not 9"),
         ("BYTES", b"", "not of 0 elements"),
         ("BYTES", b"\0\0\0\0", "not of 1 elements"),
-        ("BYTES", b"\0\0\0\0" * 3, "not of 3 elements"),
+        ("BYTES", b"\0\0\0\0" * 3, "more than 2 elements"),
         ("BYTES", b"\0\0\0\0\0\0", "element 1 is cut off"),
         ("BYTES", b"\0\0\0\0\xff\xff\xff\xff", "element 1 is cut off"),
     ],
@@ -112,3 +121,21 @@ def test_bytes_that_do_not_fit_the_shape_are_refused(
 ) -> None:
     with pytest.raises(BadRequest, match=words):
         from_binary(datatype, [2], memoryview(data))
+
+
+@pytest.mark.parametrize("shape", [[0, 2**63], [0, 2**62, 2**62], [0, 10**30]])
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+def test_a_shape_that_no_tensor_can_have_is_refused(datatype: Datatype, shape: list[int]) -> None:
+    with pytest.raises(BadRequest, match="is not the shape of a tensor"):
+        from_binary(datatype, shape, memoryview(b""))
+    with pytest.raises(BadRequest, match="is not the shape of a tensor"):
+        from_json(datatype, shape, [])
+
+
+def test_bytes_are_not_read_beyond_what_the_shape_says() -> None:
+    with pytest.raises(TooLarge, match="at most 65536"):
+        from_binary("BYTES", [MOST_STRINGS + 1], memoryview(b""))
+    with pytest.raises(TooLarge, match="at most 65536"):
+        from_json("BYTES", [MOST_STRINGS + 1], [])
+    with pytest.raises(BadRequest, match="more than 2 elements"):
+        from_binary("BYTES", [2], memoryview(bytes(4 * 10)))

@@ -2,6 +2,8 @@
 
 import asyncio
 import ctypes
+import math
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -174,6 +176,22 @@ async def test_decoders_that_are_stuck_are_told_of(tmp_path: Path) -> None:
         go.set()
         assert all(each.result() for each in held)
         await look_until_well(state)
+
+
+async def test_decoders_that_have_much_to_do_are_not_stuck(tmp_path: Path) -> None:
+    async with watched(tmp_path) as (state, client):
+        files = state.settings.decoders * 12
+
+        def decode(_: bytes) -> None:
+            time.sleep(PATIENCE / 4)  # all of them take three times the patience
+
+        works = (state.pipeline.decode(decode, b"", math.inf) for _ in range(files))
+        decoding = asyncio.gather(*works)
+        await asyncio.sleep(0)
+        await state.watch.look()
+        assert not decoding.done()
+        assert (await client.get("/livez")).status_code == 200
+        await decoding
 
 
 async def test_lanes_are_looked_at_while_a_decoder_lets_the_watch_wait(

@@ -22,6 +22,15 @@ Sensorium.inner.look_after_workers()
 print(circus.create_standalone_arbiter([]).check_delay)
 """
 
+# What a worker does first.
+START = """
+import asyncio, gc
+from service.app import Sensorium
+before = len(gc.get_objects())
+asyncio.run(Sensorium.inner().start())
+print(gc.get_freeze_count() / before)
+"""
+
 
 def workers() -> list[psutil.Process]:
     """Those of the server that this test has started."""
@@ -49,13 +58,22 @@ def test_the_only_worker_is_killed_and_another_one_answers(small_models: Path) -
         assert response.json()["results"][0]["labels"][0]["label"] == "red"
 
 
-def test_dead_workers_are_looked_for_every_second(small_models: Path) -> None:
+def printed(program: str, models: Path) -> float:
+    """The number that a program prints last, with these models."""
     result = subprocess.run(
-        [sys.executable, "-c", PREPARE],
+        [sys.executable, "-c", program],
         cwd=PROJECT,
-        env={**plain_environment(), "SENSORIUM_MODELS": str(small_models)},
+        env={**plain_environment(), "SENSORIUM_MODELS": str(models)},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert result.stdout.split()[-1] == "1.0"
+    return float(result.stdout.split()[-1])
+
+
+def test_dead_workers_are_looked_for_every_second(small_models: Path) -> None:
+    assert printed(PREPARE, small_models) == 1.0
+
+
+def test_collections_of_garbage_pass_over_the_modules(small_models: Path) -> None:
+    assert printed(START, small_models) > 0.9

@@ -17,6 +17,7 @@ from service.preprocessing.sample import Array, Sample, TensorSpec, stack
 FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "AIFF")
 RATES = range(1_000, 384_001)  # Hz, up to those of bats; anything else is a damaged header
 MOST_CHANNELS = 8  # 7.1; a WAV can claim 1,024
+LOUDEST = 2.0**32  # where full scale is 1; beyond any integer's, and float32 does not overflow
 UNKNOWN = 2**63 - 1  # what libsndfile says of a FLAC that was written to a pipe
 
 Floats = NDArray[np.float32]
@@ -92,6 +93,7 @@ class AudioPreprocessor:
             raise Unreadable("the recording holds no sound")
         if not np.isfinite(channels).all():
             raise Unreadable("the recording holds samples that are not numbers")
+        channels = channels.clip(-LOUDEST, LOUDEST)  # else the sums of mixing and resampling burst
         wave = soxr.resample(channels.mean(axis=1), file.samplerate, self.spec.sample_rate)
         return fit_length(wave.clip(-1, 1), self.spec.samples), cut
 

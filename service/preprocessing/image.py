@@ -1,10 +1,13 @@
 """Image: a picture of any common kind becomes RGB pixels of the model's size."""
 
 import io
+import struct
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
@@ -14,12 +17,15 @@ from service.preprocessing.sample import Array, Sample, TensorSpec, stack
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, read from the header below, takes its place
+warnings.filterwarnings("ignore", module="PIL")  # 30,000 damaged tags wrote 6 MB into the log
 
 # What no honest picture is beyond, and what would keep a decoder busy for seconds to hours.
 LONGEST_SIDE = 65_535  # of a JPEG; a resampler's weights grow with it
-MOST_SCANS = 100  # of a progressive JPEG, which has some ten: each passes over all pixels
+MOST_SCANS = 100  # of a JPEG; a progressive one has some ten: each passes over all pixels
 METERED = 2**20  # bytes of a file; a smaller one is walked to its end in a few tenths of a second
 MOST_METADATA = 8 * 2**20  # bytes before the pixels: colour profile, EXIF, XMP
+TILE_TYPES = {False: (3, 4), True: (3, 4, 16)}  # of a TIFF, a BigTIFF: whole, without a sign
+MOST_PROFILES = 4  # of a PNG, which has one: Pillow inflates each to 1 MiB
 PIECE = 800  # bytes of these that each reading counts for, so that there are 10,000
 
 # EXIF's orientation -> what turns the stored pixels upright
@@ -77,6 +83,7 @@ class ImagePreprocessor:
 
     def _pixels(self, payload: bytes) -> Array:
         """The picture at the model's size: uint8[H, W, 3]."""
+        _check_profiles(payload)
         try:
             file = _MeteredFile(payload) if len(payload) > METERED else io.BytesIO(payload)
             with Image.open(file, formats=FORMATS) as picture:
@@ -84,6 +91,7 @@ class ImagePreprocessor:
                     file.allowance += 2 * len(payload)  # the pixels, in pieces of a KB or more
                 self._check_size(picture)
                 _check_scans(picture, payload)
+                _check_tags(picture, payload)
                 self._reduce_while_decoding(picture)
                 picture.load()
                 orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
@@ -101,12 +109,13 @@ class ImagePreprocessor:
             raise Unreadable(f"the picture is damaged: {error}") from error
 
     def _check_size(self, picture: Image.Image) -> None:
-        too_long = max(picture.size) > LONGEST_SIDE
-        if too_long or picture.width * picture.height > self._limits.pixels:
-            raise TooLarge(
-                f"the picture has {picture.width} x {picture.height} pixels;"
-                f" at most {self._limits.pixels:,}, and {LONGEST_SIDE:,} a side, are taken"
-            )
+        """Of the picture and, as libtiff decodes whole tiles, of the tile of a TIFF."""
+        for what, (width, height) in {"picture": picture.size, "tile": _tile(picture)}.items():
+            if max(width, height) > LONGEST_SIDE or width * height > self._limits.pixels:
+                raise TooLarge(
+                    f"the {what} has {width} x {height} pixels;"
+                    f" at most {self._limits.pixels:,}, and {LONGEST_SIDE:,} a side, are taken"
+                )
 
     def _reduce_while_decoding(self, picture: Image.Image) -> None:
         """Let a JPEG be decoded at 1/2, 1/4 or 1/8, never below the size that is needed."""
@@ -148,8 +157,47 @@ class _MeteredFile(io.BytesIO):
         return piece
 
 
+def _check_profiles(payload: bytes) -> None:
+    """Before the file is opened, which inflates them; those behind the pixels count, too."""
+    if payload.startswith(b"\x89PNG") and payload.count(b"iCCP") > MOST_PROFILES:
+        raise TooLarge(f"the picture has more than {MOST_PROFILES} colour profiles; save it anew")
+
+
+def _tile(picture: Image.Image) -> tuple[int, int]:
+    """Width and height of a TIFF's tiles, which may be far larger than the picture; else 0, 0."""
+    if not isinstance(picture, TiffImageFile):
+        return 0, 0
+    return picture.tag_v2.get(TILEWIDTH, 0), picture.tag_v2.get(TILELENGTH, 0)
+
+
+def _check_tags(picture: Image.Image, payload: bytes) -> None:
+    """A tile's sides that libtiff reads, but Pillow overlooks for their type: 64 bits, signed."""
+    if not isinstance(picture, TiffImageFile):
+        return
+    order, big = "<" if payload.startswith(b"II") else ">", 43 in payload[2:4]
+    place = struct.unpack_from(order + ("Q" if big else "I"), payload, 8 if big else 4)[0]
+    number = struct.Struct(order + ("Q" if big else "H"))
+    entry = struct.Struct(order + ("HH16x" if big else "HH8x"))
+    [count] = number.unpack_from(payload, place)
+    place += number.size
+    count = min(count, (len(payload) - place) // entry.size)  # the last ones may be cut off
+    for tag, kind in entry.iter_unpack(payload[place : place + count * entry.size]):
+        if tag in (TILEWIDTH, TILELENGTH) and kind not in TILE_TYPES[big]:
+            raise Unreadable("the tiles of the picture have sides of an unusual type; save it anew")
+
+
+# How a scan of 1 to 4 components starts, with the only length that libjpeg takes. The marker alone
+# is in a film behind a picture, too, once in 64 KB.
+SCAN_STARTS = [
+    b"\xff\xda\0" + bytes((6 + 2 * components, components)) for components in (1, 2, 3, 4)
+]
+
+
 def _check_scans(picture: Image.Image, payload: bytes) -> None:
-    if "progressive" in picture.info and payload.count(b"\xff\xda") > MOST_SCANS:
+    """Not only those of a progressive JPEG: any other may have any number of them, too."""
+    if picture.format not in ("JPEG", "MPO") or payload.count(SCAN_STARTS[0][:2]) <= MOST_SCANS:
+        return
+    if sum(payload.count(start) for start in SCAN_STARTS) > MOST_SCANS:
         raise TooLarge(f"the picture has more than {MOST_SCANS} scans; save it anew")
 
 

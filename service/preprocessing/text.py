@@ -98,4 +98,7 @@ class TextPreprocessor:
             ) from error
         if not text.strip():
             raise Unreadable("the text is empty")
-        return self._tokenizer.encode(text)
+        if len(payload) <= self.quick_bytes:
+            return self._tokenizer.encode(text)
+        [encoding] = self._tokenizer.encode_batch([text])  # which lets the interpreter go on
+        return encoding

@@ -18,6 +18,7 @@ from service.policy import VersionName
 from service.repository import Served
 from service.routes import examples
 from service.routes.answers import (
+    MOST_LABELS,
     Answer,
     Answers,
     Finding,
@@ -73,13 +74,16 @@ class TextClassifyQuery(ClassifyQuery):
     )
 
 
+Texts = Annotated[list[str], Field(fail_fast=True)]
+
+
 class Comparison(BaseModel):
     """Texts to compare: with each other, or each of `input` with each of `against`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    input: str | list[str]
-    against: str | list[str] | None = None
+    input: str | Texts
+    against: str | Texts | None = None
 
 
 def file_route(
@@ -205,11 +209,12 @@ async def _classify(request: Request, shared: State, kind: Kind, query: Classify
     names: list[str | None] = [*query.model] or [None]
     asked = [ModelQuery(model=name, version=query.version) for name in names]
     models = [choose(request, shared, kind, "classify", each) for each in asked]
+    labels = sum(min(query.top_k, len(served.model.labels)) for served in models)
 
     def read(served: Served, prediction: Prediction) -> Finding:
         return {"labels": _rank(served.model.labels, prediction.values, query.top_k)}
 
-    return await _answer(request, shared, models, "classify", read, kind)
+    return await _answer(request, shared, models, "classify", read, kind, labels)
 
 
 async def _embed(
@@ -239,15 +244,26 @@ async def _classify_by_likeness(
         [likeness] = cosines([prediction.values], vectors)
         return {"labels": _rank(query.labels, softmax(likeness * ZERO_SHOT_SCALE), query.top_k)}
 
-    return await _answer(request, shared, [served], "embed", read, "text")
+    labels = min(query.top_k, len(query.labels))
+    return await _answer(request, shared, [served], "embed", read, "text", labels)
 
 
 async def _answer(
-    request: Request, shared: State, models: list[Served], task: Task, read: Read, kind: Kind
+    request: Request,
+    shared: State,
+    models: list[Served],
+    task: Task,
+    read: Read,
+    kind: Kind,
+    labels: int = 0,
 ) -> Response:
     """Every model's prediction of every item, read as the route wants it.
 
+    Args:
+        labels: of one item, of all models.
+
     Raises:
+        TooLarge: the answer would hold too many labels.
         SensoriumError: the only item has no answer.
     """
     request.scope["state"]["manifests"] = [served.model.manifest for served in models]
@@ -255,6 +271,11 @@ async def _answer(
     admissions = list({each for served in models for each in served.admissions})
     check(admissions, deadline)
     items = await read_items(request, kind, shared.settings)
+    if len(items) * labels > MOST_LABELS:
+        raise TooLarge(
+            f"the answer would hold {len(items) * labels:,} labels; at most {MOST_LABELS:,} are"
+            " given: lower top_k, or send less at once"
+        )
     with enter(admissions, len(items), deadline):
         work = gather([_predict(shared, models, task, item, deadline) for item in items])
         outcomes = await while_there(request, admissions, work)

@@ -10,8 +10,7 @@ from service.manifest import Name
 from service.policy import LATEST, Number, Policy, Routing
 from service.repository import State
 from service.routes import examples
-from service.routes.bodies import read_body
-from service.routes.payloads import parse_json
+from service.routes.payloads import read_document
 from service.routes.problems import V2_RESPONSES
 from service.routes.state import Shared
 from service.workers import Edit
@@ -73,7 +72,7 @@ def _body(model: type[BaseModel]) -> dict[str, object]:
 @router.post("/index", openapi_extra=_body(IndexRequest))
 async def list_repository(request: Request, shared: Shared) -> list[IndexEntry]:
     """Every version of every model, and whether it serves."""
-    asked = IndexRequest.model_validate(await _read(request, shared))
+    asked = await read_document(request, IndexRequest, shared.settings, optional=True)
     return [
         IndexEntry(
             name=entry.name,
@@ -91,7 +90,7 @@ async def load(
     name: Name, request: Request, shared: Shared, query: Annotated[VersionQuery, Query()]
 ) -> Done:
     """Look at a model's folder again and load what is new or has changed, or one version of it."""
-    LoadRequest.model_validate(await _read(request, shared))
+    await read_document(request, LoadRequest, shared.settings, optional=True)
     version = query.version
     if not (shared.settings.models / name / (version or "")).is_dir():
         raise NotFound(f"there is no folder {name}/{version}" if version else f"no folder {name}")
@@ -112,7 +111,7 @@ async def unload(
     name: Name, request: Request, shared: Shared, query: Annotated[VersionQuery, Query()]
 ) -> Done:
     """Take a model, or one version of it, out of service when its requests are answered."""
-    asked = UnloadRequest.model_validate(await _read(request, shared))
+    asked = await read_document(request, UnloadRequest, shared.settings, optional=True)
     known = {entry.version for entry in shared.repository.versions(name)}
     leaving = {shared.repository.find(name, query.version).version} if query.version else known
     heads = shared.repository.dependents(name, leaving)
@@ -139,9 +138,10 @@ async def get_routing(name: Name, shared: Shared) -> Routing:
     return shared.repository.policy(name).routing
 
 
-@router.put("/models/{name}/routing")
-async def set_routing(name: Name, routing: Routing, shared: Shared) -> Routing:
+@router.put("/models/{name}/routing", openapi_extra=examples.document(Routing))
+async def set_routing(name: Name, request: Request, shared: Shared) -> Routing:
     """Aliases of versions, their weights, and a shadow, in the place of all before."""
+    routing = await read_document(request, Routing, shared.settings)
     known = {entry.version for entry in shared.repository.versions(name)}
     named = [*routing.aliases.values(), *routing.weights]
     if routing.shadow:
@@ -156,8 +156,3 @@ def _wanted(shared: Shared, name: str) -> frozenset[str]:
     """The versions that are not unloaded now."""
     known = [entry for entry in shared.repository.entries() if entry.name == name]
     return frozenset(entry.version for entry in known if entry.state != "unloaded")
-
-
-async def _read(request: Request, shared: Shared) -> object:
-    body = await read_body(request, shared.settings)
-    return parse_json(body) if body else {}

@@ -10,7 +10,7 @@ from python_multipart.multipart import parse_options_header
 
 from service.errors import BadRequest, TooLarge
 
-MOST_HEAD = 8192  # bytes of one part's headers, as of a request's in most servers
+MOST_HEAD = 2048  # bytes of one part's headers; 8 KB of semicolons take 5 ms to read
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Preview: what a model sees of a file, turned back for people."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -8,7 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from service import pictures
-from service.errors import BadRequest, SensoriumError
+from service.errors import BadRequest, DeadlineExceeded, SensoriumError
 from service.manifest import Modality
 from service.preprocessing import AudioPreprocessor, ImagePreprocessor, TextPreprocessor
 from service.preprocessing.text import Token
@@ -94,11 +95,15 @@ async def preview_text(
 async def _turn(
     request: Request, shared: State, modality: Modality, turn: Callable[[bytes], T]
 ) -> T:
-    """The request's only item, turned in the decoders' pool."""
+    """The request's only item, turned in the decoders' pool when no other preview is."""
     deadline = deadline_of(request, shared.settings.timeout_ms)
     items = await read_items(request, modality, shared.settings)
     if len(items) != 1:
         raise BadRequest("a preview takes one item")
     if isinstance(items[0], SensoriumError):
         raise items[0]
-    return await shared.pipeline.decode(turn, items[0][modality], deadline)
+    try:
+        async with asyncio.timeout_at(deadline), shared.previews:
+            return await shared.pipeline.decode(turn, items[0][modality], deadline)
+    except TimeoutError:
+        raise DeadlineExceeded("the preview was not drawn before the deadline") from None

@@ -8,6 +8,7 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
@@ -120,13 +121,18 @@ def install(api: FastAPI) -> None:
 def answer(request: Request, error: Exception) -> Response:
     """The problem document that fits an error."""
     if isinstance(error, RequestValidationError | ValidationError):
-        first = error.errors()[0]
-        param = str(first["loc"][-1]) if first["loc"] else "body"
+        first = first_error(error) if isinstance(error, ValidationError) else error.errors()[0]
+        param = str(first["loc"][-1])[:100] if first["loc"] else "body"
         error = errors.BadRequest(f"parameter {param}: {first['msg']}", param)
     if not isinstance(error, errors.SensoriumError):
         logger.error("request %s failed", request.state.request_id, exc_info=error)
     problem = describe(error, request.state.request_id)
     return respond(problem, request.url.path, getattr(error, "retry_after", None))
+
+
+def first_error(error: ValidationError) -> ErrorDetails:
+    """The first of perhaps many, without what was sent, all of which would be copied."""
+    return error.errors(include_url=False, include_context=False, include_input=False)[0]
 
 
 async def _answer(request: Request, error: Exception) -> Response:
@@ -153,6 +159,9 @@ def _problem(
     status: int, code: str, title: str, detail: str, request_id: str, param: str | None = None
 ) -> Problem:
     kind = "invalid_request_error" if status < 500 else "server_error"
+    # What it repeats of a request may hold half of a surrogate pair, which no JSON has.
+    detail = detail.encode(errors="replace").decode()
+    param = param and param.encode(errors="replace").decode()
     return Problem(
         type=f"urn:sensorium:problem:{code}",
         title=title,

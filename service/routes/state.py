@@ -1,5 +1,6 @@
 """What the routes share: the settings, the models, the pipeline."""
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ class State:
     pipeline: Pipeline
     watch: Watch
     workers: Workers
+    previews: asyncio.Lock  # one at a time: they are for people, and requests wait for decoders
 
 
 def build_state(settings: Settings, meeting: Path) -> State:
@@ -37,6 +39,7 @@ def build_state(settings: Settings, meeting: Path) -> State:
         pipeline,
         Watch(repository, pipeline, settings.stuck_seconds),
         Workers(meeting, repository),
+        asyncio.Lock(),
     )
 
 

@@ -14,7 +14,7 @@ from service.errors import BadRequest, TooLarge
 from service.meaning import best
 from service.preprocessing import Array
 from service.routes import examples
-from service.routes.answers import deadline_of
+from service.routes.answers import MOST_LABELS, deadline_of
 from service.routes.bodies import read_body
 from service.routes.callers import while_there
 from service.routes.state import Shared, State
@@ -147,7 +147,16 @@ def _count_items(form: Form, tensors: Mapping[str, Array], most: int) -> int:
 
 
 def _highest(tensor: Array, count: int, labels: Sequence[str]) -> Array:
-    """`value:index:label` of the highest of each row: bytes[N, count], or fewer if there are."""
+    """`value:index:label` of the highest of each row: bytes[N, count], or fewer if there are.
+
+    Raises:
+        BadRequest: a value is not a number, so that none is the highest.
+        TooLarge: they are too many.
+    """
+    if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+        raise BadRequest("an output holds NaN or infinity, of which none is the highest")
+    if len(tensor) * min(count, tensor[0].size) > MOST_LABELS:
+        raise TooLarge(f"classification asks for more than {MOST_LABELS:,} labels at once")
     rows = [
         [_class(row[index], index, labels) for index in best(row.astype(np.float64), count)]
         for row in tensor.reshape(len(tensor), -1)
