@@ -38,8 +38,6 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 CACHE = Path(".cache/perf_analyzer")
 FILE = Path("models/efficientnet-lite0/1/example.jpg")
 FREE_SIZE = 16  # of an axis that the model leaves open: tokens
-# A window ends after so many answers; three in a row that agree within a quarter are its result.
-WINDOW = ("--measurement-mode", "count_windows", "--stability-percentage", "25")
 
 
 class Missing(Exception):
@@ -65,7 +63,7 @@ def find(cache: Path = CACHE) -> list[str]:
 
 
 def measure(
-    command: Sequence[str], url: str, model: str, file: bytes, concurrency: str, answers: int = 50
+    command: Sequence[str], url: str, model: str, file: bytes, concurrency: str, apart: int = 25
 ) -> str:
     """Its report about a model: answers a second, and queue and compute as the service counts them.
 
@@ -74,7 +72,8 @@ def measure(
         model: its file form, or the tensor form, which is asked with tensors of ones.
         file: what a file form is asked with.
         concurrency: `least:most` or `least:most:step`.
-        answers: of one window.
+        apart: how many per cent three windows in a row may differ; their mean is the result, and
+            where none agree in ten windows, there is none for this concurrency.
 
     Raises:
         Missing: it ended with an error.
@@ -86,8 +85,8 @@ def measure(
         item = {each["name"]: _make_input(each, file) for each in inputs}
         data.write_text(json.dumps({"data": [item]}))
         asked = ("-m", model, "-u", url, "-i", "http", "--input-data", str(data))
-        count = ("--measurement-request-count", str(answers))
-        return _run([*command, *asked, "--concurrency-range", concurrency, *WINDOW, *count])
+        window = ("--measurement-mode", "count_windows", "--stability-percentage", str(apart))
+        return _run([*command, *asked, "--concurrency-range", concurrency, *window])
 
 
 def _make_input(spec: Mapping[str, Any], file: bytes) -> dict[str, Any]:
