@@ -30,7 +30,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.parametrize("model", ["colours", "colours:tensors"])
 def test_it_prints_our_queue_and_compute(command: list[str], address: str, model: str) -> None:
-    unsteady = 1000  # per cent: how fast this machine is from second to second is not what is tested
+    unsteady = 1000  # per cent: it is not tested how steady this machine is
     report = measure(command, address, model, png((250, 10, 10)), "1:3:2", unsteady)
     assert re.findall(r"^Request concurrency: (\d)", report, re.MULTILINE) == ["1", "3"]
     parts = "overhead .* queue .* compute input .* compute infer .* compute output"
