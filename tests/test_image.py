@@ -382,8 +382,15 @@ def test_a_picture_of_several_has_so_many_scans_too() -> None:
     first, second = quarters(), Image.new("RGB", (64, 64))
     payload = encode(first, "MPO", save_all=True, append_images=[second], quality=95)
     assert_quarters(preprocessor().decode(payload).data, tolerance=4)
+    decoy = payload[payload.index(b"\xff\xda") :][:14]  # where the end of a header is looked for
     with pytest.raises(TooLarge, match="scans"):
-        preprocessor().decode(with_scans(payload, MOST_SCANS))
+        preprocessor().decode(with_scans(payload, MOST_SCANS) + decoy)
+
+
+def test_no_scan_is_decoded_behind_one_of_all_components() -> None:
+    payload = encode(quarters(), "JPEG")
+    with pytest.raises(Unreadable, match="damaged"):
+        preprocessor().decode(payload[:-2] + EMPTY_SCAN * MOST_SCANS + payload[-2:])
 
 
 def test_what_only_looks_like_scans_is_none() -> None:
