@@ -12,7 +12,7 @@ from service.metrics import ModelSeries
 ALWAYS = 16  # items
 # Of the time that is left to a request. The pace is that of a moment ago: at ten times the capacity
 # one in twenty of those that were to wait for three quarters of their second came too late.
-MOST_OF_DEADLINE = 0.65
+MOST_OF_DEADLINE = 0.6
 # The pace is that of so many items, the latest most: of some batches, and of less than a second.
 MEMORY = 32
 

@@ -12,7 +12,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fastapi.routing import APIRoute
 from PIL import Image
+from starlette.routing import Route
 
 from service.routes import build_api, build_app
 from service.routes.state import build_state
@@ -22,6 +24,10 @@ from tests.conftest import png, tone, write_colours, write_loudness
 pytestmark = pytest.mark.anyio
 
 RED, GREEN, BLUE = png((250, 10, 10)), png((10, 250, 10)), png((10, 10, 250))
+
+
+def test_no_route_is_left_to_be_made_at_a_request() -> None:
+    assert all(isinstance(route, Route | APIRoute) for route in build_api().routes)
 
 
 @asynccontextmanager

@@ -4,8 +4,10 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
 
 from service.routes.access import HEALTH
+from service.routes.problems import InferenceError
 from service.version import VERSION
 
 SUMMARY = "One service for pictures, text and sound: POST a file, get labels or vectors."
@@ -47,6 +49,9 @@ def contract(api: FastAPI) -> dict[str, Any]:
             tags=[{"name": name, "description": text} for name, text in TAGS.items()],
         )
         document["components"]["securitySchemes"] = KEYS
+        # `Problem` is there already, as a part of answers to several items.
+        inference_error = TypeAdapter(InferenceError).json_schema()
+        document["components"]["schemas"][InferenceError.__name__] = inference_error
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 operation["security"] = [] if path in HEALTH else WITH_A_KEY

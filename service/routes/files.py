@@ -32,10 +32,10 @@ from service.routes.callers import while_there
 from service.routes.direct import ROUTES, DirectRoute, Endpoint
 from service.routes.outcomes import count
 from service.routes.payloads import Given, encode_text, read_document, read_items
-from service.routes.problems import describe
+from service.routes.problems import RESPONSES, describe
 from service.routes.state import Shared, State
 
-router = APIRouter()
+router = APIRouter(tags=["files"], responses=RESPONSES)
 
 
 VERSION = "Its number, or an alias. Without one, what the model's routing says: else the latest."

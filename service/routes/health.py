@@ -8,10 +8,11 @@ from starlette.responses import JSONResponse, Response
 
 from service import metrics
 from service.repository import State
+from service.routes.problems import RESPONSES
 from service.routes.state import Shared
 from service.version import VERSION
 
-router = APIRouter()
+router = APIRouter(tags=["health"], responses=RESPONSES)
 
 
 class Liveness(BaseModel):

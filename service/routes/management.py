@@ -15,7 +15,7 @@ from service.routes.problems import V2_RESPONSES
 from service.routes.state import Shared
 from service.workers import Edit
 
-router = APIRouter(prefix="/v2/repository", responses=V2_RESPONSES)
+router = APIRouter(prefix="/v2/repository", tags=["management"], responses=V2_RESPONSES)
 
 STATES: dict[State, Literal["READY", "LOADING", "UNAVAILABLE"]] = {
     "ready": "READY",

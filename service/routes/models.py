@@ -8,9 +8,10 @@ from pydantic import BaseModel, ConfigDict
 from service.manifest import MANIFEST
 from service.policy import VersionName
 from service.repository import Entry, State
+from service.routes.problems import RESPONSES
 from service.routes.state import Shared
 
-router = APIRouter()
+router = APIRouter(tags=["models"], responses=RESPONSES)
 
 
 class ModelCard(BaseModel):

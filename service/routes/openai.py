@@ -22,9 +22,10 @@ from service.routes.callers import while_there
 from service.routes.direct import ROUTES, DirectRoute
 from service.routes.outcomes import all_or_none
 from service.routes.payloads import encode_text, read_document
+from service.routes.problems import RESPONSES
 from service.routes.state import Shared
 
-router = APIRouter()
+router = APIRouter(tags=["openai"], responses=RESPONSES)
 
 DATA_URI = re.compile(r"data:[^,]*;base64,")
 TOKENS = {"type": "array", "items": {"type": "integer"}, "minItems": 1}

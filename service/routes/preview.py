@@ -17,9 +17,10 @@ from service.routes import examples
 from service.routes.answers import deadline_of
 from service.routes.files import ModelQuery, choose
 from service.routes.payloads import read_items
+from service.routes.problems import RESPONSES
 from service.routes.state import Shared, State
 
-router = APIRouter()
+router = APIRouter(tags=["previews"], responses=RESPONSES)
 T = TypeVar("T")
 
 PNG: dict[int | str, dict[str, Any]] = {

@@ -68,15 +68,17 @@ class InferenceError(TypedDict):
     error: str
 
 
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": title, "content": {MEDIA_TYPE: {}}}
-    for status, _, title in TABLE.values()
-}
+def _responses(media_type: str, shape: type) -> dict[int | str, dict[str, Any]]:
+    """What any route may answer; by name, for FastAPI would make a validator of each for each."""
+    schema = {"$ref": f"#/components/schemas/{shape.__name__}"}
+    return {
+        status: {"description": title, "content": {media_type: {"schema": schema}}}
+        for status, _, title in TABLE.values()
+    }
 
 
-V2_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": InferenceError, "description": title} for status, _, title in TABLE.values()
-}
+RESPONSES = _responses(MEDIA_TYPE, Problem)
+V2_RESPONSES = _responses("application/json", InferenceError)
 
 
 def code_of(error: Exception) -> str:

@@ -17,12 +17,13 @@ from service.routes import examples
 from service.routes.answers import MOST_LABELS, deadline_of
 from service.routes.bodies import read_body
 from service.routes.callers import while_there
+from service.routes.problems import V2_RESPONSES
 from service.routes.state import Shared, State
 from service.routes.v2 import compression, wire
 from service.routes.v2.forms import Form, find_form, shape_of
 from service.tensors import DATATYPES
 
-router = APIRouter()
+router = APIRouter(tags=["v2"], responses=V2_RESPONSES)
 
 LARGE_BYTES = 65_536  # beyond it, reading JSON would hold the event loop up
 

@@ -8,13 +8,14 @@ from starlette.responses import JSONResponse
 
 from service.preprocessing import TensorSpec
 from service.repository import Repository
+from service.routes.problems import V2_RESPONSES
 from service.routes.state import Shared
 from service.routes.v2.forms import TENSORS, Form, TensorForm, find_form, shape_of
 from service.settings import Provider
 from service.tensors import DATATYPES, Datatype
 from service.version import VERSION
 
-router = APIRouter()
+router = APIRouter(tags=["v2"], responses=V2_RESPONSES)
 
 T = TypeVar("T", bound="Ready")
 

@@ -11,10 +11,11 @@ from pydantic import BaseModel
 
 from service import metrics
 from service.repository import Entry
+from service.routes.problems import V2_RESPONSES
 from service.routes.state import Shared
 from service.routes.v2.forms import TENSORS
 
-router = APIRouter()
+router = APIRouter(tags=["v2"], responses=V2_RESPONSES)
 
 
 class Duration(BaseModel):
