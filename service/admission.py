@@ -25,7 +25,7 @@ class Admission:
     that time, are what somebody waits who comes now.
 
     Requests take their places at once, so that of a crowd that comes together nobody is overlooked;
-    the pace is learned item by item.
+    the pace is learned item by item, each of which is worked at within a `with` of its own.
     """
 
     def __init__(self, most_seconds: float, series: ModelSeries) -> None:
@@ -68,21 +68,16 @@ class Admission:
         self._items += items
         self._series.backlog(self.wait)
 
-    @contextmanager
-    def work(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """One item is worked at, from before it is decoded until it is done or given up."""
         self._spend()
         self._at_work += 1
-        done = 1
-        try:
-            yield
-        except (LoadError, asyncio.CancelledError):
-            done = 0  # it left without its turn
-            raise
-        finally:
-            self._spend()
-            self._at_work -= 1
-            self._busy *= MEMORY / (MEMORY + done)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._spend()
+        self._at_work -= 1
+        if kind is None or not issubclass(kind, LoadError | asyncio.CancelledError):
+            self._busy *= MEMORY / (MEMORY + 1)  # it had its turn
 
     def _spend(self) -> None:
         """The time since the last look went into items, if any is worked at."""

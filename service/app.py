@@ -58,6 +58,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 try:
     settings = read_settings()
     logs.set_up(settings.log_format)
+    if settings.workers == 1:
+        metrics.keep_to_itself()
     api = build_api()
     api.state.sensorium = state = build_state(settings, _meeting(settings))
     app = build_app(api, settings)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from service.batching import Item, Reply
 from service.errors import BadRequest, DeadlineExceeded
@@ -17,8 +17,7 @@ from service.repository import Served
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(NamedTuple):
     """Where one item's time went, in seconds."""
 
     decode: float
@@ -107,7 +106,7 @@ class Pipeline:
             BatchFailed: the model cannot compute it.
         """
         started = perf_counter()
-        with served.admission.work():
+        with served.admission:
             reply = await served.batcher.submit(item, deadline)
         _record(served, reply)
         served.series.stage("total", perf_counter() - started)
@@ -117,7 +116,7 @@ class Pipeline:
         """Decode, submit; or submit what the lane decodes."""
         started = perf_counter()
         item: Item
-        with reader.admission.work():
+        with reader.admission:
             if reader.decodes_in_lane:
                 item = File(payload)
             elif len(payload) <= reader.model.preprocessor.quick_bytes:

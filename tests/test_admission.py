@@ -92,26 +92,23 @@ async def test_the_pace_is_learned_from_what_is_done(clock: Clock, believed: flo
     """So many items are at work all the time, and are done in turn."""
     pace = 0.01
     model = admission(believed)
-    queue = [model.work() for _ in range(40)]
-    for item in queue:
-        item.__enter__()
+    for _ in range(40):
+        model.__enter__()
     for _ in range(MEMORY * 6):
         clock.now += pace
-        queue.pop(0).__exit__(None, None, None)
-        queue.append(model.work())
-        queue[-1].__enter__()
+        model.__exit__(None)
+        model.__enter__()
     assert waits(model) == pytest.approx(pace, rel=0.05)
 
 
 async def test_the_pace_is_learned_while_others_of_the_request_still_wait(clock: Clock) -> None:
     model = admission(0.01, most=1e9)
     with enter([model], 90, NEVER):
-        items = [model.work() for _ in range(90)]
-        for item in items:
-            item.__enter__()
-        for item in items[:MEMORY]:
+        for _ in range(90):
+            model.__enter__()
+        for _ in range(MEMORY):
             clock.now += 0.03  # three times slower than was known
-            item.__exit__(None, None, None)
+            model.__exit__(None)
         assert model.wait > 90 * 0.02
 
 
@@ -120,7 +117,7 @@ async def test_time_in_which_nothing_is_worked_at_teaches_nothing(clock: Clock) 
     with enter([model], 1, NEVER):  # of a request that has nothing for this model, say
         for _ in range(200):
             clock.now += 60.0
-            with model.work():
+            with model:
                 clock.now += 0.2
     assert waits(model) == pytest.approx(0.2, rel=0.05)
 
@@ -133,7 +130,7 @@ def waits(model: Admission) -> float:
 
 def work(model: Admission, clock: Clock, took: float, end: BaseException) -> None:
     """An item that ends so after so many seconds."""
-    with model.work():
+    with model:
         clock.now += took
         raise end
 

@@ -80,13 +80,9 @@ def respond(document: Mapping[str, Any], timings: Sequence[Timings]) -> Response
     """
     headers = {}
     if timings:
-        stages = {
-            "decode": max(t.decode for t in timings),
-            "queue": max(t.queue for t in timings),
-            "inference": max(t.infer for t in timings),
-        }
-        headers["Server-Timing"] = ", ".join(
-            f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in stages.items()
+        decode, queue, infer, _ = (max(stage) * 1000 for stage in zip(*timings, strict=True))
+        headers["Server-Timing"] = (
+            f"decode;dur={decode:.2f}, queue;dur={queue:.2f}, inference;dur={infer:.2f}"
         )
     body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, headers=headers, media_type="application/json")

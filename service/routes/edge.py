@@ -4,7 +4,6 @@ import itertools
 import re
 import secrets
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BadRequest, QueueFull, TooLarge
@@ -12,6 +11,7 @@ from service.routes.problems import describe, respond
 from service.settings import Settings
 
 USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+LENGTH = re.compile(rb"[0-9]{1,18}")
 PROCESS, NUMBERS = secrets.token_hex(12), itertools.count()  # ids in the order of arrival
 # What a browser does with an answer that somebody lured it to: neither guess its type, nor keep it,
 # nor run or frame anything of it.
@@ -35,8 +35,8 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if USABLE_ID.fullmatch(given) else f"{PROCESS}{next(NUMBERS):08x}"
         scope.setdefault("state", {})["request_id"] = request_id
 
@@ -46,8 +46,8 @@ class Edge:
                 message["headers"] = [*message["headers"], own, *SAFETY]
             await send(message)
 
-        declared = headers.get("content-length", "0")
-        if not re.fullmatch("[0-9]{1,18}", declared):
+        declared = headers.get(b"content-length", b"0")
+        if not LENGTH.fullmatch(declared):
             error = BadRequest("Content-Length is not a number")
             await respond(describe(error, request_id), scope["path"])(scope, receive, send_with_id)
         elif int(declared) > self._max_body_bytes:
