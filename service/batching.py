@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from service.cores import CORES
+from service.cores import CORES, give_way
 from service.errors import BatchFailed, CallerError, DeadlineExceeded, NotReady, QueueFull
 from service.metrics import ModelSeries
 from service.preprocessing import Array, File, Sample, TensorSample
@@ -233,6 +233,7 @@ class Batcher:
 
     def _work(self, lane: Lane) -> None:
         """One lane: batch after batch."""
+        give_way()
         while batch := self._next(lane):
             self._series.released(batch.reason, [job.cost for job in batch.jobs])
             with CORES.computing(lane.core) as (others, core):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from service.batching import Batcher, BatchLimits, Computed, Item, Reply
+from service.cores import NICENESS
 from service.errors import BatchFailed, DeadlineExceeded, NotReady, QueueFull
 from service.limits import affinity
 from service.metrics import BATCHES, DROPPED, ModelSeries
@@ -33,6 +35,7 @@ class Doubler:
     def __call__(self, items: Sequence[Item], alone: bool) -> list[Computed]:
         self.alone.append(alone)
         self.cores.append(affinity())
+        self.thread = threading.get_native_id()
         samples = [item for item in items if isinstance(item, Sample)]
         self.batches.append([int(sample.data) for sample in samples])
         self.started.release()
@@ -149,6 +152,14 @@ async def test_a_batch_costs_no_more_than_it_may_padding_counted() -> None:
 
 @pytest.mark.skipif(len(affinity()) < 2, reason="there is one core only")
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows of threads here")
+async def test_lanes_give_way_to_those_that_answer() -> None:
+    model = Doubler()
+    async with batcher(model) as doubler:
+        await doubler.submit(number(1))
+        assert os.getpriority(os.PRIO_PROCESS, model.thread) == NICENESS
+
+
 @pytest.mark.parametrize("pinned", [True, False])
 async def test_lanes_keep_to_a_core_each_while_there_are_several_batches(pinned: bool) -> None:
     model = Doubler(held=True)

@@ -1,11 +1,12 @@
 """Cores: who computes where."""
 
 import os
+import sys
 import threading
 
 import pytest
 
-from service.cores import Cores
+from service.cores import NICENESS, Cores, give_way
 from service.limits import affinity
 
 linux = pytest.mark.skipif(
@@ -56,3 +57,19 @@ def test_a_thread_keeps_to_a_core_until_it_is_let_go() -> None:
     thread.join()
     assert seen == [{core}, own, own]
     assert affinity() == own
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows of threads here")
+def test_who_gives_way_does_it_for_its_own_thread_only() -> None:
+    found = []
+
+    def compute() -> None:
+        give_way()
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    thread = threading.Thread(target=compute)
+    thread.start()
+    thread.join()
+    assert found == [NICENESS]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == ours
