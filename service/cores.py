@@ -56,8 +56,8 @@ CORES = Cores(affinity())
 def give_way() -> None:
     """Let the calling thread run after those that answer, where there are too few cores for both.
 
-    A thread that computes is runnable all the time, and one that answers a flood of callers is,
-    too: sharing a core by halves with it, the slowest of 300 probes took 40 to 600 ms, so 25 to 70.
+    A thread that computes is runnable all the time, and so is one that answers a flood of callers:
+    sharing a core by halves, the slowest of 300 probes took 40 to 600 ms, so 25 to 130.
     Only Linux knows of threads here; elsewhere it would be the whole process.
     """
     if sys.platform == "linux":
