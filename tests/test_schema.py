@@ -23,6 +23,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from service.routes import build_api
+from service.routes.contract import TAGS
 from service.routes.examples import MEDIA
 from tests.conftest import write_small_models
 from tests.hostile import FILES, NEIGHBOURS
@@ -63,6 +64,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_the_process_serves_this_contract(url: str) -> None:
     assert httpx.get(f"{url}/openapi.json").json() == contract.raw_schema
+
+
+def test_every_route_is_under_a_heading_that_is_described_and_each_has_some() -> None:
+    paths = contract.raw_schema["paths"].values()
+    assert {tag for path in paths for verb in path.values() for tag in verb["tags"]} == set(TAGS)
 
 
 def test_a_linter_has_nothing_to_say_of_the_contract(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from service.settings import Settings
 
 __all__ = ["build_api", "build_app"]
 
-ROUTES = (
+MODULES = (
     *(files, openai, preview, models),
     *(statistics, v2_models, infer),  # /v2/models/stats before a model of that name
     *(management, health),
@@ -35,8 +35,8 @@ def build_api() -> FastAPI:
     api.openapi = lambda: contract(api)  # type: ignore[method-assign]
     # `include_router` makes each route anew at the first request that it may fit: all of them
     # together 0.25 s on an idle machine, in which nothing else is answered.
-    for routes in ROUTES:
-        api.router.routes.extend(routes.router.routes)
+    for module in MODULES:
+        api.router.routes.extend(module.router.routes)
     problems.install(api)
     return api
 
