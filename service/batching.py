@@ -51,17 +51,15 @@ class Job:
     """One item on its way through the model, with the way back to its caller."""
 
     item: Item
+    cost: int
+    key: Hashable
     deadline: float  # on the event loop's clock, seconds
     arrived: float  # by perf_counter: uvloop's own clock only counts milliseconds
     reply: asyncio.Future[Reply]
 
-    @property
-    def cost(self) -> int:
-        return self.item.cost
-
-    @property
-    def key(self) -> Hashable:
-        return self.item.key
+    def expire(self) -> None:
+        """Called at the deadline."""
+        _settle(self, DeadlineExceeded("the answer would have come after the deadline"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +172,8 @@ class Batcher:
             BatchFailed: the model cannot compute it.
         """
         loop = asyncio.get_running_loop()
-        job = Job(item, deadline, time.perf_counter(), loop.create_future())
+        arrived, reply = time.perf_counter(), loop.create_future()
+        job = Job(item, item.cost, item.key, deadline, arrived, reply)
         with self._changed:
             if self._closed:
                 raise NotReady("the model is being taken out of service")
@@ -182,11 +181,12 @@ class Batcher:
                 raise QueueFull(f"{len(self._waiting)} items wait already", self.expected_wait())
             self._waiting.append(job)
             self._changed.notify()
+        timer = None if math.isinf(deadline) else loop.call_at(deadline, job.expire)
         try:
-            async with asyncio.timeout_at(None if math.isinf(deadline) else deadline):
-                return await job.reply
-        except TimeoutError:
-            raise DeadlineExceeded("the answer would have come after the deadline") from None
+            return await reply
+        finally:
+            if timer:
+                timer.cancel()
 
     def expected_wait(self) -> float:
         """Seconds until what waits now should be done, from the measured service rate."""
@@ -272,6 +272,8 @@ class Batcher:
         self._waiting = [job for job in self._waiting if self._is_wanted(job)]
         if not self._waiting:
             return None
+        if len(self._waiting) == 1:
+            return Batch([self._waiting.pop()], "idle", 0)
         oldest = self._waiting[0]
         joinable = [job for job in self._waiting if job.key == oldest.key]
         alike = sorted(joinable, key=lambda job: abs(job.cost - oldest.cost))

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from prometheus_client import (
@@ -126,6 +127,9 @@ class ModelSeries:
         labels = (model, str(version))
         self._labels = labels
         self._stages = {stage: STAGE.labels(*labels, stage) for stage in STAGES}
+        self._batches = cache(lambda reason: BATCHES.labels(*labels, reason))
+        self._runs = cache(lambda items: RUN.labels(*labels, str(items)))
+        self._items_done = cache(lambda outcome: ITEMS_DONE.labels(*labels, outcome))
         self._batch_items = BATCH_ITEMS.labels(*labels)
         self._batch_cost = BATCH_COST.labels(*labels)
         self._batch_padding = BATCH_PADDING.labels(*labels)
@@ -140,14 +144,14 @@ class ModelSeries:
     def released(self, reason: str, costs: Sequence[int]) -> None:
         """A batch left the queue, for this reason; its items' costs."""
         cost = len(costs) * max(costs)
-        BATCHES.labels(*self._labels, reason).inc()
+        self._batches(reason).inc()
         self._batch_items.observe(len(costs))
         self._batch_cost.observe(cost)
         self._batch_padding.observe(1 - sum(costs) / cost)
 
     def ran(self, items: int, seconds: float) -> None:
         """The graph has computed so many items at once."""
-        RUN.labels(*self._labels, str(items)).observe(seconds)
+        self._runs(items).observe(seconds)
         self._last_run.set(time.time())
 
     def batch_failed(self) -> None:
@@ -164,7 +168,7 @@ class ModelSeries:
         self._backlog.set(seconds)
 
     def done(self, outcome: str) -> None:
-        ITEMS_DONE.labels(*self._labels, outcome).inc()
+        self._items_done(outcome).inc()
 
     def shadowed(self, outcome: str) -> None:
         SHADOWED.labels(*self._labels, outcome).inc()

@@ -145,15 +145,18 @@ class Pipeline:
             _record(served, replies[-1])
         started = perf_counter()
         values = served.model.interpret(task, replies[-1].row)
-        timings = Timings(
-            decode=max(reading.decode_seconds for reading in readings),
-            queue=sum(reply.queue_seconds for reply in replies),
-            infer=sum(reply.infer_seconds for reply in replies),
-            interpret=perf_counter() - started,
-        )
-        served.series.stage("interpret", timings.interpret)
-        truncated = any(reading.truncated for reading in readings)
-        return Prediction(values, truncated, sum(reading.cost for reading in readings), timings)
+        interpret = perf_counter() - started
+        served.series.stage("interpret", interpret)
+        decode = queue = infer = 0.0
+        for reply in replies:
+            queue += reply.queue_seconds
+            infer += reply.infer_seconds
+        truncated, cost = False, 0
+        for reading in readings:
+            decode = max(decode, reading.decode_seconds)
+            truncated |= reading.truncated
+            cost += reading.cost
+        return Prediction(values, truncated, cost, Timings(decode, queue, infer, interpret))
 
     async def decode(self, decode: Callable[[bytes], T], payload: bytes, deadline: float) -> T:
         """Run a decoder in the pool; its libraries release the interpreter's lock."""

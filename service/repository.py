@@ -136,12 +136,15 @@ class Repository:
         self._policies: dict[str, Policy] = {}
         self._leaving: list[_Leaving] = []
         self._orphans: set[Key] = set()  # heads whose encoder is not there
+        # Whom requests without a version have got, until something changes
+        self._chosen: dict[tuple[Kind, Task | None, str | None], Served] = {}
         self._opened = False
         self.draining = False
 
     async def open(self, policies: Policies = MappingProxyType({})) -> None:
         """Load what is wanted, as much at once as there are cores; heads after their encoders."""
         self._policies = dict(policies)
+        self._chosen.clear()
         self._entries = {entry.key: entry for entry in _scan(self._settings.models)}
         for entry in self.entries():
             if not self.policy(entry.name).wants(entry.version):
@@ -152,6 +155,7 @@ class Repository:
     async def apply(self, policies: Policies) -> None:
         """Serve what is wanted; for a model whose load was asked for, look at its folder."""
         before, self._policies = self._policies, dict(policies)
+        self._chosen.clear()
         for name, policy in policies.items():
             if policy.loads != before.get(name, PLAIN).loads:
                 await self.look(name)
@@ -241,6 +245,7 @@ class Repository:
     def _show(self, entry: Entry) -> None:
         """Where the entries and the metric are set, so that they say the same."""
         self._entries[entry.key] = entry
+        self._chosen.clear()
         if entry.version.isdigit():
             failed = {"failed"} if entry.reason else set()
             ModelSeries(entry.name, int(entry.version)).state({entry.state} | failed)
@@ -354,6 +359,9 @@ class Repository:
             Unsupported: it is made for something else.
             BadRequest: several could do it, and none is named.
         """
+        wish = kind, task, name
+        if version is None and (served := self._chosen.get(wish)):
+            return served
         if name is None:
             name = self._only(kind, task)
         served = self.pick(name, version, request_id)
@@ -363,6 +371,8 @@ class Repository:
                 f"{name} cannot {task or 'preview'} {kind}; it can"
                 f" {' and '.join(manifest.tasks.outputs())} {manifest.kind}"
             )
+        if version is None and not self.policy(name).routing.weights:
+            self._chosen[wish] = served
         return served
 
     def reasons(self) -> dict[str, dict[str, str]]:

@@ -80,9 +80,10 @@ def respond(document: Mapping[str, Any], timings: Sequence[Timings]) -> Response
     """
     headers = {}
     if timings:
-        decode, queue, infer, _ = (max(stage) * 1000 for stage in zip(*timings, strict=True))
+        decode, queue, infer, _ = map(max, zip(*timings, strict=True))
         headers["Server-Timing"] = (
-            f"decode;dur={decode:.2f}, queue;dur={queue:.2f}, inference;dur={infer:.2f}"
+            f"decode;dur={decode * 1000:.2f}, queue;dur={queue * 1000:.2f},"
+            f" inference;dur={infer * 1000:.2f}"
         )
     body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, headers=headers, media_type="application/json")
