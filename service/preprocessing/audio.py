@@ -94,7 +94,8 @@ class AudioPreprocessor:
         if not np.isfinite(channels).all():
             raise Unreadable("the recording holds samples that are not numbers")
         channels = channels.clip(-LOUDEST, LOUDEST)  # else the sums of mixing and resampling burst
-        wave = soxr.resample(channels.mean(axis=1), file.samplerate, self.spec.sample_rate)
+        mono = channels[:, 0] if file.channels == 1 else channels.mean(axis=1)
+        wave = soxr.resample(mono, file.samplerate, self.spec.sample_rate)
         return fit_length(wave.clip(-1, 1), self.spec.samples), cut
 
 
@@ -126,7 +127,9 @@ class LogMelSpectrogram:
     def __init__(self, spec: LogMel, sample_rate: int) -> None:
         self._spec = spec
         self._window = np.hanning(spec.window + 1)[:-1].astype(np.float32)  # periodic
-        self._filters = mel_filters(spec, sample_rate)
+        filters = mel_filters(spec, sample_rate)
+        self._bins = int(filters.any(axis=0).nonzero()[0][-1]) + 1  # above, no filter hears anything
+        self._filters = np.ascontiguousarray(filters[:, : self._bins])
 
     def __call__(self, wave: Floats) -> Floats:
         spec = self._spec
@@ -134,8 +137,9 @@ class LogMelSpectrogram:
         padded = np.pad(wave, (half, spec.window - half), mode="reflect")
         frames = np.lib.stride_tricks.sliding_window_view(padded, spec.window)[:: spec.hop]
         frames = frames[: len(wave) // spec.hop + 1] * self._window  # [frames, window]
-        power = np.abs(np.fft.rfft(frames, axis=1)) ** 2  # [frames, bins]
-        mel = self._filters @ power.T.astype(np.float32)  # [bands, frames]
+        spectrum = np.fft.rfft(frames, axis=1)[:, : self._bins]
+        power = np.abs(spectrum) ** 2  # float32[frames, bins]
+        mel = self._filters @ power.T  # [bands, frames]
         features: Floats = ((np.log(mel + spec.floor) - spec.mean) / spec.std).astype(np.float32)
         return features
 
