@@ -80,7 +80,7 @@ class BatchLimits:
 @dataclass(frozen=True, slots=True)
 class Batch:
     jobs: list[Job]
-    reason: str  # why it holds no more: full, cost, time, unlike, idle
+    reason: str  # why it holds no more: full, shared, cost, time, unlike, idle
     waiting: int  # jobs that are left
 
     @property
@@ -136,14 +136,17 @@ class Batcher:
         series: ModelSeries,
         *,
         pinned: bool = False,
+        shared: bool = False,
     ) -> None:
         """Args:
         pinned: each lane keeps to a core, unless its batch is the only one.
+        shared: a lane leaves their part to the lanes that are idle, as on a CPU each has its cores.
         """
         self._compute = compute
         self._limits = limits
         self._series = series
         self._pinned = pinned
+        self._shared = shared
         self._changed = threading.Condition()  # guards what follows
         self._waiting: list[Job] = []
         self._running = 0
@@ -172,8 +175,8 @@ class Batcher:
             BatchFailed: the model cannot compute it.
         """
         loop = asyncio.get_running_loop()
-        arrived, reply = time.perf_counter(), loop.create_future()
-        job = Job(item, item.cost, item.key, deadline, arrived, reply)
+        reply: asyncio.Future[Reply] = loop.create_future()
+        job = Job(item, item.cost, item.key, deadline, time.perf_counter(), reply)
         with self._changed:
             if self._closed:
                 raise NotReady("the model is being taken out of service")
@@ -236,8 +239,8 @@ class Batcher:
         give_way()
         while batch := self._next(lane):
             self._series.released(batch.reason, [job.cost for job in batch.jobs])
-            with CORES.computing(lane.core) as (others, core):
-                alone = not others and not batch.waiting
+            more = batch.waiting > 0 or len(batch.jobs) > 1
+            with CORES.computing(lane.core, more=more) as (alone, core):
                 if self._pinned:
                     lane.keep_to(None if alone else core)
                 outcomes = self._run(lane, batch.jobs, alone=alone)
@@ -267,13 +270,16 @@ class Batcher:
     def _take(self) -> Batch | None:
         """The oldest job and those of its key most like it in cost, as many as the limits allow.
 
-        The oldest is always among them, so that no length is starved by the others.
+        The oldest is always among them, so that no length is starved by the others. Of what waits
+        while several lanes are idle, each takes its share.
         """
         self._waiting = [job for job in self._waiting if self._is_wanted(job)]
         if not self._waiting:
             return None
         if len(self._waiting) == 1:
             return Batch([self._waiting.pop()], "idle", 0)
+        idle = sum(not lane.jobs for lane in self._lanes) if self._shared else 1
+        share = math.ceil(len(self._waiting) / idle)
         oldest = self._waiting[0]
         joinable = [job for job in self._waiting if job.key == oldest.key]
         alike = sorted(joinable, key=lambda job: abs(job.cost - oldest.cost))
@@ -284,6 +290,8 @@ class Batcher:
             cost = (len(jobs) + 1) * longest
             if len(jobs) == self._limits.items:
                 reason = "full"
+            elif len(jobs) == share:
+                reason = "shared"
             elif self._limits.cost and cost > self._limits.cost:
                 reason = "cost"
             elif cost - needed > self._limits.padding:

@@ -1,14 +1,20 @@
-"""Cores: how many batches are computed at this moment, which of them has which, and who waits."""
+"""Cores: which batch is computed on which, whether it has all of them, and who waits."""
 
+import math
 import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from time import perf_counter
 
 from service.limits import affinity
 
 NICENESS = 3  # of a thread that computes: half the weight of another
+# A batch may take all cores when there was none beside another for so long. Of two callers who are
+# answered at the same time, one asks first: on all cores it would be in the other's way. Two to
+# four callers get a fifth more short texts so.
+QUIET_SECONDS = 0.05
 
 
 class Cores:
@@ -22,26 +28,38 @@ class Cores:
     def __init__(self, numbers: Iterable[int]) -> None:
         self._lock = threading.Lock()
         self._batches = dict.fromkeys(numbers, 0)
+        self._shared = -math.inf  # when there was last more than one, by perf_counter
 
     @contextmanager
-    def computing(self, last: int | None = None) -> Iterator[tuple[int, int]]:
+    def computing(
+        self, last: int | None = None, *, more: bool = False
+    ) -> Iterator[tuple[bool, int]]:
         """Count one batch more.
 
         Args:
             last: the core that its lane had before, which knows its data.
+            more: others wait, or have come together with it.
 
         Yields:
-            How many others there are, and the core with the fewest of them.
+            Whether it may take all cores, and the core with the fewest other batches.
         """
         with self._lock:
-            others = sum(self._batches.values())
+            alone = not self._look(more) and perf_counter() - self._shared > QUIET_SECONDS
             core = min(self._batches, key=lambda number: (self._batches[number], number != last))
             self._batches[core] += 1
         try:
-            yield others, core
+            yield alone, core
         finally:
             with self._lock:
                 self._batches[core] -= 1
+                self._look()
+
+    def _look(self, more: bool = False) -> bool:
+        """Whether the cores are shared now."""
+        shared = more or any(self._batches.values())
+        if shared:
+            self._shared = perf_counter()
+        return shared
 
     def keep_to(self, core: int | None) -> None:
         """Let the calling thread run on one core only, or again on all."""

@@ -56,8 +56,8 @@ BATCH_PADDING = Histogram(
 )
 BATCHES = Counter(
     "sensorium_batches",
-    "Batches by why they were released: full, cost, unlike (the rest differs too much in length),"
-    " idle (all that waited).",
+    "Batches by why they hold no more: full, shared (lanes were idle), cost, time, unlike (the rest"
+    " differs too much in length), idle (all that waited).",
     (*MODEL, "reason"),
 )
 RUN = Summary(

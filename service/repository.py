@@ -459,7 +459,7 @@ class Repository:
         every_core = on_cpu and lanes >= self._settings.cores_per_worker
         in_lane = every_core and model.manifest.kind != "text"
         pinned = in_lane and self._settings.one_lane_per_core
-        batcher = Batcher(model.compute, limits, lanes, series, pinned=pinned)
+        batcher = Batcher(model.compute, limits, lanes, series, pinned=pinned, shared=on_cpu)
         admission = Admission(self._settings.max_wait_ms / 1000, series)
         served = Served(model, batcher, series, admission, encoders, decodes_in_lane=in_lane)
         return replace(entry, state="ready", served=served)

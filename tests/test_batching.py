@@ -49,9 +49,17 @@ class Doubler:
         assert await asyncio.to_thread(self.started.acquire, timeout=10)
 
 
-def batcher(model: Doubler, *, lanes: int = 1, pinned: bool = False, **limits: Any) -> Batcher:
+def batcher(
+    model: Doubler, *, lanes: int = 1, pinned: bool = False, shared: bool = False, **limits: Any
+) -> Batcher:
     least = BatchLimits(**{"items": 8, "padding": 10, **limits})
-    return Batcher(model, least, lanes, ModelSeries("doubler", 1), pinned=pinned)
+    return Batcher(model, least, lanes, ModelSeries("doubler", 1), pinned=pinned, shared=shared)
+
+
+@pytest.fixture
+def no_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is alone as soon as nothing else is there."""
+    monkeypatch.setattr("service.cores.QUIET_SECONDS", 0)
 
 
 def number(value: int, cost: int = 1) -> Sample:
@@ -105,10 +113,11 @@ async def test_two_lanes_run_two_batches_at_once() -> None:
         await asyncio.gather(*callers)
 
 
+@pytest.mark.usefixtures("no_quiet")
 async def test_a_batch_is_told_whether_it_has_the_machine_to_itself() -> None:
     model, other = Doubler(held=True), Doubler()
     async with batcher(model) as doubler, batcher(other) as beside:
-        callers = await submit_behind_a_held_batch(doubler, model, [number(1), number(2)])
+        callers = await submit_behind_a_held_batch(doubler, model, [number(1)])
         await beside.submit(number(3))
         assert other.alone == [False]
         model.go.set()
@@ -118,6 +127,44 @@ async def test_a_batch_is_told_whether_it_has_the_machine_to_itself() -> None:
     assert other.alone == [False, True]
 
 
+@pytest.mark.usefixtures("no_quiet")
+async def test_a_batch_of_several_is_not_alone() -> None:
+    model = Doubler(held=True)
+    async with batcher(model) as doubler:
+        callers = await submit_behind_a_held_batch(doubler, model, [number(1), number(2)])
+        model.go.set()
+        await asyncio.gather(*callers)
+    assert model.alone == [True, False]
+
+
+async def test_who_had_company_a_while_ago_is_not_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.cores.QUIET_SECONDS", 3600)
+    model = Doubler(held=True)
+    async with batcher(model, lanes=2, items=1) as doubler:
+        callers = [asyncio.create_task(doubler.submit(number(n))) for n in (1, 2)]
+        await model.has_started()
+        await model.has_started()
+        model.go.set()
+        await asyncio.gather(*callers)
+        await doubler.submit(number(3))
+    assert model.alone[1:] == [False, False]
+
+
+@pytest.mark.parametrize(("shared", "sizes"), [(True, [2, 2, 2]), (False, [6])])
+async def test_lanes_that_are_idle_get_their_share(shared: bool, sizes: list[int]) -> None:
+    model = Doubler(held=True)
+    async with batcher(model, lanes=3, shared=shared) as doubler:
+        with doubler._changed:  # until all wait, no lane takes any
+            callers = [asyncio.create_task(doubler.submit(number(n))) for n in range(6)]
+            await asyncio.sleep(0)
+        for _ in sizes:
+            await model.has_started()
+        model.go.set()
+        await asyncio.gather(*callers)
+    assert [len(batch) for batch in model.batches] == sizes
+
+
+@pytest.mark.usefixtures("no_quiet")
 async def test_a_batch_behind_which_others_wait_is_not_alone() -> None:
     model = Doubler(held=True)
     async with batcher(model, items=1) as doubler:
@@ -160,6 +207,7 @@ async def test_lanes_give_way_to_those_that_answer() -> None:
         assert os.getpriority(os.PRIO_PROCESS, model.thread) == NICENESS
 
 
+@pytest.mark.usefixtures("no_quiet")
 @pytest.mark.parametrize("pinned", [True, False])
 async def test_lanes_keep_to_a_core_each_while_there_are_several_batches(pinned: bool) -> None:
     model = Doubler(held=True)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from service.cores import NICENESS, Cores, give_way
+from service.cores import NICENESS, QUIET_SECONDS, Cores, give_way
 from service.limits import affinity
 
 linux = pytest.mark.skipif(
@@ -16,12 +16,11 @@ linux = pytest.mark.skipif(
 
 def test_a_batch_gets_the_core_with_the_fewest_others() -> None:
     cores = Cores([4, 7])
-    with cores.computing() as (none, first):
-        with cores.computing() as (one, second), cores.computing() as (two, third):
-            assert (none, one, two) == (0, 1, 2)
+    with cores.computing() as (_, first):
+        with cores.computing() as (_, second), cores.computing() as (_, third):
             assert (first, second, third) == (4, 7, 4)
-        with cores.computing() as (one, again):
-            assert (one, again) == (1, 7)
+        with cores.computing() as (_, again):
+            assert again == 7
 
 
 def test_a_lane_gets_its_last_core_again_where_that_is_as_free_as_another() -> None:
@@ -36,8 +35,33 @@ def test_a_batch_that_fails_leaves_its_core() -> None:
     cores = Cores([4])
     with pytest.raises(RuntimeError, match="broken"), cores.computing():
         raise RuntimeError("broken")
-    with cores.computing() as (others, _):
-        assert others == 0
+    with cores.computing() as (alone, _):
+        assert alone
+
+
+def test_a_batch_is_alone_after_a_while_without_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores, now = Cores([4, 7]), 1000.0
+    monkeypatch.setattr("service.cores.perf_counter", lambda: now)
+
+    def is_alone(*, more: bool = False) -> bool:
+        with cores.computing(more=more) as (alone, _):
+            return alone
+
+    assert is_alone()
+    assert is_alone()
+    with cores.computing():
+        assert not is_alone()
+        now += 1  # and both are there until now
+        with cores.computing():
+            now += 1
+    assert not is_alone()
+    now += QUIET_SECONDS
+    assert not is_alone()
+    now += 0.001
+    assert is_alone()
+    assert not is_alone(more=True)
+    now += QUIET_SECONDS
+    assert not is_alone()
 
 
 @linux

@@ -128,7 +128,7 @@ class LogMelSpectrogram:
         self._spec = spec
         self._window = np.hanning(spec.window + 1)[:-1].astype(np.float32)  # periodic
         filters = mel_filters(spec, sample_rate)
-        self._bins = int(filters.any(axis=0).nonzero()[0][-1]) + 1  # above, no filter hears anything
+        self._bins = int(np.flatnonzero(filters.any(axis=0))[-1]) + 1  # no filter hears those above
         self._filters = np.ascontiguousarray(filters[:, : self._bins])
 
     def __call__(self, wave: Floats) -> Floats:
