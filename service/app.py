@@ -23,8 +23,6 @@ import click
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.utils import circus
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from threadpoolctl import threadpool_limits
 
@@ -159,13 +157,8 @@ class Sensorium:
         state.pipeline.close()
 
 
-def _put_front_first(build: Callable[..., Starlette]) -> Callable[..., Starlette]:
-    def build_with_front(*args: Any, **options: Any) -> Starlette:
-        application = build(*args, **options)
-        application.user_middleware.insert(0, Middleware(Front))
-        return application
-
-    return build_with_front
+def _put_front_first(build: Callable[..., ASGIApp]) -> Callable[..., Front]:
+    return lambda *args, **options: Front(build(*args, **options))
 
 
 # `add_asgi_middleware` would put it behind all the others, and the service takes no attributes.
