@@ -19,10 +19,9 @@ NAMES = {
     Provider.CUDA: "CUDAExecutionProvider",
     Provider.TENSORRT: "TensorrtExecutionProvider",
 }
-# Threads of a run that is alone spin for 5 ms more, while its answer goes out and the next file is
-# decoded: a core that sleeps takes a tenth of a millisecond to be woken, and is slow at first. And
-# they share the work by small blocks, so that none waits long for a slower one.
-ALONE = {"session.intra_op.spin_duration_us": "5000", "session.dynamic_block_base": "4"}
+# Threads of a run that is alone spin until it ends, and share the work by small blocks, so that none
+# waits long for a slower one. Behind it they sleep: spinning on, they keep who comes next waiting.
+ALONE = {"session.force_spinning_stop": "1", "session.dynamic_block_base": "4"}
 INT_BITS = (8, 16, 32, 64)
 DTYPES = {
     "tensor(float)": "float32",

@@ -127,9 +127,8 @@ class LogMelSpectrogram:
     def __init__(self, spec: LogMel, sample_rate: int) -> None:
         self._spec = spec
         self._window = np.hanning(spec.window + 1)[:-1].astype(np.float32)  # periodic
-        filters = mel_filters(spec, sample_rate)
-        self._bins = int(np.flatnonzero(filters.any(axis=0))[-1]) + 1  # no filter hears those above
-        self._filters = np.ascontiguousarray(filters[:, : self._bins])
+        self._bins = math.floor(spec.high_hz * spec.window / sample_rate) + 1  # that a filter hears
+        self._filters = np.ascontiguousarray(mel_filters(spec, sample_rate)[:, : self._bins])
 
     def __call__(self, wave: Floats) -> Floats:
         spec = self._spec
