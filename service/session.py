@@ -19,8 +19,8 @@ NAMES = {
     Provider.CUDA: "CUDAExecutionProvider",
     Provider.TENSORRT: "TensorrtExecutionProvider",
 }
-# Threads of a run that is alone spin until it ends, and share the work by small blocks, so that none
-# waits long for a slower one. Behind it they sleep: spinning on, they keep who comes next waiting.
+# Threads of a run that is alone spin until it ends, and share the work by small blocks, lest one
+# waits for a slower one. Behind it they sleep: spinning on, they would keep others waiting.
 ALONE = {"session.force_spinning_stop": "1", "session.dynamic_block_base": "4"}
 INT_BITS = (8, 16, 32, 64)
 DTYPES = {
