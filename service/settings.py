@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     lanes: NonNegativeInt = Field(0, description="Batches in flight per model.")
     threads: NonNegativeInt = Field(0, description="onnxruntime's threads for one batch.")
     lone_threads: NonNegativeInt = Field(
-        0, description="The same for a batch beside which nothing else is computed."
+        0, description="The same for a batch that had no other beside it for 50 ms."
     )
     pin_lanes: bool = Field(
         True, description="Whether lanes keep to a core each, where they are as many."
