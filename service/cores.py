@@ -28,7 +28,7 @@ class Cores:
     def __init__(self, numbers: Iterable[int]) -> None:
         self._lock = threading.Lock()
         self._batches = dict.fromkeys(numbers, 0)
-        self._shared = -math.inf  # when there was last more than one, by perf_counter
+        self._accompanied = -math.inf  # when there was last more than one, by perf_counter
 
     @contextmanager
     def computing(
@@ -44,7 +44,10 @@ class Cores:
             Whether it may take all cores, and the core with the fewest other batches.
         """
         with self._lock:
-            alone = not self._look(more) and perf_counter() - self._shared > QUIET_SECONDS
+            now = perf_counter()
+            if more or any(self._batches.values()):
+                self._accompanied = now
+            alone = now - self._accompanied > QUIET_SECONDS
             core = min(self._batches, key=lambda number: (self._batches[number], number != last))
             self._batches[core] += 1
         try:
@@ -52,14 +55,8 @@ class Cores:
         finally:
             with self._lock:
                 self._batches[core] -= 1
-                self._look()
-
-    def _look(self, more: bool = False) -> bool:
-        """Whether the cores are shared now."""
-        shared = more or any(self._batches.values())
-        if shared:
-            self._shared = perf_counter()
-        return shared
+                if any(self._batches.values()):
+                    self._accompanied = perf_counter()
 
     def keep_to(self, core: int | None) -> None:
         """Let the calling thread run on one core only, or again on all."""

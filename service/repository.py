@@ -144,7 +144,6 @@ class Repository:
     async def open(self, policies: Policies = MappingProxyType({})) -> None:
         """Load what is wanted, as much at once as there are cores; heads after their encoders."""
         self._policies = dict(policies)
-        self._chosen.clear()
         self._entries = {entry.key: entry for entry in _scan(self._settings.models)}
         for entry in self.entries():
             if not self.policy(entry.name).wants(entry.version):
