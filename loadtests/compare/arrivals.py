@@ -3,11 +3,15 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import cast
+
+import httptools
+import uvloop
 
 from loadtests.compare.dialects import Body
 from loadtests.compare.outcome import Outcome, percentiles
-from loadtests.wire import BrokenOff, Connections, post
+from loadtests.wire import post
 
 IN_TIME_SECONDS = 1.0
 PATIENCE_SECONDS = 2.0  # then the caller leaves
@@ -35,7 +39,7 @@ def come_and_go(
     """Callers at `rate` a second for so long, after the lead-in, over kept connections."""
     spent = time.process_time()
     requests = [post(path, body.content_type, body.content, headers) for body in bodies]
-    visits = asyncio.run(arrive(port, requests, rate, LEAD_IN_SECONDS + seconds))
+    visits = uvloop.run(arrive(port, requests, rate, LEAD_IN_SECONDS + seconds))
     return summarise(visits, seconds, (time.process_time() - spent) * counted_share(seconds))
 
 
@@ -59,23 +63,108 @@ def summarise(visits: Sequence[Visit], seconds: float, client_cpu_seconds: float
 
 async def arrive(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> list[Visit]:
     """Callers at `rate` a second for so long, each with the next of the requests, in turn."""
-    loop = asyncio.get_running_loop()
-    start = loop.time()
-
-    async def visit(connections: Connections, number: int) -> Visit:
-        came = number / rate
-        status, retry_after = 0, ""
-        try:
-            async with asyncio.timeout_at(start + came + PATIENCE_SECONDS):
-                answer = await connections.ask(requests[number % len(requests)])
-                status, retry_after = answer.status, answer.headers.get("retry-after", "")
-        except (OSError, BrokenOff):  # a TimeoutError is an OSError
-            pass
-        return Visit(came, loop.time() - start - came, status, retry_after)
-
-    async with Connections(port) as connections, asyncio.TaskGroup() as group:
-        tasks = []
+    crowd = _Crowd(port, time.monotonic())
+    async with asyncio.TaskGroup() as group:
         for number in range(int(rate * seconds)):
-            await asyncio.sleep(max(0.0, start + number / rate - loop.time()))
-            tasks.append(group.create_task(visit(connections, number)))
-    return [task.result() for task in tasks]
+            came = number / rate
+            await asyncio.sleep(max(0.0, crowd.start + came - time.monotonic()))
+            crowd.let_in(came, requests[number % len(requests)], group)
+    return await crowd.all_gone()
+
+
+@dataclass(slots=True)
+class _Crowd:
+    """Callers, each of whom leaves the connection to those who come later.
+
+    No task, and no streams, for each: a caller's own work is taken from the server's cores.
+    """
+
+    port: int
+    start: float  # by the monotonic clock
+    idle: list["_Connection"] = field(default_factory=list)
+    visits: list[Visit] = field(default_factory=list)
+    waiting: int = 0
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def let_in(self, came: float, request: bytes, group: asyncio.TaskGroup) -> None:
+        self.waiting += 1
+        if self.idle:
+            self.idle.pop().ask(came, request)
+        else:
+            group.create_task(self._connect(came, request))
+
+    async def _connect(self, came: float, request: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        left = self.start + came + PATIENCE_SECONDS - time.monotonic()
+        try:
+            async with asyncio.timeout(left):
+                opening = loop.create_connection(lambda: _Connection(self), "127.0.0.1", self.port)
+                _, connection = await opening
+        except OSError:  # a TimeoutError is one
+            self.leave(came, 0, "")
+        else:
+            connection.ask(came, request)
+
+    def leave(self, came: float, status: int, retry_after: str) -> None:
+        taken = time.monotonic() - self.start - came
+        self.visits.append(Visit(came, taken, status, retry_after))
+        self.waiting -= 1
+        if not self.waiting:
+            self.gone.set()
+
+    async def all_gone(self) -> list[Visit]:
+        """What became of them, once the last has left."""
+        while self.waiting:
+            self.gone.clear()
+            await self.gone.wait()
+        for connection in [*self.idle]:
+            connection.transport.abort()
+        return self.visits
+
+
+class _Connection(asyncio.Protocol):
+    """One caller after the other: each asks, and leaves when answered or out of patience."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, crowd: _Crowd) -> None:
+        self._crowd = crowd
+        self._came: float | None = None  # of the caller who waits for an answer
+
+    def ask(self, came: float, request: bytes) -> None:
+        self._came, self._retry_after = came, ""
+        self._parser = httptools.HttpResponseParser(self)
+        until = self._crowd.start + came + PATIENCE_SECONDS - time.monotonic()
+        self._timer = asyncio.get_running_loop().call_later(until, self.transport.abort)
+        self.transport.write(request)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one only by its methods
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.transport.abort()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"retry-after":
+            self._retry_after = value.decode("latin-1")
+
+    def on_message_complete(self) -> None:
+        self._leave(self._parser.get_status_code())
+        if self._parser.should_keep_alive():
+            self._crowd.idle.append(self)
+        else:
+            self.transport.abort()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self in self._crowd.idle:
+            self._crowd.idle.remove(self)
+        self._leave(0)
+
+    def _leave(self, status: int) -> None:
+        if self._came is not None:
+            self._timer.cancel()
+            self._crowd.leave(self._came, status, self._retry_after)
+            self._came = None

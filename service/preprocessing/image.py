@@ -94,6 +94,8 @@ class ImagePreprocessor:
                 _check_scans(picture, payload, file.tell())
                 _check_tags(picture, payload)
                 self._reduce_while_decoding(picture)
+                if isinstance(picture, JpegImageFile):
+                    picture.decodermaxblock = len(payload)  # at once, not in pieces of 64 KB
                 picture.load()
                 orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
                 resized = self._resize(_rgb(picture), orientation in SIDES_SWAPPED)

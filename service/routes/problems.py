@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-# error -> status, code, title; the first class that fits
+# error -> status, code, title; of several classes that fit, the nearest
 TABLE: dict[type[Exception], tuple[int, str, str]] = {
     errors.BadRequest: (400, "bad_request", "The request is not of a form that is taken here"),
     errors.Unsupported: (400, "unsupported", "The model is made for something else"),
@@ -129,7 +129,7 @@ def answer(request: Request, error: Exception) -> Response:
     if not isinstance(error, errors.SensoriumError):
         logger.error("request %s failed", request.state.request_id, exc_info=error)
     problem = describe(error, request.state.request_id)
-    return respond(problem, request.url.path, getattr(error, "retry_after", None))
+    return respond(problem, request.scope["path"], getattr(error, "retry_after", None))
 
 
 def first_error(error: ValidationError) -> ErrorDetails:
@@ -146,15 +146,16 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
     code = {404: "not_found", 405: "method_not_allowed"}.get(status, "bad_request")
-    detail = f"{request.method} {request.url.path}: {error.detail}; /openapi.json lists the routes"
+    path = request.scope["path"]
+    detail = f"{request.method} {path}: {error.detail}; /openapi.json lists the routes"
     problem = _problem(status, code, error.detail, detail, request.state.request_id)
-    response = respond(problem, request.url.path)
+    response = respond(problem, path)
     response.headers.update(error.headers or {})
     return response
 
 
 def _row(error: Exception) -> tuple[int, str, str]:
-    return next(row for kind, row in TABLE.items() if isinstance(error, kind))
+    return next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
 
 
 def _problem(
