@@ -3,9 +3,7 @@
 bentoml serve service.app:Sensorium
 """
 
-import asyncio
 import atexit
-import gc
 import ipaddress
 import logging
 import os
@@ -13,26 +11,27 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
+from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bentoml
 import click
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.utils import circus
-from starlette.types import ASGIApp, Receive, Scope, Send
-from threadpoolctl import threadpool_limits
 
-from service import logs, metrics
-from service.errors import OperatorError, ProviderMissing
-from service.routes import build_api, build_app
-from service.routes.state import build_state
-from service.session import choose_provider
-from service.settings import Settings, read_settings
-from service.version import VERSION
+from service import logs
+from service.errors import OperatorError
+from service.keys import read_keys
+from service.policy import open_state
+from service.settings import Settings, check_models, read_settings
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from service.serving import Serving
 
 logger = logging.getLogger(__name__)
 
@@ -56,17 +55,22 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 try:
     settings = read_settings()
     logs.set_up(settings.log_format)
-    if settings.workers == 1:
-        metrics.keep_to_itself()
-    api = build_api()
-    api.state.sensorium = state = build_state(settings, _meeting(settings))
-    app = build_app(api, settings)
+    meeting = _meeting(settings)
+    # What would end each worker ends the start: BentoML would start another one for ever.
+    check_models(settings.models)
+    open_state(meeting)
+    if settings.keys:
+        read_keys(settings.keys)
 except OperatorError as error:
-    sys.exit(str(error))  # here, so that the start ends: BentoML would restart a worker for ever
+    sys.exit(str(error))
 
-# Lanes and decoders are the threads here. BLAS would start its own for each small product, and
-# they spin: the spectrogram of a second of sound took twice the CPU time.
-threadpool_limits(1, user_api="blas")
+
+@cache
+def serving() -> "Serving":
+    """All that answers. Only a worker has it: it is a third of a process' start and memory."""
+    from service.serving import Serving
+
+    return Serving(settings, meeting)
 
 
 class Front:
@@ -76,11 +80,11 @@ class Front:
     it runs out, whether or not the request was answered meanwhile.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._bentoml = app
+    def __init__(self, bentoml: "ASGIApp") -> None:
+        self._bentoml, self._app = bentoml, serving().app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (app if scope["type"] == "http" else self._bentoml)(scope, receive, send)
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        await (self._app if scope["type"] == "http" else self._bentoml)(scope, receive, send)
 
 
 class WatchfulArbiter(circus.Arbiter):
@@ -130,48 +134,18 @@ class Sensorium:
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
-        """Load in the background: the process lives, and says itself when it is ready.
-
-        One worker of several takes no connection before it can answer: the others do meanwhile.
-        """
-        # Modules stay as they are. A full collection would go through them, 60 to 100 ms in which
-        # nothing is answered; models come later, for they may go again.
-        gc.freeze()
-        provider = _announce_provider()
-        metrics.BUILD.labels(VERSION, version("bentoml"), version("onnxruntime"), provider).set(1)
-        loading = asyncio.create_task(state.workers.open())
-        self._tasks = [loading, asyncio.create_task(state.watch.run())]
-        if settings.watch_seconds:
-            following = state.workers.follow(settings.watch_seconds)
-            self._tasks.append(asyncio.create_task(following))
-        if settings.workers > 1:
-            await loading
+        """In a worker."""
+        await serving().start()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
-        """Finish what is queued."""
-        for task in self._tasks:
-            task.cancel()
-        state.workers.close()
-        await state.repository.close()
-        state.pipeline.close()
+        """In a worker: finish what is queued."""
+        await serving().stop()
 
 
-def _put_front_first(build: Callable[..., ASGIApp]) -> Callable[..., Front]:
+def _put_front_first(build: "Callable[..., ASGIApp]") -> Callable[..., Front]:
     return lambda *args, **options: Front(build(*args, **options))
 
 
 # `add_asgi_middleware` would put it behind all the others, and the service takes no attributes.
 Service.to_asgi = _put_front_first(Service.to_asgi)
-
-
-def _announce_provider() -> str:
-    """The provider that models run on; one that was asked for and is missing is loud."""
-    try:
-        provider = choose_provider(settings.provider)
-    except ProviderMissing as error:
-        logger.error("%s: no model can be served", error)
-        metrics.PROVIDER_MISSING.labels(settings.provider).set(1)
-        return f"{settings.provider} (missing)"
-    logger.info("models run on %s", provider)
-    return provider

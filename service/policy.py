@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated
 from zlib import crc32
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from service.errors import OperatorError
 from service.manifest import Frozen, Share
 
 LATEST = "latest"  # the highest version that serves; no alias can have that name
@@ -65,6 +66,24 @@ def draw(weights: Mapping[str, int], key: str) -> str:
     ends = list(accumulate(weights.values()))
     place = bisect(ends, crc32(key.encode()) % ends[-1])
     return list(weights)[place]
+
+
+def open_state(folder: Path) -> Path:
+    """The file of policies in the folder that workers share, which is made where it is missing.
+
+    Raises:
+        OperatorError: the folder cannot be used, or what it keeps cannot be read.
+    """
+    file = folder / "models.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        read_policies(file)
+    except OSError as error:
+        raise OperatorError(f"SENSORIUM_STATE: {folder}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]["msg"]
+        raise OperatorError(f"SENSORIUM_STATE: {file} cannot be read: {first}") from error
+    return file
 
 
 def read_policies(path: Path) -> dict[str, Policy]:

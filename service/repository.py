@@ -26,7 +26,7 @@ from service.memory import give_memory_back
 from service.metrics import ModelSeries
 from service.model import Model, load, no_encoder
 from service.policy import LATEST, Policies, Policy, Routing, draw
-from service.settings import Provider, Settings
+from service.settings import Provider, Settings, check_models
 
 logger = logging.getLogger(__name__)
 
@@ -129,8 +129,7 @@ class Repository:
         """Raises:
         OperatorError: there is no such folder.
         """
-        if not settings.models.is_dir():
-            raise OperatorError(f"SENSORIUM_MODELS: there is no folder {settings.models}")
+        check_models(settings.models)
         self._settings = settings
         self._entries = {entry.key: entry for entry in _scan(settings.models)}
         self._policies: dict[str, Policy] = {}

@@ -181,6 +181,14 @@ def read_settings() -> Settings:
         raise OperatorError(f"{variable}: {first['msg']}, not {first['input']!r}") from error
 
 
+def check_models(folder: Path) -> None:
+    """Raises:
+    OperatorError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise OperatorError(f"{PREFIX}MODELS: there is no folder {folder}")
+
+
 def _check_known(variable: str, name: str) -> None:
     if name not in Settings.model_fields:
         near = get_close_matches(name, Settings.model_fields, 1)

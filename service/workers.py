@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.errors import NotReady, OperatorError
-from service.policy import Policy, read_policies, write_policies
+from service.errors import NotReady
+from service.policy import Policy, open_state, read_policies, write_policies
 from service.repository import Fingerprint, Key, Repository
 
 logger = logging.getLogger(__name__)
@@ -33,15 +33,7 @@ class Workers:
         self._folder = folder
         self._repository = repository
         self._applying = asyncio.Lock()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            read_policies(self._file)
-        except (OSError, ValueError) as error:
-            raise OperatorError(f"SENSORIUM_STATE: {folder}: {error}") from error
-
-    @property
-    def _file(self) -> Path:
-        return self._folder / "models.json"
+        self._file = open_state(folder)
 
     @property
     def _socket(self) -> Path:

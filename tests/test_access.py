@@ -481,6 +481,9 @@ def started(
 def test_what_cannot_work_ends_the_start_with_one_sentence(
     tmp_path: Path, small_models: Path
 ) -> None:
+    broken = tmp_path / "state"
+    broken.mkdir()
+    (broken / "models.json").write_text("{")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         here = ("--host", "127.0.0.1", "--port", port)
@@ -492,6 +495,9 @@ def test_what_cannot_work_ends_the_start_with_one_sentence(
             "there is no folder": started(tmp_path, tmp_path / "nowhere", *here),
             "the file of keys cannot be read": started(
                 tmp_path, small_models, *here, SENSORIUM_KEYS=str(tmp_path / "none.txt")
+            ),
+            "SENSORIUM_STATE: ": started(
+                tmp_path, small_models, *here, SENSORIUM_STATE=str(broken)
             ),
         }
         for words, process in starts.items():

@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 WEB = {"fastapi", "starlette", "bentoml"}
 # Each may import what stands to its right, and nothing to its left.
 LAYERS = [
-    "app", "routes", "workers", "watch", "shadow", "pipeline", "repository", "policy",
+    "app", "serving", "routes", "workers", "watch", "shadow", "pipeline", "repository", "policy",
     "model", "pictures", "batching", "admission", "session", "meaning", "tensors", "preprocessing",
     "manifest", "metrics", "memory", "logs", "settings", "cores", "limits", "keys", "errors",
     "version",
@@ -69,11 +69,19 @@ def test_training_knows_no_http() -> None:
             assert imported.split(".")[0] not in WEB, path
 
 
-def test_a_serving_process_loads_no_torch_and_draws_nothing_at_its_start() -> None:
-    program = (
-        "import sys, service.app;"
-        "print(*(name for name in ('torch', 'onnx', 'matplotlib') if name in sys.modules))"
-    )
+def loaded(module: str, names: Sequence[str]) -> list[str]:
+    """Which of the names a process has once it has imported the module."""
+    program = f"import sys, {module}; print(*(n for n in {tuple(names)} if n in sys.modules))"
     command = [sys.executable, "-W", "ignore", "-c", program]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == []
+    return found.stdout.split()
+
+
+def test_a_serving_process_loads_no_torch_and_draws_nothing_at_its_start() -> None:
+    assert not loaded("service.serving", ("torch", "onnx", "matplotlib"))
+
+
+def test_the_process_that_starts_workers_loads_nothing_that_answers() -> None:
+    answering = ("fastapi", "numpy", "onnxruntime", "PIL", "soundfile", "tokenizers")
+    assert sorted(loaded("service.serving", answering)) == sorted(answering)
+    assert not loaded("service.app", answering)
