@@ -223,6 +223,7 @@ class Repository:
             except EncoderMissing as error:
                 self._orphans.add(entry.key)
                 self._put(_refused(entry, str(error)))
+        give_memory_back()
 
     def _put(self, entry: Entry) -> None:
         """What came of a load; in the place of one that serves, only one that serves."""
