@@ -10,6 +10,7 @@ import onnxruntime
 from service.errors import BadModel, ProviderMissing
 from service.preprocessing import Array, TensorSpec
 from service.settings import Provider
+from service.tables import read_tables
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +65,12 @@ class Session:
             BadModel: onnxruntime cannot read the graph.
             ProviderMissing: the provider is in this build, but cannot start on this machine.
         """
-        self._session = _open(graph, NAMES[provider], threads)
         wide = provider is Provider.CPU and lone_threads > threads
-        self._wide = _open(graph, CPU, lone_threads, spin=True) if wide else self._session
+        self._shared = _share(graph) if wide else {}
+        self._session = _open(graph, NAMES[provider], threads, self._shared)
+        self._wide = (
+            _open(graph, CPU, lone_threads, self._shared, spin=True) if wide else self._session
+        )
         self._runs: dict[onnxruntime.RunOptions, float] = {}  # and when each began
         self.inputs = _describe(self._session.get_inputs())
         self.outputs = _describe(self._session.get_outputs())
@@ -106,8 +110,21 @@ class Session:
         return arrays
 
 
+def _share(graph: Path) -> dict[str, onnxruntime.OrtValue]:
+    """What two sessions of a graph need only one of, for as long as they live."""
+    return {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(table)
+        for name, table in read_tables(graph).items()
+    }
+
+
 def _open(
-    graph: Path, provider: str, threads: int, *, spin: bool = False
+    graph: Path,
+    provider: str,
+    threads: int,
+    shared: Mapping[str, onnxruntime.OrtValue],
+    *,
+    spin: bool = False,
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -119,6 +136,8 @@ def _open(
     if spin:
         for name, value in ALONE.items():
             options.add_session_config_entry(name, value)
+    for name, table in shared.items():
+        options.add_initializer(name, table)
     providers = [provider] if provider == CPU else [provider, CPU]
     try:
         session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
