@@ -223,7 +223,8 @@ class Repository:
             except EncoderMissing as error:
                 self._orphans.add(entry.key)
                 self._put(_refused(entry, str(error)))
-        give_memory_back()
+        if entries:
+            await asyncio.to_thread(give_memory_back)  # what reading and trying them left behind
 
     def _put(self, entry: Entry) -> None:
         """What came of a load; in the place of one that serves, only one that serves."""
