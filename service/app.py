@@ -56,7 +56,7 @@ try:
     settings = read_settings()
     logs.set_up(settings.log_format)
     meeting = _meeting(settings)
-    # What would end each worker ends the start: BentoML would start another one for ever.
+    # A mistake of the operator's would end each worker, and BentoML start another one for ever.
     check_models(settings.models)
     open_state(meeting)
     if settings.keys:

@@ -81,8 +81,9 @@ def open_state(folder: Path) -> Path:
     except OSError as error:
         raise OperatorError(f"SENSORIUM_STATE: {folder}: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]["msg"]
-        raise OperatorError(f"SENSORIUM_STATE: {file} cannot be read: {first}") from error
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise OperatorError(f"SENSORIUM_STATE: {file}: {place}: {first['msg']}") from error
     return file
 
 

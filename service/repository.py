@@ -115,7 +115,7 @@ class _Leaving:
                 gc.collect()  # an error and its traceback hold each other, and what was in use
         await self._batcher.drain(seconds)
         del self._batcher  # and with it the model
-        give_memory_back()
+        await asyncio.to_thread(give_memory_back)
 
 
 class Repository:

@@ -66,7 +66,7 @@ class Session:
             ProviderMissing: the provider is in this build, but cannot start on this machine.
         """
         wide = provider is Provider.CPU and lone_threads > threads
-        self._shared = _share(graph) if wide else {}
+        self._shared = _share(graph) if wide else {}  # kept: the sessions read it where it lies
         self._session = _open(graph, NAMES[provider], threads, self._shared)
         self._wide = (
             _open(graph, CPU, lone_threads, self._shared, spin=True) if wide else self._session

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import socket
 import sys
 import time
 from email import message_from_bytes
@@ -208,6 +209,26 @@ def test_callers_come_at_their_rate_and_are_answered(
     assert got[0].startswith(b"POST /text?a=b HTTP/1.1\n")
     assert b"X-Timeout-Ms: 1000\n" in got[0]
     assert sorted(request[-3:] for request in got) == [b"one"] * 10 + [b"two"] * 10
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{", b"HTTP/1.1 2", b"no such protocol\r\n"],
+)
+def test_half_an_answer_is_none(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "LEAD_IN_SECONDS", 0.0)
+    monkeypatch.setattr(arrivals, "PATIENCE_SECONDS", 0.2)
+    with small_server(answer) as (port, _):
+        found = come_and_go(port, "/", [Body("text/plain", b"x")], {}, 50, 0.2)
+    assert (found.answers, found.errors) == (0, 10)
+
+
+def test_nobody_answers_at_a_closed_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "LEAD_IN_SECONDS", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    found = come_and_go(port, "/", [Body("text/plain", b"x")], {}, 50, 0.2)
+    assert (found.answers, found.errors) == (0, 10)
 
 
 def test_refused_callers_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:

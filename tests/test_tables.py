@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from service.preprocessing import Array
 from service.session import Session
 from service.settings import Provider
 from service.tables import read_tables
@@ -21,6 +22,7 @@ GENERATOR = np.random.default_rng(0)
 GROWTH = """
 import sys, psutil
 from pathlib import Path
+from service.preprocessing import Array
 from service.session import Session
 from service.settings import Provider
 graph, lone_threads = Path(sys.argv[1]), int(sys.argv[2])
@@ -83,9 +85,9 @@ def test_tables_that_lie_elsewhere_or_are_of_another_type_are_left(tmp_path: Pat
 def test_a_file_that_is_not_understood_has_none(tmp_path: Path) -> None:
     words = GENERATOR.normal(size=(WORDS, WIDTH)).astype(np.float32)
     content = write(tmp_path / "graph.onnx", words).read_bytes()
-    for number, broken in enumerate(
-        [b"", b"\xff" * 100, b"no graph", *(content[:end] for end in (40, 300, 700_000))]
-    ):
+    nonsense = [b"", b"\0" * 2**20, b"\xff" * 2**20, b"no graph"]
+    cut_off = [content[:end] for end in (40, 300, 700_000)]
+    for number, broken in enumerate([*nonsense, *cut_off]):
         path = tmp_path / f"{number}.onnx"
         path.write_bytes(broken)
         assert read_tables(path) == {}
@@ -101,6 +103,59 @@ def test_answers_are_the_same_with_one_table_for_two_sessions(tmp_path: Path) ->
     for alone in (False, True):
         [found] = shared.run(feeds, ["product"], alone=alone)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def inner(name: str, table: str) -> onnx.GraphProto:
+    """A branch that turns a tensor of the graph around it."""
+    return helper.make_graph(
+        [helper.make_node("Transpose", [table], [name])],
+        name,
+        [],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [600, 600])],
+    )
+
+
+def test_what_other_nodes_use_as_well_is_no_table(tmp_path: Path) -> None:
+    """onnxruntime moves the two transpositions together, by turning the tensor between them."""
+    table = GENERATOR.normal(size=(600, 600)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["rows"]),
+        helper.make_node("Transpose", ["square"], ["turned"]),
+        helper.make_node("Add", ["turned", "table"], ["sum"]),
+        helper.make_node("Transpose", ["sum"], ["back"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "turns",
+        [
+            helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch"]),
+            helper.make_tensor_value_info("square", TensorProto.FLOAT, [600, 600]),
+        ],
+        [
+            helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["batch", 600]),
+            helper.make_tensor_value_info("back", TensorProto.FLOAT, [600, 600]),
+        ],
+        [numpy_helper.from_array(table, "table")],
+    )
+    path = tmp_path / "graph.onnx"
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+    square = GENERATOR.normal(size=(600, 600)).astype(np.float32)
+    feeds: dict[str, Array] = {"ids": np.arange(4), "square": square}
+    for alone in (False, True):
+        rows, back = Session(path, Provider.CPU, 1, 2).run(feeds, ["rows", "back"], alone=alone)
+        np.testing.assert_array_equal(rows, table[:4])
+        np.testing.assert_allclose(back, (square.T + table).T, rtol=1e-6)
+    # The same where only a branch uses it otherwise.
+    del graph.node[1:], graph.input[1:], graph.output[:]
+    graph.node.append(
+        helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True)))
+    )
+    branches = {"then_branch": inner("then", "table"), "else_branch": inner("else", "table")}
+    graph.node.append(helper.make_node("If", ["yes"], ["chosen"], **branches))
+    graph.output.append(helper.make_tensor_value_info("chosen", TensorProto.FLOAT, [600, 600]))
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+    assert read_tables(path) == {}
 
 
 def test_two_sessions_hold_a_table_once(tmp_path: Path) -> None:

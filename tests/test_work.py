@@ -188,7 +188,9 @@ async def count_calls(client: httpx.AsyncClient) -> int:
 
     gc.disable()  # what it frees of other tests' calls functions, too
     sys.setprofile(count)
-    await ask()
-    sys.setprofile(None)
-    gc.enable()
+    try:
+        await ask()
+    finally:
+        sys.setprofile(None)
+        gc.enable()
     return calls
