@@ -301,9 +301,14 @@ def _parse(path: Path) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise BadModel(f"{path}: {field}: {first['msg']}") from error
+        raise BadModel(f"{path}: {first_fault(error)}") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first field of a file that is wrong, and why."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the whole file"
+    return f"{field}: {first['msg']}"
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:

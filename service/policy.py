@@ -11,7 +11,7 @@ from zlib import crc32
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from service.errors import OperatorError
-from service.manifest import Frozen, Share
+from service.manifest import Frozen, Share, first_fault
 
 LATEST = "latest"  # the highest version that serves; no alias can have that name
 
@@ -81,9 +81,7 @@ def open_state(folder: Path) -> Path:
     except OSError as error:
         raise OperatorError(f"SENSORIUM_STATE: {folder}: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise OperatorError(f"SENSORIUM_STATE: {file}: {place}: {first['msg']}") from error
+        raise OperatorError(f"SENSORIUM_STATE: {file}: {first_fault(error)}") from error
     return file
 
 

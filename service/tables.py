@@ -52,34 +52,27 @@ def read_tables(graph: Path) -> dict[str, Array]:
 
 
 def _tables(data: bytes) -> Iterator[tuple[str, Array]]:
-    [graph] = [field for field in _fields(data, 0, len(data)) if field.number == GRAPH]
+    [graph] = _within(data, _Field(0, 0, 0, len(data)), GRAPH)
     looked_up: set[str] = set()
     otherwise_used: set[str] = set()
     for operator, inputs in _nodes(data, graph):
         lookups = inputs[:1] if operator == "Gather" else []
         looked_up.update(lookups)
         otherwise_used.update(inputs[len(lookups) :])
-    for part in _fields(data, graph.start, graph.end):
-        if part.number == INITIALIZER and part.end - part.start >= LEAST_BYTES:
-            yield from _tensor(data, part, looked_up - otherwise_used)
+    wanted = looked_up - otherwise_used
+    for tensor in _within(data, graph, INITIALIZER):
+        if tensor.end - tensor.start >= LEAST_BYTES:
+            yield from _tensor(data, tensor, wanted)
 
 
 def _nodes(data: bytes, graph: _Field) -> Iterator[tuple[str, list[str]]]:
     """Operator and inputs of each node, those of its subgraphs as well."""
-    for node in _fields(data, graph.start, graph.end):
-        if node.number != NODE:
-            continue
-        operator, inputs = "", []
-        for field in _fields(data, node.start, node.end):
-            if field.number == INPUT:
-                inputs.append(_text(data, field))
-            elif field.number == OP_TYPE:
-                operator = _text(data, field)
-            elif field.number == ATTRIBUTE:
-                for inner in _fields(data, field.start, field.end):
-                    if inner.number in SUBGRAPHS:
-                        yield from _nodes(data, inner)
-        yield operator, inputs
+    for node in _within(data, graph, NODE):
+        [operator] = [_text(data, field) for field in _within(data, node, OP_TYPE)]
+        yield operator, [_text(data, field) for field in _within(data, node, INPUT)]
+        for attribute in _within(data, node, ATTRIBUTE):
+            for subgraph in _within(data, attribute, *SUBGRAPHS):
+                yield from _nodes(data, subgraph)
 
 
 def _tensor(data: bytes, tensor: _Field, wanted: set[str]) -> Iterator[tuple[str, Array]]:
@@ -104,6 +97,12 @@ def _tensor(data: bytes, tensor: _Field, wanted: set[str]) -> Iterator[tuple[str
 
 def _text(data: bytes, field: _Field) -> str:
     return data[field.start : field.end].decode()
+
+
+def _within(data: bytes, message: _Field, *numbers: int) -> Iterator[_Field]:
+    """The fields of a message that have these numbers."""
+    fields = _fields(data, message.start, message.end)
+    return (field for field in fields if field.number in numbers)
 
 
 def _fields(data: bytes, place: int, end: int) -> Iterator[_Field]:

@@ -22,7 +22,6 @@ GENERATOR = np.random.default_rng(0)
 GROWTH = """
 import sys, psutil
 from pathlib import Path
-from service.preprocessing import Array
 from service.session import Session
 from service.settings import Provider
 graph, lone_threads = Path(sys.argv[1]), int(sys.argv[2])

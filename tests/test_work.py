@@ -5,7 +5,6 @@ import gc
 import io
 import math
 import sys
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -85,10 +84,14 @@ async def test_idle_lanes_share_the_items_of_a_request(
         files = [("file", (str(n), png((n, 0, 0)))) for n in range(4)]
         with batcher._changed:  # until all wait, no lane takes any
             asking = asyncio.create_task(client.post("/v1/image/classify", files=files))
-            while len(batcher._waiting) < len(files):  # noqa: ASYNC110  each turn brings it on
-                await asyncio.sleep(0)
+            await until_waiting(batcher, len(files))
         await asking
     assert counted["run"] > 1
+
+
+async def until_waiting(batcher: Batcher, items: int) -> None:
+    while len(batcher._waiting) < items:  # noqa: ASYNC110  each turn brings some
+        await asyncio.sleep(0)
 
 
 async def test_a_refused_request_is_not_decoded(
@@ -101,20 +104,17 @@ async def test_a_refused_request_is_not_decoded(
 async def test_padding_on_mixed_lengths_stays_below_a_twentieth() -> None:
     """128 texts of 4 to 256 tokens that wait together, as they do at the highest load."""
     batches: list[list[int]] = []
-    go = threading.Event()
 
     def compute(items: Sequence[Item], _: bool) -> list[Computed]:
-        go.wait(10)
         batches.append([item.cost for item in items])
         return [Computed({}) for _ in items]
 
     limits = BatchLimits(items=32, padding=RUN_COST)
     async with Batcher(compute, limits, 1, ModelSeries("counted", 1)) as batcher:
         texts = [Sample(np.zeros(0), length) for length in mixed_lengths()]
-        callers = [asyncio.create_task(batcher.submit(text)) for text in texts]
-        while len(batcher._waiting) < len(texts) - 1:  # noqa: ASYNC110  each turn lets one in
-            await asyncio.sleep(0)
-        go.set()
+        with batcher._changed:  # until all wait, the lane takes none
+            callers = [asyncio.create_task(batcher.submit(text)) for text in texts]
+            await until_waiting(batcher, len(texts))
         await asyncio.gather(*callers)
     needed = sum(sum(costs) for costs in batches)
     computed = sum(len(costs) * max(costs) for costs in batches)

@@ -63,9 +63,9 @@ def summarise(visits: Sequence[Visit], seconds: float, client_cpu_seconds: float
 
 async def arrive(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> list[Visit]:
     """Callers at `rate` a second for so long, each with the next of the requests, in turn."""
-    crowd = _Crowd(port, time.monotonic())
+    crowd = _Crowd(port, time.monotonic(), int(rate * seconds))
     async with asyncio.TaskGroup() as group:
-        for number in range(int(rate * seconds)):
+        for number in range(crowd.expected):
             came = number / rate
             await asyncio.sleep(max(0.0, crowd.start + came - time.monotonic()))
             crowd.let_in(came, requests[number % len(requests)], group)
@@ -81,23 +81,25 @@ class _Crowd:
 
     port: int
     start: float  # by the monotonic clock
+    expected: int
     idle: list["_Connection"] = field(default_factory=list)
     visits: list[Visit] = field(default_factory=list)
-    waiting: int = 0
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     def let_in(self, came: float, request: bytes, group: asyncio.TaskGroup) -> None:
-        self.waiting += 1
         if self.idle:
             self.idle.pop().ask(came, request)
         else:
             group.create_task(self._connect(came, request))
 
+    def patience(self, came: float) -> float:
+        """The seconds that are left until this caller leaves."""
+        return self.start + came + PATIENCE_SECONDS - time.monotonic()
+
     async def _connect(self, came: float, request: bytes) -> None:
         loop = asyncio.get_running_loop()
-        left = self.start + came + PATIENCE_SECONDS - time.monotonic()
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(self.patience(came)):
                 opening = loop.create_connection(lambda: _Connection(self), "127.0.0.1", self.port)
                 _, connection = await opening
         except OSError:  # a TimeoutError is one
@@ -108,14 +110,12 @@ class _Crowd:
     def leave(self, came: float, status: int, retry_after: str) -> None:
         taken = time.monotonic() - self.start - came
         self.visits.append(Visit(came, taken, status, retry_after))
-        self.waiting -= 1
-        if not self.waiting:
+        if len(self.visits) == self.expected:
             self.gone.set()
 
     async def all_gone(self) -> list[Visit]:
         """What became of them, once the last has left."""
-        while self.waiting:
-            self.gone.clear()
+        if self.expected:
             await self.gone.wait()
         for connection in [*self.idle]:
             connection.transport.abort()
@@ -134,8 +134,8 @@ class _Connection(asyncio.Protocol):
     def ask(self, came: float, request: bytes) -> None:
         self._came, self._retry_after = came, ""
         self._parser = httptools.HttpResponseParser(self)
-        until = self._crowd.start + came + PATIENCE_SECONDS - time.monotonic()
-        self._timer = asyncio.get_running_loop().call_later(until, self.transport.abort)
+        loop, patience = asyncio.get_running_loop(), self._crowd.patience(came)
+        self._timer = loop.call_later(patience, self.transport.abort)
         self.transport.write(request)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
