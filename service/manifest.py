@@ -151,6 +151,7 @@ class Graph(Frozen):
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Precision = "fp32"
     sha256: Sha256
+    items_per_run: Positive | None = None  # on a CPU; a batch of more takes several runs
 
 
 class Classify(Frozen):

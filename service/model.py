@@ -130,8 +130,22 @@ class Model:
         }
 
     def _run(self, feeds: Mapping[str, Array], outputs: Sequence[str], *, alone: bool) -> list[Row]:
-        arrays = self.session.run(feeds, outputs, alone=alone)
-        return [dict(zip(outputs, values, strict=True)) for values in zip(*arrays, strict=True)]
+        rows: list[Row] = []
+        for part in self._parts(feeds):
+            values = zip(*self.session.run(part, outputs, alone=alone), strict=True)
+            rows += [dict(zip(outputs, each, strict=True)) for each in values]
+        return rows
+
+    def _parts(self, feeds: Mapping[str, Array]) -> Iterable[Mapping[str, Array]]:
+        """A batch in as many parts as it takes runs."""
+        items = len(next(iter(feeds.values())))
+        most = self.graph.items_per_run
+        if most is None or items <= most or self.provider is not Provider.CPU:
+            return (feeds,)
+        return (
+            {name: array[first : first + most] for name, array in feeds.items()}
+            for first in range(0, items, most)
+        )
 
     def _read(self, item: Sample | File) -> tuple[Sample, float] | CallerError:
         """A sample, and the seconds that it took to decode it."""

@@ -109,6 +109,7 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
         vary=_vary(args, folder),
         layers=layers,
         files=named_files(encoder.preprocessing, folder),
+        items_per_run=encoder.items_per_run,
     )
 
 

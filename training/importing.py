@@ -114,7 +114,8 @@ def import_encoder(
             f" at most {encoder.limit:.0e} is let through",
         )
         # The reference first: the example's answer is its own, and so is what a GPU falls back to.
-        graphs = [Graph(file=GRAPH, sha256=sha256(graph))]
+        most = encoder.items_per_run
+        graphs = [Graph(file=GRAPH, sha256=sha256(graph), items_per_run=most)]
         content: dict[str, Content] = {GRAPH: graph, **encoder.files(files)}
         int8 = Path(scratch, INT8_GRAPH)
         if quantise_encoder(encoder, graph, int8, batches):

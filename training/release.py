@@ -74,7 +74,7 @@ def release(
         version=version,
         description=args.description or _describe(modality, course.labels),
         preprocessing=course.preprocessing,
-        graphs=(Graph(file=GRAPH, sha256=sha256(graph)),),
+        graphs=(Graph(file=GRAPH, sha256=sha256(graph), items_per_run=course.items_per_run),),
         tasks=Tasks(classify=Classify(output=OUTPUT, activation="log_softmax", labels=LABELS)),
         example=Example(file=example, tolerance={"fp32": TOLERANCE}),
         origin=Origin(

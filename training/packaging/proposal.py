@@ -41,7 +41,14 @@ def propose(
         "version": version,
         "description": args.description or f"Packaged from {args.file.name}.",
         "preprocessing": preprocessing,
-        "graphs": [{"file": GRAPH, "precision": args.precision, "sha256": digest}],
+        "graphs": [
+            {
+                "file": GRAPH,
+                "precision": args.precision,
+                "sha256": digest,
+                "items_per_run": args.items_per_run,
+            }
+        ],
         "tasks": tasks,
         "batching": {"max_batch": _max_batch(args, found)},
         "example": {
