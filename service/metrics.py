@@ -61,7 +61,9 @@ BATCHES = Counter(
     (*MODEL, "reason"),
 )
 RUN = Summary(
-    "sensorium_run_seconds", "Time of one run of the graph, by its items.", (*MODEL, "items")
+    "sensorium_run_seconds",
+    "Time in which the graph computed a batch, by its items.",
+    (*MODEL, "items"),
 )
 LAST_RUN = Gauge(
     "sensorium_last_run_timestamp_seconds",
@@ -78,6 +80,11 @@ ITEMS_DONE = Counter(
 SHADOWED = Counter(
     "sensorium_shadow_items",
     "Copies of items that a shadow got: agree, differ, failed, or skipped because it was busy.",
+    (*MODEL, "outcome"),
+)
+CACHE_LOOKUPS = Counter(
+    "sensorium_cache_lookups",
+    "Files that were looked for in the cache: hit, miss.",
     (*MODEL, "outcome"),
 )
 REFUSED = Counter(
@@ -129,6 +136,7 @@ class ModelSeries:
         self._stages = {stage: STAGE.labels(*labels, stage) for stage in STAGES}
         self._batches = cache(lambda reason: BATCHES.labels(*labels, reason))
         self._runs = cache(lambda items: RUN.labels(*labels, str(items)))
+        self._lookups = cache(lambda outcome: CACHE_LOOKUPS.labels(*labels, outcome))
         self._items_done = cache(lambda outcome: ITEMS_DONE.labels(*labels, outcome))
         self._batch_items = BATCH_ITEMS.labels(*labels)
         self._batch_cost = BATCH_COST.labels(*labels)
@@ -172,6 +180,9 @@ class ModelSeries:
 
     def shadowed(self, outcome: str) -> None:
         SHADOWED.labels(*self._labels, outcome).inc()
+
+    def looked_up(self, outcome: str) -> None:
+        self._lookups(outcome).inc()
 
     def state(self, states: Collection[str]) -> None:
         """None of them where it is unloaded; two where it serves and its successor failed."""

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from service.manifest import EncoderReference, Manifest
 from service.model import Model, answer_example, load
+from service.preprocessing import ImagePreprocessor
+from service.session import Session
 from service.settings import Settings
 
 SHARED_DATA = Path(__file__).parents[2] / "shared/data"
@@ -249,6 +252,25 @@ def write_small_models(models: Path) -> Path:
     for write in (write_colours, write_words, write_loudness):
         write(models)
     return models
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often a picture was decoded, and a graph run."""
+    counter: Counter[str] = Counter()
+
+    def count(owner: type, name: str) -> None:
+        method = getattr(owner, name)
+
+        def counting(*args: Any, **options: Any) -> Any:
+            counter[name] += 1
+            return method(*args, **options)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(ImagePreprocessor, "decode")
+    count(Session, "run")
+    return counter
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ WEB = {"fastapi", "starlette", "bentoml"}
 LAYERS = [
     "app", "serving", "routes", "workers", "watch", "shadow", "pipeline", "repository", "policy",
     "model", "pictures", "batching", "admission", "session", "tables", "meaning", "tensors",
-    "preprocessing", "manifest", "metrics", "memory", "logs", "settings", "cores", "limits", "keys",
-    "errors", "version",
+    "preprocessing", "manifest", "metrics", "memory", "cache", "logs", "settings", "cores",
+    "limits", "keys", "errors", "version",
 ]  # fmt: skip
 
 

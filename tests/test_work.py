@@ -27,7 +27,6 @@ from service.model import load
 from service.preprocessing import ImagePreprocessor, Sample
 from service.repository import RUN_COST
 from service.routes import build_api
-from service.session import Session
 from service.settings import Provider, Settings
 from tests.conftest import png, write_colours
 from tests.test_routes import serving
@@ -43,25 +42,6 @@ MOST_REFUSED_CALLS = 68  # 65
 async def client(small_models: Path) -> AsyncIterator[httpx.AsyncClient]:
     async with serving(small_models) as client:
         yield client
-
-
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often a picture was decoded, and a graph run."""
-    counter: Counter[str] = Counter()
-
-    def count(owner: type, name: str) -> None:
-        method = getattr(owner, name)
-
-        def counting(*args: Any, **options: Any) -> Any:
-            counter[name] += 1
-            return method(*args, **options)
-
-        monkeypatch.setattr(owner, name, counting)
-
-    count(ImagePreprocessor, "decode")
-    count(Session, "run")
-    return counter
 
 
 async def test_each_picture_is_decoded_once_and_a_lone_one_runs_once(

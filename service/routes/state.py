@@ -32,7 +32,8 @@ def build_state(settings: Settings, meeting: Path) -> State:
         OperatorError: there is no folder of models.
     """
     repository = Repository(settings)
-    pipeline = Pipeline(settings.decoders, Shadows(repository).follow)
+    follow = Shadows(repository).follow
+    pipeline = Pipeline(settings.decoders, follow, settings.cache_bytes)
     return State(
         settings,
         repository,

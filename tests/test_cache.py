@@ -1,0 +1,169 @@
+"""Cache: the same file is computed once, where the settings say so."""
+
+import gc
+import io
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from weakref import ref
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from service import metrics
+from service.cache import OVERHEAD_BYTES, Cache
+from service.pipeline import QUICKLY_HASHED
+from service.routes import build_api
+from tests.conftest import COLOURS, png, write_colours, write_warmth
+from tests.test_routes import problem, serving
+
+pytestmark = pytest.mark.anyio
+
+CLASSIFY, EMBED = "/v1/image/classify?model=colours", "/v1/image/embed?model=colours"
+RED = png((250, 0, 0))
+
+
+@pytest.fixture
+def api() -> Any:
+    return build_api()
+
+
+@pytest.fixture
+async def client(small_models: Path, api: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(small_models, api, cache_bytes=2**20) as client:
+        yield client
+
+
+async def ask(client: httpx.AsyncClient, path: str, content: bytes = RED) -> dict[str, Any]:
+    answer = await client.post(path, content=content)
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def lookups() -> dict[str, float]:
+    """Outcome -> files of the model `colours`, in all tests of this process."""
+    return {
+        sample.labels["outcome"]: sample.value
+        for sample in metrics.samples()
+        if sample.name == "sensorium_cache_lookups_total" and sample.labels["model"] == "colours"
+    }
+
+
+async def test_the_same_file_is_computed_once_whatever_is_asked_of_it(
+    client: httpx.AsyncClient, counted: Counter[str]
+) -> None:
+    before = Counter(lookups())
+    first = await ask(client, CLASSIFY)
+    answer = await client.post(CLASSIFY, content=RED)
+    assert answer.json() == first
+    assert answer.headers["server-timing"].count("dur=0.00") == 3, "it took no time"
+    await ask(client, EMBED)
+    assert counted == {"decode": 1, "run": 1}
+    assert Counter(lookups()) - before == {"miss": 1, "hit": 2}
+
+
+async def test_every_other_file_is_computed(
+    client: httpx.AsyncClient, counted: Counter[str]
+) -> None:
+    answers = [await ask(client, CLASSIFY, png((n, 0, 250))) for n in (0, 1, 0, 1)]
+    assert counted["run"] == 2
+    assert answers[:2] == answers[2:] != [answers[0], answers[0]]
+
+
+async def test_without_the_setting_nothing_is_kept(
+    small_models: Path, counted: Counter[str]
+) -> None:
+    async with serving(small_models) as client:
+        counted.clear()
+        await ask(client, CLASSIFY)
+        await ask(client, CLASSIFY)
+    assert counted == {"decode": 2, "run": 2}
+
+
+async def test_a_large_file_is_found_as_well(
+    client: httpx.AsyncClient, counted: Counter[str]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    assert len(file.getvalue()) > QUICKLY_HASHED
+    first = await ask(client, CLASSIFY, file.getvalue())
+    assert await ask(client, CLASSIFY, file.getvalue()) == first
+    assert counted["run"] == 1
+
+
+async def test_a_file_that_cannot_be_read_is_not_kept(
+    client: httpx.AsyncClient, counted: Counter[str]
+) -> None:
+    for _ in range(2):
+        problem(await client.post(CLASSIFY, content=RED[:40]), 422, "unreadable")
+    assert counted["decode"] == 2
+
+
+async def test_a_model_that_is_loaded_anew_answers_for_itself(
+    client: httpx.AsyncClient, api: Any, small_models: Path
+) -> None:
+    assert (await ask(client, CLASSIFY))["results"][0]["labels"][0]["label"] == "red"
+    folder = write_colours(small_models / "new", graph=COLOURS.replace("{0.1}", "{-0.1}"))
+    before = small_models / "colours/1"
+    before.rename(small_models / "old")
+    folder.rename(before)
+    await api.state.sensorium.repository.look("colours")
+    assert (await ask(client, CLASSIFY))["results"][0]["labels"][0]["label"] != "red"
+
+
+async def test_a_model_that_has_left_is_not_held(
+    client: httpx.AsyncClient, api: Any, small_models: Path
+) -> None:
+    await ask(client, CLASSIFY)
+    repository = api.state.sensorium.repository
+    served = ref(repository.pick("colours"))
+    assert served() is not None
+    shutil.rmtree(small_models / "colours")
+    await repository.look("colours")
+    gc.collect()
+    assert served() is None
+
+
+async def test_a_batch_is_not_kept_for_one_of_its_rows(client: httpx.AsyncClient, api: Any) -> None:
+    files = [("file", (str(n), png((n, 0, 0)))) for n in range(4)]
+    await client.post(CLASSIFY, files=files)
+    kept = api.state.sensorium.pipeline._cache
+    readings = [reading for reading, _ in kept._entries.values()]
+    assert len(readings) == 4
+    assert all(row.base is None for reading in readings for row in reading.reply.row.values())
+
+
+async def test_heads_find_their_encoders_vector(small_models: Path, counted: Counter[str]) -> None:
+    write_warmth(small_models)
+    async with serving(small_models, cache_bytes=2**20) as client:
+        counted.clear()
+        for _ in range(2):
+            await ask(client, "/v1/image/classify?model=warmth")
+    assert counted == {"decode": 1, "run": 3}, "the encoder once, the head twice"
+
+
+def test_what_was_not_used_for_long_is_forgotten_first() -> None:
+    cache: Cache[str] = Cache(3 * (100 + OVERHEAD_BYTES))
+    for key in "abc":
+        cache.keep(key, key.upper(), 100)
+    assert cache.find("a") == "A"
+    cache.keep("d", "D", 100)
+    assert [cache.find(key) for key in "abcd"] == ["A", None, "C", "D"]
+    cache.keep("e", "E", 100 + OVERHEAD_BYTES + 100)  # in the place of two
+    assert [cache.find(key) for key in "acde"] == [None, None, "D", "E"]
+    assert cache._held_bytes == 3 * (100 + OVERHEAD_BYTES)
+    cache.keep("e", "F", 0)
+    assert cache._held_bytes == 100 + 2 * OVERHEAD_BYTES
+
+
+def test_what_is_larger_than_the_cache_is_not_kept() -> None:
+    cache: Cache[str] = Cache(2000)
+    cache.keep("large", "L", 2000)
+    assert cache.find("large") is None
+    assert cache._held_bytes == 0
