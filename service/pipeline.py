@@ -15,7 +15,7 @@ from service.errors import BadRequest, DeadlineExceeded
 from service.manifest import Modality, Task
 from service.meaning import Floats
 from service.preprocessing import File, Sample, TensorSample
-from service.repository import Served
+from service.served import Served
 
 T = TypeVar("T")
 

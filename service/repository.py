@@ -1,9 +1,7 @@
 """Repository: which models there are, in which state, and the batcher in front of each."""
 
 import asyncio
-import gc
 import logging
-import weakref
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +9,6 @@ from random import random
 from types import MappingProxyType
 from typing import Literal
 
-from service.admission import Admission
-from service.batching import Batcher, BatchLimits
 from service.errors import (
     BadRequest,
     EncoderMissing,
@@ -21,21 +17,16 @@ from service.errors import (
     OperatorError,
     Unsupported,
 )
-from service.manifest import MANIFEST, EncoderReference, Kind, Modality, Task
+from service.manifest import MANIFEST, EncoderReference, Kind, Task
 from service.memory import give_memory_back
 from service.metrics import ModelSeries
 from service.model import Model, load, no_encoder
 from service.policy import LATEST, Policies, Policy, Routing, draw
-from service.settings import Provider, Settings, check_models
+from service.served import Leaving, Served, serve
+from service.settings import Settings, check_models
 
 logger = logging.getLogger(__name__)
 
-# What a run costs beside its items, in tokens of MiniLM: 2 ms to 0.24 ms on a core (measured); on a
-# GPU, where starting a run costs as much and a token nearly nothing (a guess, there was none here).
-RUN_COST, GPU_RUN_COST = 8, 256
-# On a CPU a batch that takes longer gains nothing, and its first caller waits for its last; a GPU
-# does hundreds of items in that time.
-BATCH_SECONDS = 0.04
 PLAIN = Policy()  # of a model of which nothing was said
 LOADING = "it is being loaded"
 
@@ -43,33 +34,6 @@ State = Literal["loading", "ready", "failed", "unloaded"]
 Key = tuple[str, str]  # name and version
 Fingerprint = frozenset[tuple[str, int, int]]  # of a folder: each file's name, size, time
 GONE: Fingerprint = frozenset()
-
-
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Served:
-    """A model that takes work, as long as somebody holds it: the repository, a request, a head."""
-
-    model: Model
-    batcher: Batcher
-    series: ModelSeries
-    admission: Admission
-    encoders: "tuple[Served, ...]" = ()  # whose vectors a head takes
-    decodes_in_lane: bool = False
-
-    @property
-    def readers(self) -> "tuple[Served, ...]":
-        """Those that read the files: itself, or a head's encoders."""
-        return self.encoders or (self,)
-
-    @property
-    def admissions(self) -> list[Admission]:
-        """Of those that read the files: a head itself is done in no time."""
-        return [reader.admission for reader in self.readers]
-
-    @property
-    def modality(self) -> Modality:
-        """Of the files that it reads; a multimodal head reads none."""
-        return self.model.manifest.modalities[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,36 +52,6 @@ class Entry:
         return self.name, self.version
 
 
-class _Leaving:
-    """A model that no new request gets; it ends when the last that has chosen it lets go of it."""
-
-    def __init__(self, served: Served) -> None:
-        self._loop, self._free = asyncio.get_running_loop(), asyncio.Event()
-        self._batcher = served.batcher
-        self._name = f"{served.model.manifest.name} version {served.model.manifest.version}"
-        weakref.finalize(served, self._end).atexit = False
-
-    def _end(self) -> None:
-        self._batcher.close()
-        self._loop.call_soon_threadsafe(self._free.set)
-
-    async def finish(self, seconds: float) -> None:
-        """Wait for its end, so long at most."""
-        until = self._loop.time() + seconds
-        while not self._free.is_set():
-            if self._loop.time() > until:
-                logger.warning("%s is out of service and still in use", self._name)
-                return
-            try:
-                async with asyncio.timeout(1.0):
-                    await self._free.wait()
-            except TimeoutError:
-                gc.collect()  # an error and its traceback hold each other, and what was in use
-        await self._batcher.drain(seconds)
-        del self._batcher  # and with it the model
-        await asyncio.to_thread(give_memory_back)
-
-
 class Repository:
     """The models of one folder. Each is loaded by itself: one that is refused stops no other.
 
@@ -133,7 +67,7 @@ class Repository:
         self._settings = settings
         self._entries = {entry.key: entry for entry in _scan(settings.models)}
         self._policies: dict[str, Policy] = {}
-        self._leaving: list[_Leaving] = []
+        self._leaving: list[Leaving] = []
         self._orphans: set[Key] = set()  # heads whose encoder is not there
         # Whom requests without a version have got, until something changes
         self._chosen: dict[tuple[Kind, Task | None, str | None], Served] = {}
@@ -230,7 +164,7 @@ class Repository:
         """What came of a load; in the place of one that serves, only one that serves."""
         before = self._entries[entry.key]
         if before.served and entry.served:
-            self._leaving.append(_Leaving(before.served))
+            self._leaving.append(Leaving(before.served))
         elif before.served:
             entry = replace(before, reason=entry.reason, seen=entry.seen)
         self._show(entry)
@@ -238,7 +172,7 @@ class Repository:
     def _take_out(self, key: Key) -> None:
         """No new request gets it."""
         if served := self._entries[key].served:
-            self._leaving.append(_Leaving(served))
+            self._leaving.append(Leaving(served))
         self._orphans.discard(key)
         self._show(Entry(*key, "unloaded"))
 
@@ -442,26 +376,8 @@ class Repository:
             logger.exception("%s cannot be loaded", folder)
             return _refused(entry, f"{folder}: cannot be loaded: {error!r}")
         logger.info("model ready: %s version %s", entry.name, entry.version)
-        series = ModelSeries(entry.name, int(entry.version))
-        batching = model.manifest.batching
-        on_cpu = model.provider is Provider.CPU
-        limits = BatchLimits(
-            batching.max_batch,
-            batching.max_cost,
-            RUN_COST if on_cpu else GPU_RUN_COST,
-            BATCH_SECONDS,
-            self._settings.max_queue,
-        )
-        lanes = self._settings.lanes_per_model
         encoders = tuple(self._serving(encoder) for encoder in model.encoders)
-        # Where every core has a lane, a file that is handed on to another thread only loses time.
-        # Texts are tokenised before: their lengths decide which of them share a batch.
-        every_core = on_cpu and lanes >= self._settings.cores_per_worker
-        in_lane = every_core and model.manifest.kind != "text"
-        pinned = in_lane and self._settings.one_lane_per_core
-        batcher = Batcher(model.compute, limits, lanes, series, pinned=pinned, shared=on_cpu)
-        admission = Admission(self._settings.max_wait_ms / 1000, series)
-        served = Served(model, batcher, series, admission, encoders, decodes_in_lane=in_lane)
+        served = serve(model, self._settings, encoders)
         return replace(entry, state="ready", served=served)
 
     def _find_encoder(self, wanted: EncoderReference) -> Model:

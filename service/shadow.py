@@ -7,7 +7,8 @@ from service.errors import SensoriumError
 from service.manifest import Task
 from service.meaning import cosines
 from service.pipeline import Ask, Files, Pipeline, Prediction
-from service.repository import Repository, Served
+from service.repository import Repository
+from service.served import Served
 
 MOST = 16  # copies in flight in one worker; a slow shadow must not gather work
 ALIKE = 0.99  # cosine of two vectors that say the same

@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 from service.errors import BatchFailed, DeadlineExceeded, LoadError
 from service.memory import give_memory_back
 from service.pipeline import Pipeline
-from service.repository import Repository, Served
+from service.repository import Repository
+from service.served import Served
 
 logger = logging.getLogger(__name__)
 

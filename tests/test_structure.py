@@ -13,9 +13,9 @@ WEB = {"fastapi", "starlette", "bentoml"}
 # Each may import what stands to its right, and nothing to its left.
 LAYERS = [
     "app", "serving", "routes", "workers", "watch", "shadow", "pipeline", "repository", "policy",
-    "model", "pictures", "batching", "admission", "session", "tables", "meaning", "tensors",
-    "preprocessing", "manifest", "metrics", "memory", "cache", "logs", "settings", "cores",
-    "limits", "keys", "errors", "version",
+    "served", "model", "pictures", "batching", "admission", "session", "tables", "meaning",
+    "tensors", "preprocessing", "manifest", "metrics", "memory", "cache", "logs", "settings",
+    "cores", "limits", "keys", "errors", "version",
 ]  # fmt: skip
 
 

@@ -25,8 +25,8 @@ from service.manifest import ImagePreprocessing
 from service.metrics import ModelSeries
 from service.model import load
 from service.preprocessing import ImagePreprocessor, Sample
-from service.repository import RUN_COST
 from service.routes import build_api
+from service.served import RUN_COST
 from service.settings import Provider, Settings
 from tests.conftest import png, write_colours
 from tests.test_routes import serving

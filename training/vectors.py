@@ -23,7 +23,8 @@ from service.meaning import Floats
 from service.model import Model
 from service.pipeline import Pipeline
 from service.preprocessing import Sample
-from service.repository import Repository, Served
+from service.repository import Repository
+from service.served import Served
 from service.settings import Precision, Settings
 from training.errors import TrainingError
 from training.layouts import Item

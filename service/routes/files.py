@@ -15,7 +15,6 @@ from service.manifest import Kind, Modality, Task
 from service.meaning import ZERO_SHOT_SCALE, Floats, best, cosines, softmax
 from service.pipeline import Prediction, gather
 from service.policy import VersionName
-from service.repository import Served
 from service.routes import examples
 from service.routes.answers import (
     MOST_LABELS,
@@ -34,6 +33,7 @@ from service.routes.outcomes import count
 from service.routes.payloads import Given, encode_text, read_document, read_items
 from service.routes.problems import RESPONSES, describe
 from service.routes.state import Shared, State
+from service.served import Served
 
 router = APIRouter(tags=["files"], responses=RESPONSES)
 

@@ -15,7 +15,6 @@ from service.errors import BadRequest, TooLarge, Unreadable, Unsupported
 from service.meaning import Floats, unit
 from service.pipeline import Pipeline, Prediction
 from service.preprocessing import TextPreprocessor
-from service.repository import Served
 from service.routes import examples
 from service.routes.answers import deadline_of, respond
 from service.routes.callers import while_there
@@ -24,6 +23,7 @@ from service.routes.outcomes import all_or_none
 from service.routes.payloads import encode_text, read_document
 from service.routes.problems import RESPONSES
 from service.routes.state import Shared
+from service.served import Served
 
 router = APIRouter(tags=["openai"], responses=RESPONSES)
 

@@ -6,8 +6,8 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from service.errors import CallerError, SensoriumError
-from service.repository import Served
 from service.routes.problems import code_of
+from service.served import Served
 
 T = TypeVar("T")
 

@@ -15,8 +15,9 @@ from service.errors import BatchFailed, Unreadable
 from service.manifest import Task
 from service.pipeline import Files, Pipeline
 from service.preprocessing import Array, TensorSample, TensorSpec
-from service.repository import Repository, Served
+from service.repository import Repository
 from service.routes.outcomes import all_or_none
+from service.served import Served
 from service.tensors import DATATYPES
 
 TENSORS = ":tensors"  # no model folder can have such a name
