@@ -3,7 +3,9 @@
 import base64
 import json
 import os
+import signal
 import socket
+import subprocess
 import sys
 import time
 from email import message_from_bytes
@@ -483,6 +485,31 @@ def test_a_server_ends_with_all_that_it_started(tmp_path: Path) -> None:
     while any(Path(f"/proc/{number}/exe").exists() for number in ids):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_a_program_that_is_ended_ends_its_servers(tmp_path: Path, number: signal.Signals) -> None:
+    program = """
+import os, sys, time
+from pathlib import Path
+from loadtests.compare.processes import exit_with, running
+def main():
+    child = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with running(child, cwd=Path(), env={**os.environ}, log=Path(sys.argv[1])) as tree:
+        print(tree.root.pid, flush=True)
+        time.sleep(60)
+exit_with(main)
+"""
+    command_line = [sys.executable, "-c", program, str(tmp_path / "log")]
+    # As a shell starts what it puts into the background
+    shell = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *command_line]
+    with subprocess.Popen(shell, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        server = int(started.stdout.readline())
+        started.send_signal(number)
+        assert "the servers are stopped" in started.communicate(timeout=30)[1].decode()
+    assert started.returncode == 130
+    assert not Path(f"/proc/{server}").exists()
 
 
 def test_a_paused_server_does_nothing_until_it_is_awake(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from loadtests.compare.environments import NotInstalled, install
 from loadtests.compare.machine import describe_machine, read_versions
 from loadtests.compare.payloads import make_payloads
 from loadtests.compare.plots import draw
+from loadtests.compare.processes import exit_with
 from loadtests.compare.report import write_report
 from loadtests.compare.results import Results
 from loadtests.compare.works import WORKS
@@ -41,9 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (WrkFailed, CeilingFailed, Disagreement, NoAnswer, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("broken off; the servers are stopped", file=sys.stderr)
-        return 130
     return 0
 
 
@@ -138,4 +136,4 @@ def _installed(wanted: Sequence[Contestant], results: Results) -> list[Contestan
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

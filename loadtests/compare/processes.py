@@ -4,12 +4,14 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
+from typing import NoReturn
 
 PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -107,6 +109,20 @@ def running(
             yield tree
         finally:
             _stop(tree)
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Run a program that has servers run. Whatever signal ends it, it ends them first.
+
+    Shells let what they put into the background ignore SIGINT; SIGTERM would leave them running.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("broken off; the servers are stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 def free_ports(count: int) -> list[int]:

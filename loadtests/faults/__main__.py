@@ -8,13 +8,13 @@ Writes results.json, results.md, the servers' logs and what was answered wrongly
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 from loadtests.compare.machine import describe_machine
+from loadtests.compare.processes import exit_with
 from loadtests.compare.serving import NotReady
 from loadtests.faults.bench import Bench
 from loadtests.faults.bombs import throw_bombs
@@ -102,4 +102,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

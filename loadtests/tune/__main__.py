@@ -19,6 +19,7 @@ from loadtests.compare.answers import NoAnswer, fetch
 from loadtests.compare.dialects import Body
 from loadtests.compare.machine import describe_machine
 from loadtests.compare.payloads import make_payloads
+from loadtests.compare.processes import exit_with
 from loadtests.compare.serving import ROOT, NotReady
 from loadtests.payloads import Modality, Payload, read_payloads
 from loadtests.tune.candidates import DEFAULTS, Candidate, single_changes, variable
@@ -44,9 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (NotReady, NoAnswer, TakesSeveral, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("broken off; the service is stopped", file=sys.stderr)
-        return 130
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -171,4 +169,4 @@ def _report(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)
