@@ -28,6 +28,8 @@ class Cache(Generic[T]):
         size: of the value, in bytes.
         """
         self._forget(key)
+        if size + OVERHEAD_BYTES > self._most_bytes:
+            return
         self._entries[key] = value, size + OVERHEAD_BYTES
         self._held_bytes += size + OVERHEAD_BYTES
         while self._held_bytes > self._most_bytes:

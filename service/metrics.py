@@ -82,9 +82,9 @@ SHADOWED = Counter(
     "Copies of items that a shadow got: agree, differ, failed, or skipped because it was busy.",
     (*MODEL, "outcome"),
 )
-CACHE_LOOKUPS = Counter(
-    "sensorium_cache_lookups",
-    "Files that were looked for in the cache: hit, miss.",
+CACHE_LOOKUP = Summary(
+    "sensorium_cache_lookup_seconds",
+    "Time to look for a file in the cache, by what came of it: hit, miss.",
     (*MODEL, "outcome"),
 )
 REFUSED = Counter(
@@ -136,7 +136,7 @@ class ModelSeries:
         self._stages = {stage: STAGE.labels(*labels, stage) for stage in STAGES}
         self._batches = cache(lambda reason: BATCHES.labels(*labels, reason))
         self._runs = cache(lambda items: RUN.labels(*labels, str(items)))
-        self._lookups = cache(lambda outcome: CACHE_LOOKUPS.labels(*labels, outcome))
+        self._lookups = cache(lambda outcome: CACHE_LOOKUP.labels(*labels, outcome))
         self._items_done = cache(lambda outcome: ITEMS_DONE.labels(*labels, outcome))
         self._batch_items = BATCH_ITEMS.labels(*labels)
         self._batch_cost = BATCH_COST.labels(*labels)
@@ -158,7 +158,7 @@ class ModelSeries:
         self._batch_padding.observe(1 - sum(costs) / cost)
 
     def ran(self, items: int, seconds: float) -> None:
-        """The graph has computed so many items at once."""
+        """The graph has computed a batch of so many items."""
         self._runs(items).observe(seconds)
         self._last_run.set(time.time())
 
@@ -181,8 +181,9 @@ class ModelSeries:
     def shadowed(self, outcome: str) -> None:
         SHADOWED.labels(*self._labels, outcome).inc()
 
-    def looked_up(self, outcome: str) -> None:
-        self._lookups(outcome).inc()
+    def looked_up(self, outcome: str, seconds: float) -> None:
+        """A file was looked for in the cache."""
+        self._lookups(outcome).observe(seconds)
 
     def state(self, states: Collection[str]) -> None:
         """None of them where it is unloaded; two where it serves and its successor failed."""

@@ -130,22 +130,8 @@ class Model:
         }
 
     def _run(self, feeds: Mapping[str, Array], outputs: Sequence[str], *, alone: bool) -> list[Row]:
-        rows: list[Row] = []
-        for part in self._parts(feeds):
-            values = zip(*self.session.run(part, outputs, alone=alone), strict=True)
-            rows += [dict(zip(outputs, each, strict=True)) for each in values]
-        return rows
-
-    def _parts(self, feeds: Mapping[str, Array]) -> Iterable[Mapping[str, Array]]:
-        """A batch in as many parts as it takes runs."""
-        items = len(next(iter(feeds.values())))
-        most = self.graph.items_per_run
-        if most is None or items <= most or self.provider is not Provider.CPU:
-            return (feeds,)
-        return (
-            {name: array[first : first + most] for name, array in feeds.items()}
-            for first in range(0, items, most)
-        )
+        arrays = self.session.run(feeds, outputs, alone=alone)
+        return [dict(zip(outputs, values, strict=True)) for values in zip(*arrays, strict=True)]
 
     def _read(self, item: Sample | File) -> tuple[Sample, float] | CallerError:
         """A sample, and the seconds that it took to decode it."""
@@ -231,7 +217,11 @@ def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: Fi
         provider=provider,
         preprocessor=build_preprocessor(manifest.preprocessing, folder, settings.input_limits),
         session=Session(
-            folder / graph.file, provider, settings.threads_per_lane, settings.threads_alone
+            folder / graph.file,
+            provider,
+            settings.threads_per_lane,
+            settings.threads_alone,
+            graph.items_per_run,
         ),
         labels=_read_labels(folder, manifest),
         encoders=tuple(find_encoder(encoder) for encoder in manifest.encoders),

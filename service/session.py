@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 
 from service.errors import BadModel, ProviderMissing
@@ -54,12 +55,18 @@ class Session:
     """One graph on one execution provider. Thread-safe: lanes call `run` at the same time."""
 
     def __init__(
-        self, graph: Path, provider: Provider, threads: int, lone_threads: int = 0
+        self,
+        graph: Path,
+        provider: Provider,
+        threads: int,
+        lone_threads: int = 0,
+        items_per_run: int | None = None,
     ) -> None:
         """Args:
             threads: for one run among others.
             lone_threads: for a run that has the machine to itself. Where they are more, a CPU gets
                 the graph twice: onnxruntime's threads belong to a session, not to a run.
+            items_per_run: where a run has one thread of a CPU, a batch of more takes several.
 
         Raises:
             BadModel: onnxruntime cannot read the graph.
@@ -71,7 +78,9 @@ class Session:
         self._wide = (
             _open(graph, CPU, lone_threads, self._shared, spin=True) if wide else self._session
         )
-        self._runs: dict[onnxruntime.RunOptions, float] = {}  # and when each began
+        one_thread = provider is Provider.CPU and threads == 1
+        self._items_per_run = items_per_run if one_thread else None
+        self._runs: dict[onnxruntime.RunOptions, float] = {}  # and when its batch began
         self.inputs = _describe(self._session.get_inputs())
         self.outputs = _describe(self._session.get_outputs())
 
@@ -80,10 +89,16 @@ class Session:
     ) -> list[Array]:
         """The named outputs for these inputs, in order; each [N, ...]."""
         session = self._wide if alone else self._session
-        return self._run(session, feeds, list(outputs), onnxruntime.RunOptions())
+        started = time.monotonic()
+        most = self._items_per_run if session is self._session else None
+        runs = [
+            self._run(session, part, list(outputs), onnxruntime.RunOptions(), started)
+            for part in _parts(feeds, most)
+        ]
+        return runs[0] if len(runs) == 1 else list(map(np.concatenate, zip(*runs, strict=True)))
 
     def interrupt(self, seconds: float) -> None:
-        """Let runs that have taken longer than this fail, at the next node of their graph."""
+        """Let runs of batches that have taken longer fail, at the next node of their graph."""
         for options, started in list(self._runs.items()):
             if time.monotonic() - started > seconds:
                 options.terminate = True
@@ -93,7 +108,7 @@ class Session:
         for session in {self._session, self._wide}:
             options = onnxruntime.RunOptions()
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-            self._run(session, feeds, None, options)
+            self._run(session, feeds, None, options, time.monotonic())
 
     def _run(
         self,
@@ -101,13 +116,24 @@ class Session:
         feeds: Mapping[str, Array],
         outputs: list[str] | None,
         options: onnxruntime.RunOptions,
+        started: float,
     ) -> list[Array]:
-        self._runs[options] = time.monotonic()
+        self._runs[options] = started
         try:
             arrays: list[Array] = session.run(outputs, dict(feeds), options)
         finally:
             del self._runs[options]
         return arrays
+
+
+def _parts(feeds: Mapping[str, Array], most: int | None) -> Iterator[Mapping[str, Array]]:
+    """A batch, in parts of so many items at most."""
+    items = len(next(iter(feeds.values())))
+    if most is None or items <= most:
+        yield feeds
+        return
+    for first in range(0, items, most):
+        yield {name: array[first : first + most] for name, array in feeds.items()}
 
 
 def _share(graph: Path) -> dict[str, onnxruntime.OrtValue]:

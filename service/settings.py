@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     max_audio_seconds: PositiveFloat = Field(INPUT.seconds, description="Seconds of one recording.")
     max_text_bytes: PositiveInt = Field(INPUT.text_bytes, description="Bytes of one text.")
     cache_bytes: NonNegativeInt = Field(
-        0, description="Bytes for what came of files, of which each is then computed once; 0: none."
+        0, description="Bytes in which one worker keeps what it computed of files; 0: none."
     )
     timeout_ms: PositiveInt = Field(
         30_000, le=MOST_TIMEOUT_MS, description="Deadline of a request that brings no X-Timeout-Ms."

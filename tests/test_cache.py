@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service import metrics
 from service.cache import OVERHEAD_BYTES, Cache
 from service.pipeline import QUICKLY_HASHED
 from service.routes import build_api
@@ -25,6 +24,7 @@ pytestmark = pytest.mark.anyio
 
 CLASSIFY, EMBED = "/v1/image/classify?model=colours", "/v1/image/embed?model=colours"
 RED = png((250, 0, 0))
+PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
 @pytest.fixture
@@ -45,26 +45,25 @@ async def ask(client: httpx.AsyncClient, path: str, content: bytes = RED) -> dic
     return document
 
 
-def lookups() -> dict[str, float]:
-    """Outcome -> files of the model `colours`, in all tests of this process."""
-    return {
-        sample.labels["outcome"]: sample.value
-        for sample in metrics.samples()
-        if sample.name == "sensorium_cache_lookups_total" and sample.labels["model"] == "colours"
-    }
+async def statistics(client: httpx.AsyncClient) -> Counter[str]:
+    """Triton's figures of the model `colours`, in all tests of this process."""
+    document = (await client.get("/v2/models/colours/stats")).json()
+    figures = document["model_stats"][0]["inference_stats"]
+    return Counter({name: figure["count"] for name, figure in figures.items()})
 
 
 async def test_the_same_file_is_computed_once_whatever_is_asked_of_it(
     client: httpx.AsyncClient, counted: Counter[str]
 ) -> None:
-    before = Counter(lookups())
+    before = await statistics(client)
     first = await ask(client, CLASSIFY)
     answer = await client.post(CLASSIFY, content=RED)
     assert answer.json() == first
     assert answer.headers["server-timing"].count("dur=0.00") == 3, "it took no time"
     await ask(client, EMBED)
     assert counted == {"decode": 1, "run": 1}
-    assert Counter(lookups()) - before == {"miss": 1, "hit": 2}
+    grown = await statistics(client) - before
+    assert grown == {"success": 3, "cache_miss": 1, "cache_hit": 2} | dict.fromkeys(PARTS, 1)
 
 
 async def test_every_other_file_is_computed(
@@ -95,6 +94,17 @@ async def test_a_large_file_is_found_as_well(
     first = await ask(client, CLASSIFY, file.getvalue())
     assert await ask(client, CLASSIFY, file.getvalue()) == first
     assert counted["run"] == 1
+
+
+async def test_what_is_told_beside_the_answer_is_kept_as_well(client: httpx.AsyncClient) -> None:
+    long = b"red " * 100
+    first = (await client.post("/v1/text/embed", content=long)).json()
+    assert first["results"][0]["truncated"] is True
+    assert (await client.post("/v1/text/embed", content=long)).json() == first
+    wish = {"model": "words", "input": "red cat sea"}
+    answers = [(await client.post("/v1/embeddings", json=wish)).json() for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert answers[0]["usage"]["prompt_tokens"] > 0
 
 
 async def test_a_file_that_cannot_be_read_is_not_kept(
@@ -164,6 +174,9 @@ def test_what_was_not_used_for_long_is_forgotten_first() -> None:
 
 def test_what_is_larger_than_the_cache_is_not_kept() -> None:
     cache: Cache[str] = Cache(2000)
+    cache.keep("small", "S", 100)
     cache.keep("large", "L", 2000)
-    assert cache.find("large") is None
+    assert [cache.find(key) for key in ("small", "large")] == ["S", None]
+    cache.keep("small", "L", 2000)
+    assert cache.find("small") is None
     assert cache._held_bytes == 0

@@ -1,14 +1,20 @@
 """onnxruntime behind one call, and where it runs."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx.parser
 import pytest
 
 from service.errors import BadModel, ProviderMissing
-from service.session import Session, choose_provider
+from service.preprocessing import Array
+from service.session import NAMES, Session, choose_provider
 from service.settings import Provider
 from tests.conftest import write_colours
+from tests.test_watch import STALLING
 
 CPU_ONLY = ["AzureExecutionProvider", "CPUExecutionProvider"]
 WITH_CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -62,3 +68,68 @@ def test_a_lone_run_gives_the_same_on_all_cores(tmp_path: Path) -> None:
 def test_as_many_threads_alone_as_among_others_need_no_second_copy(tmp_path: Path) -> None:
     session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 2, lone_threads=2)
     assert session._wide is session._session
+
+
+@pytest.mark.parametrize(
+    ("provider", "threads", "alone", "sizes"),
+    [
+        (Provider.CPU, 1, False, [2, 2, 1]),
+        (Provider.CPU, 1, True, [5]),  # on two threads
+        (Provider.CPU, 2, False, [5]),
+        (Provider.CUDA, 1, False, [5]),
+    ],
+    ids=str,
+)
+def test_a_batch_takes_several_runs_where_each_has_one_thread_of_a_cpu(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    provider: Provider,
+    threads: int,
+    alone: bool,
+    sizes: list[int],
+) -> None:
+    """The GPU's name is all that there is of one here: the CPU computes for it."""
+    monkeypatch.setitem(NAMES, Provider.CUDA, NAMES[Provider.CPU])
+    graph = write_colours(tmp_path) / "model.onnx"
+    session = Session(graph, provider, threads, lone_threads=2, items_per_run=2)
+    found: list[int] = []
+    run = session._run
+
+    def counting(*args: Any) -> list[Array]:
+        found.append(len(args[1]["pixels"]))
+        return run(*args)
+
+    monkeypatch.setattr(session, "_run", counting)
+    pixels = np.arange(960, dtype=np.uint8).reshape(5, 8, 8, 3)
+    logits, vector = session.run({"pixels": pixels}, ["logits", "vector"], alone=alone)
+    assert found == sizes
+    assert vector == pytest.approx(pixels.mean(axis=(1, 2)))
+    assert logits == pytest.approx(vector / 10)
+
+
+def test_a_batch_that_takes_too_long_is_interrupted_in_whichever_run(tmp_path: Path) -> None:
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(onnx.parser.parse_model(STALLING).SerializeToString())
+    session = Session(graph, Provider.CPU, 1, items_per_run=1)
+    pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    pixels[0], pixels[1] = 221, 255  # two million turns, and more than anybody waits for
+    with ThreadPoolExecutor() as pool:
+        started = time.monotonic()
+        batch = pool.submit(session.run, {"pixels": pixels}, ["vector"])
+        first = wait_for_another(session, None)
+        wait_for_another(session, first)
+        session.interrupt((time.monotonic() - started) / 2)
+        try:
+            with pytest.raises(Exception, match="terminate"):
+                batch.result(timeout=10)
+        finally:
+            session.interrupt(0)
+
+
+def wait_for_another(session: Session, before: object) -> object:
+    """The run that is under way, once it is another one."""
+    while True:
+        match [*session._runs]:
+            case [run] if run is not before:
+                return run
+        time.sleep(0.001)

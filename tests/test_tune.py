@@ -301,6 +301,17 @@ def test_the_picture_is_drawn(tmp_path: Path, is_chosen: bool) -> None:
         assert min(picture.size) > 300
 
 
+def test_what_is_tuned_keeps_nothing_and_else_what_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dogs").mkdir()
+    said = {"MODELS": str(tmp_path), "LANES": "3", "CACHE_BYTES": "1000000"}
+    for name, value in said.items():
+        monkeypatch.setenv(f"SENSORIUM_{name}", value)
+    settings = command._bench("dogs").settings
+    assert {name: settings[f"SENSORIUM_{name}"] for name in said} == said | {"CACHE_BYTES": "0"}
+
+
 def test_a_model_that_is_not_there_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

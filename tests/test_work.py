@@ -7,7 +7,6 @@ import math
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,12 +22,11 @@ from service.admission import enter
 from service.batching import Batcher, BatchLimits, Computed, Item
 from service.manifest import ImagePreprocessing
 from service.metrics import ModelSeries
-from service.model import load
 from service.preprocessing import ImagePreprocessor, Sample
 from service.routes import build_api
 from service.served import RUN_COST
-from service.settings import Provider, Settings
-from tests.conftest import png, write_colours
+from service.settings import Settings
+from tests.conftest import png
 from tests.test_routes import serving
 
 pytestmark = pytest.mark.anyio
@@ -54,23 +52,6 @@ async def test_each_picture_is_decoded_once_and_a_lone_one_runs_once(
     await client.post("/v1/image/classify", files=files)
     assert counted["decode"] == 5
     assert counted["run"] <= 5
-
-
-@pytest.mark.parametrize(
-    ("provider", "runs"), [(Provider.CPU, 3), (Provider.CUDA, 1)], ids=lambda value: str(value)
-)
-async def test_a_batch_takes_the_runs_that_its_graph_asks_for_on_a_cpu(
-    tmp_path: Path, counted: Counter[str], provider: Provider, runs: int
-) -> None:
-    """The other device's name is all that there is of it here: the session stays the CPU's."""
-    model = load(write_colours(tmp_path), Settings())
-    pictures = [model.decode(png((50 * n, 90, 200 - 40 * n))) for n in range(5)]
-    expected = [row["vector"].tolist() for row in model.run(pictures)]
-    counted.clear()
-    graph = model.graph.model_copy(update={"items_per_run": 2})
-    rows = replace(model, graph=graph, provider=provider).run(pictures)
-    assert counted["run"] == runs
-    assert [row["vector"].tolist() for row in rows] == expected
 
 
 async def test_idle_lanes_share_the_items_of_a_request(

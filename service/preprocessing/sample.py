@@ -75,7 +75,7 @@ class Preprocessor(Protocol):
         """
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Array]:
-        """Samples as the feeds of one run: arrays with a leading batch dimension."""
+        """Samples as the feeds of one batch: arrays with a leading batch dimension."""
 
 
 def stack(name: str, samples: Sequence[Sample]) -> dict[str, Array]:
@@ -84,5 +84,5 @@ def stack(name: str, samples: Sequence[Sample]) -> dict[str, Array]:
 
 
 def stack_tensors(samples: Sequence[TensorSample]) -> dict[str, Array]:
-    """Rows of one key as the feeds of one run: each [N, *shape]."""
+    """Rows of one key as the feeds of one batch: each [N, *shape]."""
     return {name: np.stack([sample.feeds[name] for sample in samples]) for name in samples[0].feeds}

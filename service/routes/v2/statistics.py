@@ -27,21 +27,22 @@ class InferenceStatistics(BaseModel):
     """Of items: `success` and `fail` the whole way, the others its parts.
 
     The parts count the same items, as clients take for granted: one that came decoded took no time
-    to decode, and one whose row became two answers is still one.
+    to decode, and one whose row became two answers is still one. Those that were found in the cache
+    are in `success`, and in none of the parts.
     """
 
     success: Duration
     fail: Duration
     queue: Duration
     compute_input: Duration  # decoding files
-    compute_infer: Duration  # the whole batch's run, for each of its items
+    compute_infer: Duration  # the graph's time for the whole batch, for each of its items
     compute_output: Duration  # turning rows into answers
-    cache_hit: Duration = Duration()  # there is no cache
-    cache_miss: Duration = Duration()
+    cache_hit: Duration  # looking for a file there
+    cache_miss: Duration
 
 
 class BatchStatistics(BaseModel):
-    """Of runs of the graph with so many items; what happens around them is not a batch's."""
+    """Of batches of so many items; what happens around the graph is not a batch's."""
 
     batch_size: int
     compute_input: Duration = Duration()
@@ -54,7 +55,7 @@ class ModelStatistics(BaseModel):
     version: str
     last_inference: int  # milliseconds since 1970; 0: none yet
     inference_count: int  # items that the graph has computed
-    execution_count: int  # its runs
+    execution_count: int  # batches
     inference_stats: InferenceStatistics
     batch_stats: list[BatchStatistics]
 
@@ -83,7 +84,7 @@ async def statistics(name: str, shared: Shared, version: str | None = None) -> S
     return _statistics((name, entry) for entry in found)
 
 
-# (sample, model, version, stage or items) -> its value
+# (sample, model, version, and stage, items or outcome) -> its value
 Values = Mapping[tuple[str, str, str, str], float]
 
 
@@ -92,7 +93,7 @@ def _statistics(entries: Iterable[tuple[str, Entry]]) -> Statistics:
     for sample in metrics.samples():
         labels = sample.labels
         if "model" in labels and "le" not in labels:
-            part = labels.get("stage") or labels.get("items", "")
+            part = labels.get("stage") or labels.get("items") or labels.get("outcome", "")
             values[sample.name, labels["model"], labels["version"], part] = sample.value
     return Statistics(
         model_stats=[_model(name, entry, values) for name, entry in entries if entry.served]
@@ -135,6 +136,8 @@ def _model(name: str, entry: Entry, values: Values) -> ModelStatistics:
             compute_input=of_computed("decode"),
             compute_infer=computed,
             compute_output=of_computed("interpret"),
+            cache_hit=duration("sensorium_cache_lookup_seconds", "hit"),
+            cache_miss=duration("sensorium_cache_lookup_seconds", "miss"),
         ),
         batch_stats=[
             BatchStatistics(batch_size=size, compute_infer=run) for size, run in runs.items()
