@@ -18,7 +18,7 @@ from service.served import Served
 logger = logging.getLogger(__name__)
 
 PAUSE = 1.0  # seconds between two looks
-TIDY_SECONDS = 60.0  # between two times that freed memory is given back
+TIDY_SECONDS = 15.0  # between two times that freed memory is given back
 # A lane that was interrupted ends at the graph's next node. One that goes on for so many times the
 # patience is in code that cannot be stopped, and keeps a core: the process has to end.
 HOPELESS = 3.0
