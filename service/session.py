@@ -80,6 +80,7 @@ class Session:
         )
         one_thread = provider is Provider.CPU and threads == 1
         self._items_per_run = items_per_run if one_thread else None
+        self._used: set[onnxruntime.InferenceSession] = set()  # since their memory was given back
         self._runs: dict[onnxruntime.RunOptions, float] = {}  # and when its batch began
         self.inputs = _describe(self._session.get_inputs())
         self.outputs = _describe(self._session.get_outputs())
@@ -91,10 +92,13 @@ class Session:
         session = self._wide if alone else self._session
         started = time.monotonic()
         most = self._items_per_run if session is self._session else None
-        runs = [
-            self._run(session, part, list(outputs), onnxruntime.RunOptions(), started)
-            for part in _parts(feeds, most)
-        ]
+        try:
+            runs = [
+                self._run(session, part, list(outputs), onnxruntime.RunOptions(), started)
+                for part in _parts(feeds, most)
+            ]
+        finally:
+            self._used.add(session)
         return runs[0] if len(runs) == 1 else list(map(np.concatenate, zip(*runs, strict=True)))
 
     def interrupt(self, seconds: float) -> None:
@@ -105,7 +109,8 @@ class Session:
 
     def release(self, feeds: Mapping[str, Array]) -> None:
         """Give back the memory that larger batches left reserved, by a run of these feeds."""
-        for session in {self._session, self._wide}:
+        for session in [*self._used]:
+            self._used.discard(session)
             options = onnxruntime.RunOptions()
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
             self._run(session, feeds, None, options, time.monotonic())

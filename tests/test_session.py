@@ -70,6 +70,27 @@ def test_as_many_threads_alone_as_among_others_need_no_second_copy(tmp_path: Pat
     assert session._wide is session._session
 
 
+def test_memory_is_given_back_by_sessions_that_were_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 1, lone_threads=2)
+    feeds = {"pixels": np.zeros((2, 8, 8, 3), np.uint8)}
+    runs: list[object] = []
+    run = session._run
+
+    def counting(*args: Any) -> list[Array]:
+        runs.append(args[0])
+        return run(*args)
+
+    monkeypatch.setattr(session, "_run", counting)
+    for alone, used in ((False, session._session), (True, session._wide)):
+        session.run(feeds, ["vector"], alone=alone)
+        runs.clear()
+        session.release(feeds)
+        session.release(feeds)
+        assert runs == [used], "once is enough"
+
+
 @pytest.mark.parametrize(
     ("provider", "threads", "alone", "sizes"),
     [

@@ -19,7 +19,7 @@ AT_ONCE = 16
 REQUESTS = 20_000
 QUICK_REQUESTS = 3_000
 WARM_SECONDS = 10
-TIDY_SECONDS = 65  # every minute, a worker gives memory back
+TIDY_SECONDS = 65  # a worker gives memory back every quarter of a minute
 ANSWER_SECONDS = 60.0
 
 
