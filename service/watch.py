@@ -1,6 +1,7 @@
 """Watch: what no longer moves is noticed, told of, and replaced."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -103,6 +104,7 @@ class Watch:
         for served in self._repository.served():
             with suppress(Exception):  # a graph that fails is found by its example
                 served.model.release()
+        gc.collect()  # errors and their tracebacks hold each other, and the bodies that they are of
         give_memory_back()
 
     def _tell(self) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import ctypes
+import gc
 import math
 import time
+import weakref
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -15,6 +17,7 @@ import psutil
 import pytest
 
 import service.watch
+from service.errors import BatchFailed
 from service.routes import build_api, build_app
 from service.routes.state import State, build_state
 from service.settings import Settings
@@ -222,6 +225,26 @@ async def test_what_was_freed_is_given_back_again_and_again(
         async with watching(state):
             await wait_until_fewer(before - 3000 * PIECE)
         assert len(last) == PIECE
+
+
+async def test_what_holds_each_other_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an error and its traceback do; for an idle worker nobody looks for garbage."""
+    monkeypatch.setattr(service.watch, "TIDY_SECONDS", 0.05)
+    async with watched(tmp_path) as (state, _):
+        gc.disable()
+        try:
+            error = BatchFailed()
+            error.__cause__ = error
+            held = weakref.ref(error)
+            del error
+            assert held() is not None
+            async with watching(state), asyncio.timeout(10):
+                while held():  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        finally:
+            gc.enable()
 
 
 async def test_what_a_run_needed_much_of_is_given_back(
