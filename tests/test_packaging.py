@@ -160,6 +160,7 @@ def test_the_dockerfile_ends_in_a_service_that_answers_without_torch(image: Buil
             }
     assert set(states.values()) == {"ready"}
     for answer in answers.values():
+        assert answer.status_code == 200, answer.text
         assert answer.json()["results"][0]["status"] == "ok", answer.text
     assert image.ask(*stage.healthcheck, BENTOML_PORT=port).returncode == 1
 
