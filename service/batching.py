@@ -196,10 +196,16 @@ class Batcher:
         return sum(job.cost for job in self._waiting) * self._rate.seconds / len(self._lanes)
 
     def replace_stuck(self, seconds: float) -> int:
-        """Give up batches that take longer, each lane's place to a new one; how many are stuck."""
+        """Give up batches that take longer, each lane's place to a new one; how many are stuck.
+
+        A lane that has died is replaced as well, and counted once.
+        """
         with self._changed:
+            died = 0
             for number, lane in enumerate(self._lanes):
-                if lane.is_stuck(seconds):
+                is_dead = not (lane.thread.is_alive() or self._closed)
+                if is_dead or lane.is_stuck(seconds):
+                    died += is_dead
                     lane.abandoned = True
                     self._running -= len(lane.jobs)
                     self._abandoned.append(lane)
@@ -208,7 +214,7 @@ class Batcher:
                     for job in lane.jobs:
                         _settle(job, BatchFailed(f"the model gave no answer within {seconds:g} s"))
             self._abandoned = [lane for lane in self._abandoned if lane.thread.is_alive()]
-            return len(self._abandoned)
+            return len(self._abandoned) + died
 
     def close(self) -> None:
         """Take no more work; lanes end when they have finished what is there."""

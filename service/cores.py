@@ -10,7 +10,7 @@ from time import perf_counter
 
 from service.limits import affinity
 
-NICENESS = 3  # of a thread that computes: half the weight of another
+NICENESS = 3  # of a thread that computes, more than the others': half their weight
 # A batch may take all cores when there was none beside another for so long. Of two callers who are
 # answered at the same time, one asks first: on all cores it would be in the other's way. Two to
 # four callers get a fifth more short texts so.
@@ -76,4 +76,7 @@ def give_way() -> None:
     Only Linux knows of threads here; elsewhere it would be the whole process.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        thread = threading.get_native_id()
+        # From where it is: only root may come back to 3 from what `nice` has begun with.
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + NICENESS
+        os.setpriority(os.PRIO_PROCESS, thread, niceness)  # above 19 is 19

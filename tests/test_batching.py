@@ -204,7 +204,8 @@ async def test_lanes_give_way_to_those_that_answer() -> None:
     model = Doubler()
     async with batcher(model) as doubler:
         await doubler.submit(number(1))
-        assert os.getpriority(os.PRIO_PROCESS, model.thread) == NICENESS
+        ours = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, model.thread) == ours + NICENESS
 
 
 @pytest.mark.usefixtures("no_quiet")
@@ -430,3 +431,21 @@ async def test_a_lane_that_does_not_come_back_is_replaced_and_its_callers_told()
         assert total(await callers[1]) == 2
         while doubler.replace_stuck(60):  # noqa: ASYNC110  until the old thread has ended
             await asyncio.sleep(0.001)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_lane_that_has_died_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die() -> None:
+        raise PermissionError("as a system call may")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.batching.give_way", die)
+        doubler = batcher(Doubler())
+        async with asyncio.timeout(10):
+            while doubler._lanes[0].thread.is_alive():  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+    async with doubler:
+        caller = asyncio.create_task(doubler.submit(number(1)))
+        assert doubler.replace_stuck(60) == 1
+        assert total(await caller) == 2
+        assert doubler.replace_stuck(60) == 0

@@ -1,6 +1,7 @@
 """Cores: who computes where."""
 
 import os
+import subprocess
 import sys
 import threading
 
@@ -95,5 +96,18 @@ def test_who_gives_way_does_it_for_its_own_thread_only() -> None:
     thread = threading.Thread(target=compute)
     thread.start()
     thread.join()
-    assert found == [NICENESS]
+    assert found == [ours + NICENESS]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == ours
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows of threads here")
+@pytest.mark.parametrize(("begun", "wanted"), [(5, 5 + NICENESS), (18, 19)])
+def test_who_was_begun_by_nice_gives_way_from_there(begun: int, wanted: int) -> None:
+    """Whoever is not root may not become less nice than that."""
+    program = (
+        "import os; from service.cores import give_way; give_way();"
+        " print(os.getpriority(os.PRIO_PROCESS, 0))"
+    )
+    command = ["nice", "-n", str(begun), sys.executable, "-c", program]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert int(found) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + wanted)
