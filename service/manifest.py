@@ -151,7 +151,7 @@ class Graph(Frozen):
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Precision = "fp32"
     sha256: Sha256
-    items_per_run: Positive | None = None  # on a CPU; a batch of more takes several runs
+    items_per_run: Positive | None = None  # on one thread of a CPU; of more, several
 
 
 class Classify(Frozen):

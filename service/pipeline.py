@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 from weakref import ref
 
-from service.batching import Computed, Item, Reply
+from service.batching import Item, Reply
 from service.cache import Cache
 from service.errors import BadRequest, DeadlineExceeded
 from service.manifest import Modality, Task
@@ -91,7 +91,7 @@ class Pipeline:
         for served in models:
             _check_parts(served, item)
         readers = {r for served in models for r in served.readers if r.modality in item}
-        digests = await self._digest(item)
+        digests = await self._digests(item)
         readings = await gather(
             [self._recall(reader, item, digests, deadline) for reader in readers]
         )
@@ -127,7 +127,7 @@ class Pipeline:
         served.series.stage("total", perf_counter() - started)
         return reply
 
-    async def _digest(self, item: Files) -> dict[Modality, Digest]:
+    async def _digests(self, item: Files) -> dict[Modality, Digest]:
         """Of each file, where there is a cache."""
         if self._cache is None:
             return {}
@@ -148,7 +148,8 @@ class Pipeline:
             reading = await self._read(reader, payload, deadline)
             # A row of its own: one of a batch is a part of all its rows, and would keep them.
             row = {name: values.copy() for name, values in reading.reply.row.items()}
-            reply = Reply(Computed(row, reading.truncated), queue_seconds=0.0, infer_seconds=0.0)
+            computed = replace(reading.reply.computed, row=row, decode_seconds=0.0)
+            reply = Reply(computed, queue_seconds=0.0, infer_seconds=0.0)
             kept = replace(reading, reply=reply, decode_seconds=0.0)
             self._cache.keep(key, kept, sum(values.nbytes for values in row.values()))
         return reading

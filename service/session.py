@@ -97,7 +97,7 @@ class Session:
                 self._run(session, part, list(outputs), onnxruntime.RunOptions(), started)
                 for part in _parts(feeds, most)
             ]
-        finally:
+        finally:  # not before: until now, a release would have been in vain
             self._used.add(session)
         return runs[0] if len(runs) == 1 else list(map(np.concatenate, zip(*runs, strict=True)))
 

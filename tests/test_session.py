@@ -70,25 +70,31 @@ def test_as_many_threads_alone_as_among_others_need_no_second_copy(tmp_path: Pat
     assert session._wide is session._session
 
 
+def note_runs(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, int]]:
+    """Grows by onnxruntime's session and the number of pictures of each run."""
+    noted: list[tuple[object, int]] = []
+    run = session._run
+
+    def noting(*args: Any) -> list[Array]:
+        noted.append((args[0], len(args[1]["pixels"])))
+        return run(*args)
+
+    monkeypatch.setattr(session, "_run", noting)
+    return noted
+
+
 def test_memory_is_given_back_by_sessions_that_were_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 1, lone_threads=2)
     feeds = {"pixels": np.zeros((2, 8, 8, 3), np.uint8)}
-    runs: list[object] = []
-    run = session._run
-
-    def counting(*args: Any) -> list[Array]:
-        runs.append(args[0])
-        return run(*args)
-
-    monkeypatch.setattr(session, "_run", counting)
+    runs = note_runs(session, monkeypatch)
     for alone, used in ((False, session._session), (True, session._wide)):
         session.run(feeds, ["vector"], alone=alone)
         runs.clear()
         session.release(feeds)
         session.release(feeds)
-        assert runs == [used], "once is enough"
+        assert runs == [(used, 2)], "once is enough"
 
 
 @pytest.mark.parametrize(
@@ -113,17 +119,10 @@ def test_a_batch_takes_several_runs_where_each_has_one_thread_of_a_cpu(
     monkeypatch.setitem(NAMES, Provider.CUDA, NAMES[Provider.CPU])
     graph = write_colours(tmp_path) / "model.onnx"
     session = Session(graph, provider, threads, lone_threads=2, items_per_run=2)
-    found: list[int] = []
-    run = session._run
-
-    def counting(*args: Any) -> list[Array]:
-        found.append(len(args[1]["pixels"]))
-        return run(*args)
-
-    monkeypatch.setattr(session, "_run", counting)
+    runs = note_runs(session, monkeypatch)
     pixels = np.arange(960, dtype=np.uint8).reshape(5, 8, 8, 3)
     logits, vector = session.run({"pixels": pixels}, ["logits", "vector"], alone=alone)
-    assert found == sizes
+    assert [size for _, size in runs] == sizes
     assert vector == pytest.approx(pixels.mean(axis=(1, 2)))
     assert logits == pytest.approx(vector / 10)
 

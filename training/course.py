@@ -38,7 +38,7 @@ class Course:
     layers: Callable[[nn.Module], list[Layers]] = all_alike
     files: Mapping[str, Content] = field(default_factory=dict)  # that the preprocessing names
     find_encoder: FindEncoder = no_encoder
-    items_per_run: int | None = None  # of its graph, on a CPU
+    items_per_run: int | None = None  # of its graph
 
 
 def first_held_out(parts: Mapping[Split, Part]) -> Item:

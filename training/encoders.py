@@ -59,7 +59,7 @@ class Encoder:
     suffixes: tuple[str, ...]  # of more such input
     limit: float  # of the greatest absolute difference between PyTorch and onnxruntime
     int8: Recipe | None = None  # of a second graph
-    items_per_run: int | None = None  # of the first graph, on a CPU
+    items_per_run: int | None = None  # of the first graph
 
     def manifest(self, *graphs: Graph) -> Manifest:
         return Manifest(
