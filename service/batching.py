@@ -136,16 +136,19 @@ class Batcher:
         series: ModelSeries,
         *,
         pinned: bool = False,
+        lone_core: int | None = None,
         shared: bool = False,
     ) -> None:
         """Args:
         pinned: each lane keeps to a core, unless its batch is the only one.
+        lone_core: to which a lane keeps whose batch is: the others are its run's other threads'.
         shared: a lane leaves their part to the lanes that are idle, as on a CPU each has its cores.
         """
         self._compute = compute
         self._limits = limits
         self._series = series
         self._pinned = pinned
+        self._lone_core = lone_core
         self._shared = shared
         self._changed = threading.Condition()  # guards what follows
         self._waiting: list[Job] = []
@@ -247,8 +250,10 @@ class Batcher:
             self._series.released(batch.reason, [job.cost for job in batch.jobs])
             more = batch.waiting > 0 or len(batch.jobs) > 1
             with CORES.computing(lane.core, more=more) as (alone, core):
-                if self._pinned:
-                    lane.keep_to(None if alone else core)
+                if alone:
+                    lane.keep_to(self._lone_core)
+                else:
+                    lane.keep_to(core if self._pinned else None)
                 outcomes = self._run(lane, batch.jobs, alone=alone)
             seconds = time.perf_counter() - lane.started
             with self._changed:

@@ -222,6 +222,7 @@ def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: Fi
             settings.threads_per_lane,
             settings.threads_alone,
             graph.items_per_run,
+            settings.lone_cores,
         ),
         labels=_read_labels(folder, manifest),
         encoders=tuple(find_encoder(encoder) for encoder in manifest.encoders),

@@ -73,7 +73,10 @@ def serve(model: Model, settings: Settings, encoders: tuple[Served, ...] = ()) -
     every_core = on_cpu and lanes >= settings.cores_per_worker
     in_lane = every_core and manifest.kind != "text"
     pinned = in_lane and settings.one_lane_per_core
-    batcher = Batcher(model.compute, limits, lanes, series, pinned=pinned, shared=on_cpu)
+    lone_core = next(iter(settings.lone_cores), None) if on_cpu else None
+    batcher = Batcher(
+        model.compute, limits, lanes, series, pinned=pinned, lone_core=lone_core, shared=on_cpu
+    )
     admission = Admission(settings.max_wait_ms / 1000, series)
     return Served(model, batcher, series, admission, encoders, decodes_in_lane=in_lane)
 

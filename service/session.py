@@ -21,9 +21,15 @@ NAMES = {
     Provider.CUDA: "CUDAExecutionProvider",
     Provider.TENSORRT: "TensorrtExecutionProvider",
 }
-# Threads of a run that is alone spin until it ends, and share the work by small blocks, lest one
-# waits for a slower one. Behind it they sleep: spinning on, they would keep others waiting.
-ALONE = {"session.force_spinning_stop": "1", "session.dynamic_block_base": "4"}
+# How threads of a session wait, by onnxruntime's names. Spinning, they take the cores from others,
+# so they sleep; unless a run has the cores to itself, which makes a text's faster by a third.
+AMONG_OTHERS = {"session.intra_op.allow_spinning": "0"}
+# Those share the work by small blocks, lest one waits for a slower one.
+ALONE = {"session.intra_op.allow_spinning": "1", "session.dynamic_block_base": "4"}
+# Behind the run they sleep at once, as spinning on they would keep others waiting; unless each has
+# a core of its own: then they spin a little longer, for a caller who asks again when answered.
+ANYWHERE = ALONE | {"session.force_spinning_stop": "1"}
+ON_CORES = ALONE | {"session.intra_op.spin_duration_us": "1000"}
 INT_BITS = (8, 16, 32, 64)
 DTYPES = {
     "tensor(float)": "float32",
@@ -61,11 +67,13 @@ class Session:
         threads: int,
         lone_threads: int = 0,
         items_per_run: int | None = None,
+        lone_cores: Sequence[int] = (),
     ) -> None:
         """Args:
             threads: for one run among others.
             lone_threads: for a run that has the machine to itself. Where they are more, a CPU gets
                 the graph twice: onnxruntime's threads belong to a session, not to a run.
+            lone_cores: to which those keep, the caller to the first; without, they go anywhere.
             items_per_run: where a run has one thread of a CPU, a batch of more takes several.
 
         Raises:
@@ -74,9 +82,11 @@ class Session:
         """
         wide = provider is Provider.CPU and lone_threads > threads
         self._shared = _share(graph) if wide else {}  # kept: the sessions read it where it lies
-        self._session = _open(graph, NAMES[provider], threads, self._shared)
+        self._session = _open(graph, NAMES[provider], threads, self._shared, AMONG_OTHERS)
         self._wide = (
-            _open(graph, CPU, lone_threads, self._shared, spin=True) if wide else self._session
+            _open(graph, CPU, lone_threads, self._shared, _alone(lone_cores))
+            if wide
+            else self._session
         )
         one_thread = provider is Provider.CPU and threads == 1
         self._items_per_run = items_per_run if one_thread else None
@@ -141,6 +151,14 @@ def _parts(feeds: Mapping[str, Array], most: int | None) -> Iterator[Mapping[str
         yield {name: array[first : first + most] for name, array in feeds.items()}
 
 
+def _alone(cores: Sequence[int]) -> dict[str, str]:
+    """How threads of a run that is alone wait, and where."""
+    if not cores:
+        return ANYWHERE
+    others = ";".join(str(core + 1) for core in cores[1:])  # onnxruntime counts from 1
+    return ON_CORES | {"session.intra_op_thread_affinities": others}
+
+
 def _share(graph: Path) -> dict[str, onnxruntime.OrtValue]:
     """What two sessions of a graph need only one of, for as long as they live."""
     return {
@@ -154,19 +172,14 @@ def _open(
     provider: str,
     threads: int,
     shared: Mapping[str, onnxruntime.OrtValue],
-    *,
-    spin: bool = False,
+    entries: Mapping[str, str],
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Threads that spin while they wait take the cores from others, so they sleep; unless a run has
-    # the cores to itself, which makes a text's faster by a third.
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
-    if spin:
-        for name, value in ALONE.items():
-            options.add_session_config_entry(name, value)
+    for name, value in entries.items():
+        options.add_session_config_entry(name, value)
     for name, table in shared.items():
         options.add_initializer(name, table)
     providers = [provider] if provider == CPU else [provider, CPU]

@@ -80,7 +80,7 @@ class Settings(BaseSettings):
         0, description="The same for a batch that had no other beside it for 50 ms."
     )
     pin_lanes: bool = Field(
-        True, description="Whether lanes keep to a core each, where they are as many."
+        True, description="Whether lanes, and threads of one that is alone, keep to a core each."
     )
     decode_threads: NonNegativeInt = Field(0, description="Threads that decode files.")
     max_queue: PositiveInt = Field(512, description="Items that may wait for one model.")
@@ -156,10 +156,23 @@ class Settings(BaseSettings):
         return self.lone_threads or self.cores_per_worker
 
     @property
+    def owns_cores(self) -> bool:
+        """Whether threads may keep to cores: neither other workers nor a quota divide them."""
+        able = self.pin_lanes and hasattr(os, "sched_setaffinity")
+        return able and self.cores_per_worker == len(affinity())
+
+    @property
     def one_lane_per_core(self) -> bool:
         """Whether lanes keep to cores; where they are fewer or more, the kernel moves them."""
-        able = self.pin_lanes and hasattr(os, "sched_setaffinity")
-        return able and self.threads_per_lane == 1 and self.lanes_per_model == len(affinity())
+        lanes = self.lanes_per_model
+        return self.owns_cores and self.threads_per_lane == 1 and lanes == len(affinity())
+
+    @property
+    def lone_cores(self) -> tuple[int, ...]:
+        """A core for each thread of a batch that is alone; none where the kernel places them."""
+        cores, threads = sorted(affinity()), self.threads_alone
+        kept = self.owns_cores and self.threads_per_lane < threads <= len(cores)
+        return tuple(cores[:threads]) if kept else ()
 
     @property
     def decoders(self) -> int:

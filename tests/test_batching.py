@@ -50,10 +50,16 @@ class Doubler:
 
 
 def batcher(
-    model: Doubler, *, lanes: int = 1, pinned: bool = False, shared: bool = False, **limits: Any
+    model: Doubler,
+    *,
+    lanes: int = 1,
+    pinned: bool = False,
+    lone_core: int | None = None,
+    shared: bool = False,
+    **limits: Any,
 ) -> Batcher:
-    least = BatchLimits(**{"items": 8, "padding": 10, **limits})
-    return Batcher(model, least, lanes, ModelSeries("doubler", 1), pinned=pinned, shared=shared)
+    least, series = BatchLimits(**{"items": 8, "padding": 10, **limits}), ModelSeries("doubler", 1)
+    return Batcher(model, least, lanes, series, pinned=pinned, lone_core=lone_core, shared=shared)
 
 
 @pytest.fixture
@@ -197,8 +203,6 @@ async def test_a_batch_costs_no_more_than_it_may_padding_counted() -> None:
     assert model.batches == [[0], [1, 2, 3], [4, 5]]
 
 
-@pytest.mark.skipif(len(affinity()) < 2, reason="there is one core only")
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows of threads here")
 async def test_lanes_give_way_to_those_that_answer() -> None:
     model = Doubler()
@@ -208,11 +212,16 @@ async def test_lanes_give_way_to_those_that_answer() -> None:
         assert os.getpriority(os.PRIO_PROCESS, model.thread) == ours + NICENESS
 
 
+@pytest.mark.skipif(len(affinity()) < 2, reason="there is one core only")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
 @pytest.mark.usefixtures("no_quiet")
+@pytest.mark.parametrize("lone_core", [None, min(affinity()), max(affinity())])
 @pytest.mark.parametrize("pinned", [True, False])
-async def test_lanes_keep_to_a_core_each_while_there_are_several_batches(pinned: bool) -> None:
+async def test_lanes_keep_to_a_core_each_while_there_are_several_batches(
+    pinned: bool, lone_core: int | None
+) -> None:
     model = Doubler(held=True)
-    async with batcher(model, lanes=2, pinned=pinned, items=1) as doubler:
+    async with batcher(model, lanes=2, pinned=pinned, lone_core=lone_core, items=1) as doubler:
         callers = [asyncio.create_task(doubler.submit(number(0)))]
         await model.has_started()  # alone
         callers += [asyncio.create_task(doubler.submit(number(n))) for n in (1, 2, 3)]
@@ -220,7 +229,7 @@ async def test_lanes_keep_to_a_core_each_while_there_are_several_batches(pinned:
         model.go.set()
         await asyncio.gather(*callers)
         await doubler.submit(number(4))  # alone again
-    assert model.cores[0] == model.cores[-1] == affinity()
+    assert model.cores[0] == model.cores[-1] == (affinity() if lone_core is None else {lone_core})
     assert {len(cores) for cores in model.cores[1:3]} == ({1} if pinned else {len(affinity())})
 
 

@@ -75,3 +75,24 @@ def test_lanes_are_pinned_where_each_has_a_core(
 ) -> None:
     monkeypatch.setattr("service.settings.affinity", lambda: {0, 1})
     assert Settings(**settings).one_lane_per_core is (pinned and hasattr(os, "sched_setaffinity"))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+@pytest.mark.parametrize(
+    ("settings", "budget", "cores"),
+    [
+        ({}, 4, (4, 5, 6, 7)),
+        ({"lone_threads": 3}, 4, (4, 5, 6)),
+        ({"pin_lanes": False}, 4, ()),
+        ({}, 2, ()),  # a quota: any two of the four
+        ({"workers": 2}, 4, ()),  # each has two, nobody knows which
+        ({"lone_threads": 2}, 4, ()),  # a batch among others has as many
+        ({"lone_threads": 5}, 4, ()),
+    ],
+)
+def test_threads_of_a_lone_batch_have_a_core_each_where_the_cores_are_ours(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], budget: int, cores: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr("service.settings.affinity", lambda: {4, 5, 6, 7})
+    monkeypatch.setattr("service.settings.core_budget", lambda: budget)
+    assert Settings(**settings).lone_cores == cores

@@ -1,5 +1,6 @@
 """onnxruntime behind one call, and where it runs."""
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ import onnx.parser
 import pytest
 
 from service.errors import BadModel, ProviderMissing
+from service.limits import affinity
 from service.preprocessing import Array
 from service.session import NAMES, Session, choose_provider
 from service.settings import Provider
@@ -65,9 +67,28 @@ def test_a_lone_run_gives_the_same_on_all_cores(tmp_path: Path) -> None:
     assert alone == pytest.approx(among_others)
 
 
+@pytest.mark.skipif(len(affinity()) < 2, reason="there is one core only")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_threads_of_a_lone_run_keep_to_their_cores_but_the_caller(tmp_path: Path) -> None:
+    graph, before = write_colours(tmp_path) / "model.onnx", _threads()
+    first, second, *_ = sorted(affinity())
+    session = Session(graph, Provider.CPU, threads=1, lone_threads=2, lone_cores=(first, second))
+    assert session._wide is not session._session
+    [other] = _threads() - before
+    until = time.monotonic() + 10
+    while os.sched_getaffinity(other) != {second}:  # as soon as it has begun
+        assert time.monotonic() < until, os.sched_getaffinity(other)
+        time.sleep(0.001)
+    assert affinity() >= {first, second}
+
+
 def test_as_many_threads_alone_as_among_others_need_no_second_copy(tmp_path: Path) -> None:
     session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 2, lone_threads=2)
     assert session._wide is session._session
+
+
+def _threads() -> set[int]:
+    return set(map(int, os.listdir("/proc/self/task")))
 
 
 def note_runs(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, int]]:
