@@ -169,10 +169,12 @@ class Settings(BaseSettings):
 
     @property
     def lone_cores(self) -> tuple[int, ...]:
-        """A core for each thread of a batch that is alone; none where the kernel places them."""
-        cores, threads = sorted(affinity()), self.threads_alone
-        kept = self.owns_cores and self.threads_per_lane < threads <= len(cores)
-        return tuple(cores[:threads]) if kept else ()
+        """A core for each thread of a batch that is alone; none where the kernel places them.
+
+        Of fewer threads than cores it does so better: two of the cores may be halves of one.
+        """
+        cores, threads = tuple(sorted(affinity())), self.threads_alone
+        return cores if self.owns_cores and self.threads_per_lane < threads == len(cores) else ()
 
     @property
     def decoders(self) -> int:

@@ -82,11 +82,11 @@ def test_lanes_are_pinned_where_each_has_a_core(
     ("settings", "budget", "cores"),
     [
         ({}, 4, (4, 5, 6, 7)),
-        ({"lone_threads": 3}, 4, (4, 5, 6)),
+        ({"lone_threads": 3}, 4, ()),
         ({"pin_lanes": False}, 4, ()),
         ({}, 2, ()),  # a quota: any two of the four
         ({"workers": 2}, 4, ()),  # each has two, nobody knows which
-        ({"lone_threads": 2}, 4, ()),  # a batch among others has as many
+        ({"threads": 4}, 4, ()),  # a batch among others has as many
         ({"lone_threads": 5}, 4, ()),
     ],
 )
