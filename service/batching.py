@@ -141,7 +141,7 @@ class Batcher:
     ) -> None:
         """Args:
         pinned: each lane keeps to a core, unless its batch is the only one.
-        lone_core: to which a lane keeps whose batch is: the others are its run's other threads'.
+        lone_core: the core of a lane whose batch is; the other threads of its run have the others.
         shared: a lane leaves their part to the lanes that are idle, as on a CPU each has its cores.
         """
         self._compute = compute
@@ -249,11 +249,9 @@ class Batcher:
         while batch := self._next(lane):
             self._series.released(batch.reason, [job.cost for job in batch.jobs])
             more = batch.waiting > 0 or len(batch.jobs) > 1
-            with CORES.computing(lane.core, more=more) as (alone, core):
-                if alone:
-                    lane.keep_to(self._lone_core)
-                else:
-                    lane.keep_to(core if self._pinned else None)
+            with CORES.computing(lane.core, more=more, lone=self._lone_core) as (alone, core):
+                kept = self._lone_core is not None if alone else self._pinned
+                lane.keep_to(core if kept else None)
                 outcomes = self._run(lane, batch.jobs, alone=alone)
             seconds = time.perf_counter() - lane.started
             with self._changed:

@@ -27,28 +27,30 @@ class Cores:
 
     def __init__(self, numbers: Iterable[int]) -> None:
         self._lock = threading.Lock()
-        self._batches = dict.fromkeys(numbers, 0)
+        self._batches = dict.fromkeys(sorted(numbers), 0)
         self._accompanied = -math.inf  # when there was last more than one, by perf_counter
 
     @contextmanager
     def computing(
-        self, last: int | None = None, *, more: bool = False
+        self, last: int | None = None, *, more: bool = False, lone: int | None = None
     ) -> Iterator[tuple[bool, int]]:
         """Count one batch more.
 
         Args:
             last: the core that its lane had before, which knows its data.
             more: others wait, or have come together with it.
+            lone: the core of a lane that takes all of them.
 
         Yields:
-            Whether it may take all cores, and the core with the fewest other batches.
+            Whether it may take all cores, and its own: that one, or the one with the fewest others.
         """
         with self._lock:
             now = perf_counter()
             if more or any(self._batches.values()):
                 self._accompanied = now
             alone = now - self._accompanied > QUIET_SECONDS
-            core = min(self._batches, key=lambda number: (self._batches[number], number != last))
+            wanted = lone if alone and lone is not None else last
+            core = min(self._batches, key=lambda number: (self._batches[number], number != wanted))
             self._batches[core] += 1
         try:
             yield alone, core

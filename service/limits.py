@@ -33,6 +33,12 @@ def core_budget(cgroup: Path = CGROUP) -> int:
     return max(1, min(cores, round(quota))) if quota else cores
 
 
+def has_all_its_cores(cgroup: Path = CGROUP) -> bool:
+    """Whether no quota keeps this process from all cores of its affinity at once."""
+    quota = _cgroup_quota(cgroup)
+    return quota is None or quota >= len(affinity())
+
+
 def _cgroup_quota(cgroup: Path) -> float | None:
     """CPU seconds granted a second, by cgroup version 2 or 1; None where there is no limit."""
     try:

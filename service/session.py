@@ -24,7 +24,7 @@ NAMES = {
 # How threads of a session wait, by onnxruntime's names. Spinning, they take the cores from others,
 # so they sleep; unless a run has the cores to itself, which makes a text's faster by a third.
 AMONG_OTHERS = {"session.intra_op.allow_spinning": "0"}
-# Those share the work by small blocks, lest one waits for a slower one.
+# Threads of such a run share its work by small blocks, lest one waits for a slower one.
 ALONE = {"session.intra_op.allow_spinning": "1", "session.dynamic_block_base": "4"}
 # Behind the run they sleep at once, as spinning on they would keep others waiting; unless each has
 # a core of its own: then they spin a little longer, for a caller who asks again when answered.
@@ -73,7 +73,8 @@ class Session:
             threads: for one run among others.
             lone_threads: for a run that has the machine to itself. Where they are more, a CPU gets
                 the graph twice: onnxruntime's threads belong to a session, not to a run.
-            lone_cores: to which those keep, the caller to the first; without, they go anywhere.
+            lone_cores: one for each of those. The first is the caller's, which must keep to it
+                itself. Without, the kernel places them.
             items_per_run: where a run has one thread of a CPU, a batch of more takes several.
 
         Raises:
@@ -172,13 +173,13 @@ def _open(
     provider: str,
     threads: int,
     shared: Mapping[str, onnxruntime.OrtValue],
-    entries: Mapping[str, str],
+    waiting: Mapping[str, str],
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    for name, value in entries.items():
+    for name, value in waiting.items():
         options.add_session_config_entry(name, value)
     for name, table in shared.items():
         options.add_initializer(name, table)

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import OperatorError
-from service.limits import InputLimits, affinity, core_budget
+from service.limits import InputLimits, affinity, core_budget, has_all_its_cores
 
 INPUT = InputLimits()
 PREFIX = "SENSORIUM_"
@@ -80,7 +80,8 @@ class Settings(BaseSettings):
         0, description="The same for a batch that had no other beside it for 50 ms."
     )
     pin_lanes: bool = Field(
-        True, description="Whether lanes, and threads of one that is alone, keep to a core each."
+        True,
+        description="Whether lanes, and the threads of a batch that is alone, keep to a core each.",
     )
     decode_threads: NonNegativeInt = Field(0, description="Threads that decode files.")
     max_queue: PositiveInt = Field(512, description="Items that may wait for one model.")
@@ -159,7 +160,7 @@ class Settings(BaseSettings):
     def owns_cores(self) -> bool:
         """Whether threads may keep to cores: neither other workers nor a quota divide them."""
         able = self.pin_lanes and hasattr(os, "sched_setaffinity")
-        return able and self.cores_per_worker == len(affinity())
+        return able and self.workers == 1 and has_all_its_cores()
 
     @property
     def one_lane_per_core(self) -> bool:
@@ -171,7 +172,7 @@ class Settings(BaseSettings):
     def lone_cores(self) -> tuple[int, ...]:
         """A core for each thread of a batch that is alone; none where the kernel places them.
 
-        Of fewer threads than cores it does so better: two of the cores may be halves of one.
+        Fewer threads than cores are left to it: it knows which cores are two halves of one.
         """
         cores, threads = tuple(sorted(affinity())), self.threads_alone
         return cores if self.owns_cores and self.threads_per_lane < threads == len(cores) else ()

@@ -231,6 +231,8 @@ async def test_lanes_keep_to_a_core_each_while_there_are_several_batches(
         await doubler.submit(number(4))  # alone again
     assert model.cores[0] == model.cores[-1] == (affinity() if lone_core is None else {lone_core})
     assert {len(cores) for cores in model.cores[1:3]} == ({1} if pinned else {len(affinity())})
+    if pinned and lone_core is not None:
+        assert lone_core not in model.cores[1], "the lone batch is there"
 
 
 async def test_a_sample_beyond_the_budget_runs_alone() -> None:

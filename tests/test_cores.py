@@ -32,6 +32,14 @@ def test_a_lane_gets_its_last_core_again_where_that_is_as_free_as_another() -> N
             assert other == 4
 
 
+def test_a_batch_that_is_alone_has_the_core_that_its_run_leaves_to_it() -> None:
+    cores = Cores([9, 4, 7])
+    with cores.computing(last=9, lone=4) as (alone, core):
+        assert (alone, core) == (True, 4)
+        with cores.computing(last=4, lone=4) as (alone, core):
+            assert (alone, core) == (False, 7), "4 is taken"
+
+
 def test_a_batch_that_fails_leaves_its_core() -> None:
     cores = Cores([4])
     with pytest.raises(RuntimeError, match="broken"), cores.computing():

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.limits import core_budget
+from service.limits import affinity, core_budget, has_all_its_cores
 from service.settings import Settings
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -65,6 +65,7 @@ def test_an_operator_may_set_them_otherwise(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"lanes": 2, "threads": 1}, True),
         ({"lanes": 2, "threads": 1, "pin_lanes": False}, False),
+        ({"lanes": 2, "threads": 1, "workers": 2}, False),
         ({"lanes": 2, "threads": 2}, False),
         ({"lanes": 1, "threads": 1}, False),  # as with a worker for each core
         ({"lanes": 3, "threads": 1}, False),
@@ -74,25 +75,37 @@ def test_lanes_are_pinned_where_each_has_a_core(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], pinned: bool
 ) -> None:
     monkeypatch.setattr("service.settings.affinity", lambda: {0, 1})
+    monkeypatch.setattr("service.settings.has_all_its_cores", lambda: True)
     assert Settings(**settings).one_lane_per_core is (pinned and hasattr(os, "sched_setaffinity"))
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
 @pytest.mark.parametrize(
-    ("settings", "budget", "cores"),
+    ("settings", "kept"),
     [
-        ({}, 4, (4, 5, 6, 7)),
-        ({"lone_threads": 3}, 4, ()),
-        ({"pin_lanes": False}, 4, ()),
-        ({}, 2, ()),  # a quota: any two of the four
-        ({"workers": 2}, 4, ()),  # each has two, nobody knows which
-        ({"threads": 4}, 4, ()),  # a batch among others has as many
-        ({"lone_threads": 5}, 4, ()),
+        ({}, True),
+        ({"lone_threads": 3}, False),
+        ({"lone_threads": 5}, False),
+        ({"pin_lanes": False}, False),
+        ({"workers": 2}, False),  # each has two, nobody knows which
+        ({"threads": 4}, False),  # a batch among others has as many
     ],
 )
 def test_threads_of_a_lone_batch_have_a_core_each_where_the_cores_are_ours(
-    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], budget: int, cores: tuple[int, ...]
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], kept: bool
 ) -> None:
-    monkeypatch.setattr("service.settings.affinity", lambda: {4, 5, 6, 7})
-    monkeypatch.setattr("service.settings.core_budget", lambda: budget)
-    assert Settings(**settings).lone_cores == cores
+    monkeypatch.setattr("service.settings.affinity", lambda: {7, 8, 6, 9})
+    monkeypatch.setattr("service.settings.core_budget", lambda: 4)
+    monkeypatch.setattr("service.settings.has_all_its_cores", lambda: True)
+    assert Settings(**settings).lone_cores == ((6, 7, 8, 9) if kept else ())
+    monkeypatch.setattr("service.settings.has_all_its_cores", lambda: False)
+    assert Settings(**settings).lone_cores == ()
+
+
+@pytest.mark.parametrize(("share", "all_its_cores"), [(None, True), (1.0, True), (0.9, False)])
+def test_a_quota_may_keep_a_process_from_all_its_cores(
+    tmp_path: Path, share: float | None, all_its_cores: bool
+) -> None:
+    if share:
+        (tmp_path / "cpu.max").write_text(f"{len(affinity()) * share * 100_000:.0f} 100000\n")
+    assert has_all_its_cores(tmp_path) is all_its_cores
