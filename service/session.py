@@ -73,9 +73,9 @@ class Session:
             threads: for one run among others.
             lone_threads: for a run that has the machine to itself. Where they are more, a CPU gets
                 the graph twice: onnxruntime's threads belong to a session, not to a run.
-            lone_cores: one for each of those. The first is the caller's, which must keep to it
-                itself. Without, the kernel places them.
             items_per_run: where a run has one thread of a CPU, a batch of more takes several.
+            lone_cores: one for each of the lone threads. The first is the caller's, which must keep
+                to it itself. Without, the kernel places them.
 
         Raises:
             BadModel: onnxruntime cannot read the graph.

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from service.errors import BatchFailed, DeadlineExceeded, NotReady, QueueFull
 from service.limits import affinity
 from service.metrics import BATCHES, DROPPED, ModelSeries
 from service.preprocessing import Sample
+from tests.marks import has_two_cores, keeps_to_cores, knows_threads
 
 pytestmark = pytest.mark.anyio
 
@@ -203,7 +203,7 @@ async def test_a_batch_costs_no_more_than_it_may_padding_counted() -> None:
     assert model.batches == [[0], [1, 2, 3], [4, 5]]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows of threads here")
+@knows_threads
 async def test_lanes_give_way_to_those_that_answer() -> None:
     model = Doubler()
     async with batcher(model) as doubler:
@@ -212,8 +212,8 @@ async def test_lanes_give_way_to_those_that_answer() -> None:
         assert os.getpriority(os.PRIO_PROCESS, model.thread) == ours + NICENESS
 
 
-@pytest.mark.skipif(len(affinity()) < 2, reason="there is one core only")
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+@has_two_cores
+@keeps_to_cores
 @pytest.mark.usefixtures("no_quiet")
 @pytest.mark.parametrize("lone_core", [None, min(affinity()), max(affinity())])
 @pytest.mark.parametrize("pinned", [True, False])

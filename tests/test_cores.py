@@ -9,10 +9,7 @@ import pytest
 
 from service.cores import NICENESS, QUIET_SECONDS, Cores, give_way
 from service.limits import affinity
-
-linux = pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity"), reason="this system cannot keep a thread to a core"
-)
+from tests.marks import keeps_to_cores, knows_threads
 
 
 def test_a_batch_gets_the_core_with_the_fewest_others() -> None:
@@ -73,7 +70,7 @@ def test_a_batch_is_alone_after_a_while_without_company(monkeypatch: pytest.Monk
     assert not is_alone()
 
 
-@linux
+@keeps_to_cores
 def test_a_thread_keeps_to_a_core_until_it_is_let_go() -> None:
     own = affinity()
     core = max(own)
@@ -92,7 +89,7 @@ def test_a_thread_keeps_to_a_core_until_it_is_let_go() -> None:
     assert affinity() == own
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows of threads here")
+@knows_threads
 def test_who_gives_way_does_it_for_its_own_thread_only() -> None:
     found = []
 
@@ -108,7 +105,7 @@ def test_who_gives_way_does_it_for_its_own_thread_only() -> None:
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == ours
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows of threads here")
+@knows_threads
 @pytest.mark.parametrize(("begun", "wanted"), [(5, 5 + NICENESS), (18, 19)])
 def test_who_was_begun_by_nice_gives_way_from_there(begun: int, wanted: int) -> None:
     """Whoever is not root may not become less nice than that."""

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from service.limits import affinity, core_budget, has_all_its_cores
+from service.limits import core_budget, has_all_its_cores
 from service.settings import Settings
+from tests.marks import keeps_to_cores
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -79,7 +80,7 @@ def test_lanes_are_pinned_where_each_has_a_core(
     assert Settings(**settings).one_lane_per_core is (pinned and hasattr(os, "sched_setaffinity"))
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+@keeps_to_cores
 @pytest.mark.parametrize(
     ("settings", "kept"),
     [
@@ -107,5 +108,5 @@ def test_a_quota_may_keep_a_process_from_all_its_cores(
     tmp_path: Path, share: float | None, all_its_cores: bool
 ) -> None:
     if share:
-        (tmp_path / "cpu.max").write_text(f"{len(affinity()) * share * 100_000:.0f} 100000\n")
+        (tmp_path / "cpu.max").write_text(f"{CORES * share * 100_000:.0f} 100000\n")
     assert has_all_its_cores(tmp_path) is all_its_cores

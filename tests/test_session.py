@@ -1,7 +1,6 @@
 """onnxruntime behind one call, and where it runs."""
 
 import os
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from service.preprocessing import Array
 from service.session import NAMES, Session, choose_provider
 from service.settings import Provider
 from tests.conftest import write_colours
+from tests.marks import has_two_cores, knows_threads
 from tests.test_watch import STALLING
 
 CPU_ONLY = ["AzureExecutionProvider", "CPUExecutionProvider"]
@@ -68,8 +68,8 @@ def test_a_lone_run_gives_the_same_on_all_cores(tmp_path: Path) -> None:
     assert alone == pytest.approx(among_others)
 
 
-@pytest.mark.skipif(len(affinity()) < 2, reason="there is one core only")
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows of threads here")
+@has_two_cores
+@knows_threads
 def test_threads_of_a_lone_run_keep_to_their_cores_but_the_caller(tmp_path: Path) -> None:
     graph, before, ours = write_colours(tmp_path) / "model.onnx", _threads(), affinity()
     first, second, *_ = sorted(ours)
