@@ -245,6 +245,7 @@ class Batcher:
 
     def _work(self, lane: Lane) -> None:
         """One lane: batch after batch."""
+        CORES.keep_to(None)
         give_way()
         while batch := self._next(lane):
             self._series.released(batch.reason, [job.cost for job in batch.jobs])

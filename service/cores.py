@@ -1,10 +1,12 @@
 """Cores: which batch is computed on which, whether it has all of them, and who waits."""
 
+import asyncio
 import math
 import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from time import perf_counter
 
@@ -29,6 +31,8 @@ class Cores:
         self._lock = threading.Lock()
         self._batches = dict.fromkeys(sorted(numbers), 0)
         self._accompanied = -math.inf  # when there was last more than one, by perf_counter
+        self._answering: int | None = None  # the thread that answers, as the kernel numbers it
+        self._answered_on: int | None = None  # the core that it keeps to
 
     @contextmanager
     def computing(
@@ -39,7 +43,9 @@ class Cores:
         Args:
             last: the core that its lane had before, which knows its data.
             more: others wait, or have come together with it.
-            lone: the core of a lane that takes all of them.
+            lone: the core of a lane that takes all of them. Who answers keeps to it behind a batch:
+                on the other cores threads of the run spin for a while, and the kernel would leave
+                who answers waiting behind one of them, up to 2 ms.
 
         Yields:
             Whether it may take all cores, and its own: that one, or the one with the fewest others.
@@ -49,7 +55,9 @@ class Cores:
             if more or any(self._batches.values()):
                 self._accompanied = now
             alone = now - self._accompanied > QUIET_SECONDS
-            wanted = lone if alone and lone is not None else last
+            own = lone if alone else None
+            wanted = last if own is None else own
+            self._answer_on(None)
             core = min(self._batches, key=lambda number: (self._batches[number], number != wanted))
             self._batches[core] += 1
         try:
@@ -59,15 +67,40 @@ class Cores:
                 self._batches[core] -= 1
                 if any(self._batches.values()):
                     self._accompanied = perf_counter()
+                else:
+                    self._answer_on(own)
 
-    def keep_to(self, core: int | None) -> None:
-        """Let the calling thread run on one core only, or again on all."""
-        # Where the container's cores have changed since the start, the kernel keeps to those.
-        with suppress(OSError):
-            os.sched_setaffinity(0, self._batches if core is None else {core})
+    def answered_by(self, thread: int | None) -> None:
+        """From now on by this thread, as the kernel numbers it; None: by none, as before."""
+        with self._lock:
+            self._answer_on(None)
+            self._answering = thread
+
+    def keep_to(self, core: int | None, thread: int = 0) -> None:
+        """Let a thread, by default the calling one, run on one core only, or again on all."""
+        # Where the container's cores have changed since the start, the kernel keeps to those. Not
+        # every system has such a call.
+        with suppress(OSError, AttributeError):
+            os.sched_setaffinity(thread, self._batches if core is None else {core})
+
+    def _answer_on(self, core: int | None) -> None:
+        if self._answering is not None and core != self._answered_on:
+            self.keep_to(core, self._answering)
+            self._answered_on = core
 
 
 CORES = Cores(affinity())
+
+
+def build_pool(threads: int | None = None, name: str = "") -> ThreadPoolExecutor:
+    """Threads on all cores: a new one begins on those of its maker, who may keep to one."""
+    return ThreadPoolExecutor(threads, name, CORES.keep_to, (None,))
+
+
+def answer_here() -> None:
+    """To be called on the event loop: it answers, and may have to keep to a core."""
+    asyncio.get_running_loop().set_default_executor(build_pool())
+    CORES.answered_by(threading.get_native_id())
 
 
 def give_way() -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
@@ -11,6 +10,7 @@ from weakref import ref
 
 from service.batching import Item, Reply
 from service.cache import Cache
+from service.cores import build_pool
 from service.errors import BadRequest, DeadlineExceeded
 from service.manifest import Modality, Task
 from service.meaning import Floats
@@ -72,7 +72,7 @@ class Pipeline:
         """
         self._cache: Cache[Reading] | None = Cache(cache_bytes) if cache_bytes else None
         self._follow = follow
-        self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
+        self._decoders = build_pool(decoders, "decode")
         self.decoded = 0  # files, by the pool: while it grows, none of its threads is stuck for all
 
     async def predict(self, asks: Sequence[Ask], item: Files, deadline: float) -> list[Prediction]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from service import metrics
+from service.cores import CORES, answer_here
 from service.errors import ProviderMissing
 from service.routes import build_api, build_app
 from service.routes.state import build_state
@@ -48,6 +49,7 @@ class Serving:
         # Modules stay as they are. A full collection would go through them, 60 to 100 ms in which
         # nothing is answered; models come later, for they may go again.
         gc.freeze()
+        answer_here()
         provider = _announce_provider(self._settings)
         metrics.BUILD.labels(VERSION, version("bentoml"), version("onnxruntime"), provider).set(1)
         workers = self._state.workers
@@ -61,6 +63,7 @@ class Serving:
 
     async def stop(self) -> None:
         """Finish what is queued."""
+        CORES.answered_by(None)
         for task in self._tasks:
             task.cancel()
         self._state.workers.close()

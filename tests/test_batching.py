@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.batching import Batcher, BatchLimits, Computed, Item, Reply
-from service.cores import NICENESS
+from service.cores import CORES, NICENESS
 from service.errors import BatchFailed, DeadlineExceeded, NotReady, QueueFull
 from service.limits import affinity
 from service.metrics import BATCHES, DROPPED, ModelSeries
@@ -233,6 +233,20 @@ async def test_lanes_keep_to_a_core_each_while_there_are_several_batches(
     assert {len(cores) for cores in model.cores[1:3]} == ({1} if pinned else {len(affinity())})
     if pinned and lone_core is not None:
         assert lone_core not in model.cores[1], "the lone batch is there"
+
+
+@has_two_cores
+@keeps_to_cores
+async def test_lanes_do_not_keep_to_the_core_of_who_opens_them() -> None:
+    model = Doubler()
+    CORES.keep_to(min(affinity()))
+    try:
+        doubler = batcher(model)
+    finally:
+        CORES.keep_to(None)
+    async with doubler:
+        await doubler.submit(number(1))
+    assert model.cores == [affinity()]
 
 
 async def test_a_sample_beyond_the_budget_runs_alone() -> None:

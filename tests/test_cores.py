@@ -1,15 +1,19 @@
 """Cores: who computes where."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from service.cores import NICENESS, QUIET_SECONDS, Cores, give_way
+from service.cores import CORES, NICENESS, QUIET_SECONDS, Cores, answer_here, give_way
 from service.limits import affinity
-from tests.marks import keeps_to_cores, knows_threads
+from service.pipeline import Pipeline
+from tests.marks import has_two_cores, keeps_to_cores, knows_threads
 
 
 def test_a_batch_gets_the_core_with_the_fewest_others() -> None:
@@ -87,6 +91,79 @@ def test_a_thread_keeps_to_a_core_until_it_is_let_go() -> None:
     thread.join()
     assert seen == [{core}, own, own]
     assert affinity() == own
+
+
+@contextmanager
+def waiting_thread() -> Iterator[int]:
+    """The kernel's number of a thread that does nothing."""
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    assert thread.native_id
+    try:
+        yield thread.native_id
+    finally:
+        done.set()
+        thread.join()
+
+
+@has_two_cores
+@keeps_to_cores
+def test_who_answers_keeps_to_a_core_behind_a_batch_that_was_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("service.cores.perf_counter", lambda: now)
+    own = affinity()
+    first = min(own)
+    cores = Cores(own)
+    with waiting_thread() as answering, waiting_thread() as successor:
+
+        def answered_on() -> set[int]:
+            return os.sched_getaffinity(answering)
+
+        cores.answered_by(answering)
+        with cores.computing(lone=first):
+            assert answered_on() == own
+        assert answered_on() == {first}
+        with cores.computing(lone=first):
+            assert answered_on() == own, "whoever comes now is read wherever there is time"
+            with cores.computing(lone=first):
+                pass
+            assert answered_on() == own
+        assert answered_on() == {first}
+        with cores.computing(lone=first):  # had company just now
+            pass
+        assert answered_on() == own
+        now += 1
+        with cores.computing():  # of a run that leaves no core to its lane
+            pass
+        assert answered_on() == own
+        with cores.computing(lone=first):
+            pass
+        cores.answered_by(successor)
+        assert answered_on() == own
+        with cores.computing(lone=first):
+            pass
+        assert (answered_on(), os.sched_getaffinity(successor)) == (own, {first})
+
+
+@has_two_cores
+@keeps_to_cores
+@pytest.mark.anyio
+async def test_threads_that_an_event_loop_makes_do_not_keep_to_its_core() -> None:
+    own = affinity()
+    pipeline = Pipeline(decoders=1)
+    answer_here()
+    CORES.keep_to(min(own))
+    try:
+        assert await asyncio.to_thread(os.sched_getaffinity, 0) == own
+        found = await pipeline.decode(lambda _: os.sched_getaffinity(0), b"", deadline=1e9)
+        assert found == own
+    finally:
+        CORES.keep_to(None)
+        CORES.answered_by(None)
+        pipeline.close()
 
 
 @knows_threads
