@@ -49,6 +49,7 @@ class Model:
     provider: Provider
     preprocessor: Preprocessor
     session: Session
+    outputs: tuple[str, ...]  # of the graph, those that the tasks read
     labels: tuple[str, ...]  # empty for a model that does not classify
     encoders: "tuple[Model, ...]" = ()  # whose vectors a head takes
     example: Sample | None = None  # that it has answered as it must
@@ -77,8 +78,7 @@ class Model:
 
     def run(self, samples: Sequence[Sample], *, alone: bool = False) -> list[Row]:
         """One batch through the graph: a row for each sample, in order."""
-        outputs = sorted(set(self.manifest.tasks.outputs().values()))
-        return self._run(self.preprocessor.collate(samples), outputs, alone=alone)
+        return self._run(self.preprocessor.collate(samples), self.outputs, alone=alone)
 
     def compute(self, items: Sequence[Item], alone: bool = False) -> list[Computed | CallerError]:
         """One batch, of which some may have to be decoded first: a result for each, in order.
@@ -224,6 +224,7 @@ def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: Fi
             graph.items_per_run,
             settings.lone_cores,
         ),
+        outputs=tuple(sorted(set(manifest.tasks.outputs().values()))),
         labels=_read_labels(folder, manifest),
         encoders=tuple(find_encoder(encoder) for encoder in manifest.encoders),
     )

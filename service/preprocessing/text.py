@@ -70,11 +70,12 @@ class TextPreprocessor:
         """int64[N, longest] for each of the manifest's inputs."""
         longest = max(len(sample.data) for sample in samples)
         ids = np.full((len(samples), longest), self._pad, dtype=np.int64)
-        mask = np.zeros_like(ids)
+        mask = np.zeros(ids.shape, np.int64)
         for row, sample in enumerate(samples):
             ids[row, : len(sample.data)] = sample.data
             mask[row, : len(sample.data)] = 1
-        feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        types = np.zeros(ids.shape, np.int64)
+        feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         return {name: feeds[name] for name in self.spec.inputs}
 
     def tokens(self, payload: bytes) -> tuple[list[Token], bool]:
