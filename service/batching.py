@@ -140,7 +140,8 @@ class Batcher:
         shared: bool = False,
     ) -> None:
         """Args:
-        pinned: each lane keeps to a core, unless its batch is the only one.
+        pinned: each lane keeps to a core, unless its batch is the only one; who answers keeps to
+            that one's for a while.
         lone_core: the core of a lane whose batch is; the other threads of its run have the others.
         shared: a lane leaves their part to the lanes that are idle, as on a CPU each has its cores.
         """
@@ -250,7 +251,9 @@ class Batcher:
         while batch := self._next(lane):
             self._series.released(batch.reason, [job.cost for job in batch.jobs])
             more = batch.waiting > 0 or len(batch.jobs) > 1
-            with CORES.computing(lane.core, more=more, lone=self._lone_core) as (alone, core):
+            with CORES.computing(
+                lane.core, more=more, lone=self._lone_core, followed=self._pinned
+            ) as (alone, core):
                 kept = self._lone_core is not None if alone else self._pinned
                 lane.keep_to(core if kept else None)
                 outcomes = self._run(lane, batch.jobs, alone=alone)

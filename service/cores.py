@@ -36,16 +36,21 @@ class Cores:
 
     @contextmanager
     def computing(
-        self, last: int | None = None, *, more: bool = False, lone: int | None = None
+        self,
+        last: int | None = None,
+        *,
+        more: bool = False,
+        lone: int | None = None,
+        followed: bool = False,
     ) -> Iterator[tuple[bool, int]]:
         """Count one batch more.
 
         Args:
             last: the core that its lane had before, which knows its data.
             more: others wait, or have come together with it.
-            lone: the core of a lane that takes all of them. Who answers keeps to it behind a batch:
-                on the other cores threads of the run spin for a while, and the kernel would leave
-                who answers waiting behind one of them, up to 2 ms.
+            lone: the core of a lane that takes all of them.
+            followed: who answers keeps to that core behind it. On the others, threads of the run
+                spin for a while, and the kernel might let who answers wait for one, up to 2 ms.
 
         Yields:
             Whether it may take all cores, and its own: that one, or the one with the fewest others.
@@ -67,7 +72,7 @@ class Cores:
                 self._batches[core] -= 1
                 if any(self._batches.values()):
                     self._accompanied = perf_counter()
-                else:
+                elif followed:
                     self._answer_on(own)
 
     def answered_by(self, thread: int | None) -> None:

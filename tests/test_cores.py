@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
@@ -122,28 +122,34 @@ def test_who_answers_keeps_to_a_core_behind_a_batch_that_was_alone(
         def answered_on() -> set[int]:
             return os.sched_getaffinity(answering)
 
+        def computing(lone: int | None = first) -> AbstractContextManager[object]:
+            return cores.computing(lone=lone, followed=True)
+
         cores.answered_by(answering)
-        with cores.computing(lone=first):
+        with computing():
             assert answered_on() == own
         assert answered_on() == {first}
-        with cores.computing(lone=first):
+        with computing():
             assert answered_on() == own, "whoever comes now is read wherever there is time"
-            with cores.computing(lone=first):
+            with computing():
                 pass
             assert answered_on() == own
         assert answered_on() == {first}
-        with cores.computing(lone=first):  # had company just now
+        with computing():  # had company just now
             pass
         assert answered_on() == own
         now += 1
-        with cores.computing():  # of a run that leaves no core to its lane
+        with computing(lone=None):  # a run that leaves no core to its lane
             pass
         assert answered_on() == own
         with cores.computing(lone=first):
+            pass
+        assert answered_on() == own
+        with computing():
             pass
         cores.answered_by(successor)
         assert answered_on() == own
-        with cores.computing(lone=first):
+        with computing():
             pass
         assert (answered_on(), os.sched_getaffinity(successor)) == (own, {first})
 
