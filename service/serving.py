@@ -69,7 +69,6 @@ class Serving:
         self._state.workers.close()
         await self._state.repository.close()
         self._state.pipeline.close()
-        metrics.settle()
 
 
 def _announce_provider(settings: Settings) -> str:

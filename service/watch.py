@@ -10,7 +10,6 @@ from contextlib import suppress
 from time import monotonic
 from weakref import WeakKeyDictionary
 
-from service import metrics
 from service.errors import BatchFailed, DeadlineExceeded, LoadError
 from service.memory import give_memory_back
 from service.pipeline import Pipeline
@@ -49,7 +48,6 @@ class Watch:
         await asyncio.gather(
             _repeat(PAUSE, self._look_at_lanes),
             _repeat(PAUSE, self._try_out),
-            _repeat(PAUSE, _enter_notes),
             _repeat(TIDY_SECONDS, lambda: asyncio.to_thread(self._tidy)),
         )
 
@@ -120,11 +118,6 @@ class Watch:
         if ailment and self._since and monotonic() - self._since > HOPELESS * self._patience:
             logger.critical("cannot be helped, so this worker ends: %s", ailment)
             os.kill(os.getpid(), signal.SIGTERM)  # its work is drained, and BentoML starts another
-
-
-async def _enter_notes() -> None:
-    """For the other workers, which show this one's series as well."""
-    metrics.settle()
 
 
 async def _repeat(pause: float, act: Callable[[], Awaitable[None]]) -> None:
