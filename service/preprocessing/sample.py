@@ -79,9 +79,7 @@ class Preprocessor(Protocol):
 
 
 def stack(name: str, samples: Sequence[Sample]) -> dict[str, Array]:
-    """Samples of one shape as one feed: [N, *shape]; of one sample no copy."""
-    if len(samples) == 1:
-        return {name: samples[0].data[np.newaxis]}
+    """Samples of one shape as one feed: [N, *shape]."""
     return {name: np.stack([sample.data for sample in samples])}
 
 
