@@ -70,12 +70,11 @@ class TextPreprocessor:
         """int64[N, longest] for each of the manifest's inputs."""
         longest = max(len(sample.data) for sample in samples)
         ids = np.full((len(samples), longest), self._pad, dtype=np.int64)
-        mask = np.zeros(ids.shape, np.int64)
+        mask = np.zeros_like(ids)
         for row, sample in enumerate(samples):
             ids[row, : len(sample.data)] = sample.data
             mask[row, : len(sample.data)] = 1
-        types = np.zeros(ids.shape, np.int64)
-        feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         return {name: feeds[name] for name in self.spec.inputs}
 
     def tokens(self, payload: bytes) -> tuple[list[Token], bool]:
