@@ -1,8 +1,8 @@
 """Serving: all that one worker has, and its life from the first model to the last answer."""
 
-import asyncio
 import gc
 import logging
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from service.routes import build_api, build_app
 from service.routes.state import build_state
 from service.session import choose_provider
 from service.settings import Settings
+from service.supervision import supervise
 from service.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -53,11 +54,11 @@ class Serving:
         provider = _announce_provider(self._settings)
         metrics.BUILD.labels(VERSION, version("bentoml"), version("onnxruntime"), provider).set(1)
         workers = self._state.workers
-        loading = asyncio.create_task(workers.open())
-        self._tasks = [loading, asyncio.create_task(self._state.watch.run())]
-        if self._settings.watch_seconds:
-            following = workers.follow(self._settings.watch_seconds)
-            self._tasks.append(asyncio.create_task(following))
+        loading = supervise("loading the models", workers.open)
+        self._tasks = [loading, supervise("watching lanes and decoders", self._state.watch.run)]
+        if seconds := self._settings.watch_seconds:
+            following = supervise("polling the models folder", partial(workers.follow, seconds))
+            self._tasks.append(following)
         if self._settings.workers > 1:
             await loading
 

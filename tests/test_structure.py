@@ -15,7 +15,7 @@ LAYERS = [
     "app", "serving", "routes", "workers", "watch", "shadow", "pipeline", "repository", "policy",
     "served", "model", "pictures", "batching", "admission", "session", "tables", "meaning",
     "tensors", "preprocessing", "manifest", "metrics", "memory", "cache", "logs", "settings",
-    "cores", "limits", "keys", "errors", "version",
+    "cores", "limits", "keys", "supervision", "errors", "version",
 ]  # fmt: skip
 
 
