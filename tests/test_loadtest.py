@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import os
 import random
 import re
 import shutil
@@ -21,6 +22,7 @@ import httpx
 import pytest
 
 from loadtests.answers import Judge, Wrong
+from loadtests.models import Model, NoModel, choose_targets, list_models
 from loadtests.payloads import (
     MIXED,
     MOST,
@@ -35,8 +37,9 @@ from loadtests.payloads import (
 from loadtests.plots import Moment, draw, read_history
 from loadtests.shapes import SHAPES, Shape, arrivals
 from loadtests.thresholds import Summary, Thresholds, breaches
-from tests.conftest import png, tone
+from tests.conftest import png, tone, write_warmth
 from tests.servers import PROJECT, free_port, plain_environment, served
+from tests.website import open_website
 
 CAT = Payload("cat.jpg", "image/jpeg", b"a cat")
 DOG = Payload("dog.jpg", "image/jpeg", b"a dog")
@@ -116,6 +119,110 @@ def test_a_service_without_a_model_fails_the_run(small_models: Path, payloads: P
         run = run_locust(url, payloads)
     assert run.returncode == 1
     assert "404: no model that is ready can classify audio" in run.stdout
+
+
+def answered(url: str) -> set[str]:
+    """The models that have answered."""
+    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    return set(re.findall(r'sensorium_items_total{model="([^"]+)",outcome="ok"', text))
+
+
+def test_a_second_model_of_a_modality_does_not_fail_the_run(
+    small_models: Path, payloads: Path
+) -> None:
+    """As after the README's own `fit image`."""
+    head = write_warmth(small_models, "a-head")  # the first by its name
+    os.utime(head / "manifest.yaml", (time.time() + 60, time.time() + 60))  # the last by its age
+    with served(small_models) as url:
+        run = run_locust(url, payloads)
+        asked = answered(url)
+    assert run.returncode == 0, run.stdout
+    assert "0(0.00%)" in run.stdout
+    assert asked == {"colours", "words", "loudness"}
+    assert "Photos: /v1/image/classify by colours" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "scenarios"),
+    [("warmth", {"Photos"}), ("words,warmth", {"Photos", "ShortTexts", "MixedTexts"})],
+)
+def test_the_models_that_are_named_are_asked_and_no_others(
+    small_models: Path, payloads: Path, model: str, scenarios: set[str]
+) -> None:
+    write_warmth(small_models)
+    with served(small_models) as url:
+        run = run_locust(url, payloads, "--model", model)
+        asked = answered(url)
+    assert run.returncode == 0, run.stdout
+    assert asked == set(model.split(","))
+    assert set(re.findall(r"(\w+): /v1/", run.stdout)) == scenarios
+
+
+def test_a_model_that_is_not_there_stops_the_run_at_once(
+    small_models: Path, payloads: Path
+) -> None:
+    with served(small_models) as url:
+        run = run_locust(url, payloads, env={"SENSORIUM_LOAD_MODEL": "leaves"})
+        images = run_locust(url, payloads, "Digits", "--model", "colours")
+    assert run.returncode != 0
+    assert (
+        "there is no model leaves that is ready; ready are: colours, loudness, words" in run.stdout
+    )
+    assert images.returncode != 0
+    assert "no scenario that runs sends what colours can take" in images.stdout
+
+
+def known(name: str, modalities: str, tasks: str, created: int = 0) -> Model:
+    return Model(name, frozenset(modalities.split()), frozenset(tasks.split()), created)
+
+
+LISTED = [
+    known("zebras", "image", "classify embed", created=1),
+    known("cats", "image", "classify", created=2),
+    known("intents", "text", "classify", created=3),
+    known("birds", "audio", "embed", created=4),
+    known("products", "", "classify", created=0),
+]
+
+
+@pytest.mark.parametrize(
+    ("models", "named", "expected"),
+    [
+        (
+            LISTED,
+            "",
+            "/v1/image/classify by zebras, /v1/text/classify by intents, /v1/audio/embed by birds",
+        ),
+        (
+            [known("vectors", "text", "embed", created=9), *LISTED[2:]],
+            "",
+            "/v1/image/classify by the model that the service chooses,"
+            " /v1/text/embed by vectors, /v1/audio/embed by birds",
+        ),
+        (LISTED, "cats", "/v1/image/classify by cats"),
+        (LISTED, "intents cats", "/v1/text/classify by intents, /v1/image/classify by cats"),
+        (LISTED, "cats zebras", "zebras and cats both take image; name one of them"),
+        (LISTED, "dogs", "there is no model dogs that is ready; ready are: birds, cats, intents"),
+        ([], "dogs", "ready are: none"),
+        (LISTED, "products", "products takes several modalities at once"),
+    ],
+)
+def test_each_modality_asks_the_oldest_or_the_named_model(
+    models: list[Model], named: str, expected: str
+) -> None:
+    try:
+        found = ", ".join(map(str, choose_targets(models, named.split()).values()))
+    except NoModel as error:
+        found = str(error)
+    assert found.startswith(expected) or expected in found
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"data": [{}]}', b"{}"])
+def test_a_server_that_lists_no_models_is_named(body: bytes) -> None:
+    with open_website() as website:
+        website.files["v1/models"] = body
+        with pytest.raises(NoModel, match="gives no list"):
+            list_models(website.address)
 
 
 def test_thresholds_decide_the_exit_code(small_models: Path, payloads: Path) -> None:

@@ -5,13 +5,13 @@ is a program of its own, and is run as the service is: as a process, in the proj
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from loadtests.compare.outcome import Outcome, percentiles
+from loadtests.compare.processes import plain_environment
 from loadtests.compare.works import Work
 
 # Texts of like length are the best that a batch can be: so many are sorted at a time.
@@ -76,7 +76,7 @@ def run_in_process(
     settings = [models / work.model / "1", batch, pool, seconds]
     command = [sys.executable, "-c", PROGRAM, *map(str, [*settings, *files])]
     # numpy's products of matrices would start threads of their own, which wait for busy cores.
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    environment = {**plain_environment(), "OPENBLAS_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
             command,

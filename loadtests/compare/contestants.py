@@ -15,7 +15,7 @@ from loadtests.compare.dialects import (
     SENSORIUM,
     Dialect,
 )
-from loadtests.compare.processes import free_ports
+from loadtests.compare.processes import free_ports, plain_environment
 from loadtests.compare.works import MODELS
 
 PACKAGE = "loadtests.compare.servers"
@@ -140,7 +140,5 @@ def python_of(environment: str | None, environments: Path) -> Path:
 
 def variables(contestant: Contestant, place: Place, root: Path) -> dict[str, str]:
     """The environment variables of its process: this one's, without what would change a server."""
-    foreign = ("SENSORIUM_", "BENTOML_", "MLSERVER_", "RAY_", "COMPARE_", "PROMETHEUS_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     home = {"BENTOML_HOME": str(place.folder), "BENTOML_DO_NOT_TRACK": "True"}
-    return {**kept, **home, "PYTHONPATH": str(root), **contestant.env}
+    return {**plain_environment(), **home, "PYTHONPATH": str(root), **contestant.env}

@@ -13,6 +13,8 @@ from pathlib import Path
 from random import SystemRandom
 from typing import NoReturn
 
+# What would change a server that is started here, or what is asked of it.
+FOREIGN = ("SENSORIUM_", "BENTOML_", "PROMETHEUS_", "MLSERVER_", "RAY_", "COMPARE_")
 PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
 STOP_SECONDS = 3.0
@@ -87,6 +89,11 @@ class Tree:
             before, spent = spent, self.cpu_seconds()
             if spent - before <= IDLE_SHARE * interval:
                 return
+
+
+def plain_environment() -> dict[str, str]:
+    """This process's environment variables, without those that would change a server."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
 
 
 @contextmanager
