@@ -12,9 +12,18 @@ from typing import Literal
 Modality = Literal["image", "text", "audio"]
 
 MEDIA_TYPES: dict[Modality, dict[str, str]] = {
-    "image": {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"},
-    "text": {".txt": "text/plain", ".csv": "text/plain"},
-    "audio": {".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg"},
+    "image": {
+        **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "image/jpeg"),
+        **dict.fromkeys((".tif", ".tiff"), "image/tiff"),
+        **{f".{name}": f"image/{name}" for name in ("png", "webp", "gif", "bmp", "avif", "heic")},
+    },
+    "text": dict.fromkeys((".txt", ".text", ".md", ".csv"), "text/plain"),
+    "audio": {
+        **dict.fromkeys((".wav", ".wave"), "audio/wav"),
+        **dict.fromkeys((".ogg", ".oga", ".opus"), "audio/ogg"),
+        **dict.fromkeys((".aif", ".aiff"), "audio/aiff"),
+        **{".flac": "audio/flac", ".mp3": "audio/mpeg"},
+    },
 }
 MOST = 500  # of a modality: they are all held in memory
 

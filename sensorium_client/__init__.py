@@ -1,4 +1,4 @@
-"""A client of Sensorium: pictures, texts and recordings in, labels or vectors out.
+"""A client of Sensorium: images, texts and audio in, labels or vectors out.
 
     from sensorium_client import Client, text
 

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, get_args
@@ -25,7 +25,7 @@ QUIET_SECONDS = 10.0  # between two lines about trouble: all requests in flight 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Answer the files; 0 is returned when all of them are, 130 after Ctrl-C."""
+    """Answer the files; 0 when all of them are answered, 130 after Ctrl-C, else 1."""
     args = _parse(arguments)
     _show_trouble()
     try:
@@ -39,8 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _answer(args: argparse.Namespace) -> int:
-    items = {item.name: item for item in find_items(args.files, args.modality)}
     with open_journal(args.jsonl, args.task) as journal:
+        _check_there(name for name in args.files if str(Path(name)) not in journal.answered)
+        items = {item.name: item for item in find_items(args.files, args.modality)}
         left = [item for name, item in items.items() if name not in journal.answered]
         key = os.environ.get("SENSORIUM_API_KEY")
         try:
@@ -63,6 +64,14 @@ async def _answer(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
     return 0 if len(statuses) == len(items) else 1
+
+
+def _check_there(names: Iterable[str]) -> None:
+    """Raises:
+    NotSendable: some of these paths do not exist; nothing has been sent yet.
+    """
+    if missing := [name for name in names if not os.path.lexists(name)]:
+        raise NotSendable(f"there is no such file or folder: {', '.join(missing)}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -18,7 +18,7 @@ class Classification:
     model: str
     version: str
     labels: tuple[Label, ...]
-    truncated: bool  # the model reads less than the whole text or recording
+    truncated: bool  # the model reads less than the whole text or audio
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Embedding:
     model: str
     version: str
     vector: tuple[float, ...]
-    truncated: bool  # the model reads less than the whole text or recording
+    truncated: bool  # the model reads less than the whole text or audio
 
 
 def read_classification(document: Mapping[str, Any]) -> Classification:

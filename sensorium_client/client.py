@@ -63,7 +63,7 @@ class AsyncClient:
         )
 
     async def classify(self, source: Source, **options: Unpack[ClassifyOptions]) -> Classification:
-        """The labels of a picture, text or recording.
+        """The labels of an image, text or audio file.
 
         Raises:
             SensoriumError: there are none; its class says who can act on it.
@@ -71,7 +71,7 @@ class AsyncClient:
         return read_classification(await self._ask("classify", source, dict(options)))
 
     async def embed(self, source: Source, **options: Unpack[EmbedOptions]) -> Embedding:
-        """The vector of a picture, text or recording.
+        """The vector of an image, text or audio file.
 
         Raises:
             SensoriumError: there is none; its class says who can act on it.

@@ -18,7 +18,7 @@ class SensoriumError(Exception):
 
 
 class NotSendable(SensoriumError):
-    """The file cannot be read, or the array is no picture and no recording."""
+    """The file cannot be read, or the array is neither an image nor audio."""
 
 
 class Unreachable(SensoriumError):

@@ -44,7 +44,9 @@ from sensorium_client import (
 )
 from sensorium_client.arrays import encode_png, encode_wav
 from sensorium_client.exchange import FIRST_PAUSE, pause_after, read_retry_after
+from sensorium_client.items import SUFFIXES, find_items
 from sensorium_client.many import answer_all
+from service.preprocessing.image import FORMATS
 from tests.conftest import png, tone, write_small_models
 from tests.servers import PROJECT, free_port, plain_environment, served
 
@@ -146,10 +148,15 @@ def test_what_cannot_be_sent_is_refused_at_once(make: Callable[[], Item], senten
 
 def test_a_file_that_cannot_be_sent_is_named(client: Client, tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
+    (tmp_path / "report.pdf").write_bytes(b"%PDF")
+    (tmp_path / "photos.png").mkdir()
     for name, sentence in {
         "empty.png": "empty.png is empty",
         "none.png": "none.png: No such file",
-        "report.pdf": "report.pdf: no suffix of a picture, a text or a recording",
+        "none.pdf": "none.pdf: there is no such file or folder",
+        "photo": "photo: there is no such file or folder",
+        "report.pdf": "report.pdf: the suffix does not say what it is; name it: image",
+        "photos.png": "photos.png: is a folder; classify_all and embed_all take folders",
     }.items():
         with pytest.raises(NotSendable, match=sentence):
             client.classify(tmp_path / name)
@@ -190,6 +197,57 @@ def test_a_folder_gives_what_is_known_and_not_hidden(client: Client, tmp_path: P
     answers = [(Path(item.name).name, answer) for item, answer in client.embed_all(tmp_path)]
     assert [name for name, _ in answers] == ["a.png", "c.txt"]
     assert all(isinstance(answer, Embedding) for _, answer in answers)
+
+
+def test_a_folder_that_is_not_there_is_no_file_without_a_suffix(
+    client: Client, tmp_path: Path
+) -> None:
+    with pytest.raises(NotSendable, match="photos: there is no such file or folder"):
+        list(client.classify_all(tmp_path / "photos"))
+
+
+# What the service reads; WAVE and others stand for their formats' less common suffixes.
+SENT: dict[str, str] = {
+    "image": "jpg JPG jpeg jpe jfif png apng webp gif bmp dib tif tiff TIFF avif heic HEIC heif",
+    "text": "txt text md",
+    "audio": "wav wave flac ogg oga opus mp3 aif aiff aifc au snd caf w64 rf64",
+}
+
+
+def test_all_that_the_service_reads_is_sent_from_a_folder(tmp_path: Path) -> None:
+    for suffixes in SENT.values():
+        for suffix in suffixes.split():
+            (tmp_path / f"a.{suffix}").write_bytes(b"content")
+    for other in ("a.pdf", "a.svg", "a.m4a", "a", "a.html", ".b.png"):
+        (tmp_path / other).write_bytes(b"content")
+    found = {(item.modality, Path(item.name).suffix) for item in find_items(tmp_path)}
+    assert found == {(m, f".{s}") for m, suffixes in SENT.items() for s in suffixes.split()}
+
+
+def test_every_suffix_of_an_image_format_that_the_service_reads_is_known() -> None:
+    Image.init()
+    read = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+    assert {suffix: SUFFIXES.get(suffix) for suffix in read} == dict.fromkeys(read, "image")
+
+
+@pytest.mark.parametrize(
+    ("name", "modality"),
+    [("a.svg", "image"), ("a.m4a", "audio"), ("a.csv", "text"), ("a.html", "text")],
+)
+def test_a_named_file_is_sent_though_the_service_may_not_read_it(
+    tmp_path: Path, name: str, modality: str
+) -> None:
+    (tmp_path / name).write_bytes(b"content")
+    assert [item.modality for item in find_items([tmp_path / name])] == [modality]
+    assert list(find_items(tmp_path)) == []
+
+
+def test_a_broken_link_in_a_folder_is_an_error_of_its_own(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(RED))
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    first, second = [answer for _, answer in client.classify_all(tmp_path)]
+    assert best(first) == "red"
+    assert isinstance(second, NotSendable)
 
 
 def test_errors_carry_the_code_and_the_sentence_of_the_service(client: Client) -> None:
@@ -626,6 +684,7 @@ def test_refused_files_have_their_line_and_unreadable_ones_have_none(
 ) -> None:
     torn, none, good = (tmp_path / name for name in ("torn.png", "none.png", "good.png"))
     torn.write_bytes(b"no picture")
+    none.symlink_to(tmp_path / "gone.png")
     good.write_bytes(png(RED))
     journal = tmp_path / "out.jsonl"
     words = ("embed", torn, none, good, "--jsonl", journal, "--url", url)
@@ -636,9 +695,26 @@ def test_refused_files_have_their_line_and_unreadable_ones_have_none(
     refused, answered = read(journal)
     assert (refused["status"], refused["error"]["code"]) == ("error", "unreadable")
     assert (answered["status"], len(answered["vector"])) == ("ok", 3)
-    none.write_bytes(png(BLUE))
+    (tmp_path / "gone.png").write_bytes(png(BLUE))
     assert run(*words)[0] == 0
     assert [line["file"] for line in read(journal)] == [str(torn), str(good), str(none)]
+
+
+def test_paths_that_do_not_exist_are_named_before_anything_is_sent(tmp_path: Path) -> None:
+    good, journal = tmp_path / "good.png", tmp_path / "out.jsonl"
+    good.write_bytes(png(RED))
+    missing = [tmp_path / "lost.png", tmp_path / "photos"]
+    with answering(lambda _: Reply()) as (url, arrivals):
+        words: list[str | Path] = ["classify", good, *missing, "--jsonl", journal, "--url", url]
+        code, said = run(*words)
+        assert (code, len(arrivals)) == (1, 0)
+        assert said == f"error: there is no such file or folder: {missing[0]}, {missing[1]}\n"
+        missing[0].write_bytes(b"x")
+        missing[1].mkdir()
+        assert run(*words)[0] == 0
+        missing[0].unlink()  # it has its answer
+        assert run(*words)[0] == 0
+    assert [line["file"] for line in read(journal)] == [str(good), str(missing[0])]
 
 
 def test_a_wrong_question_stops_the_run_and_is_nobodys_answer(url: str, tmp_path: Path) -> None:
