@@ -8,7 +8,8 @@ from time import perf_counter
 from service.errors import DeadlineExceeded, LoadError, QueueFull
 from service.metrics import ModelSeries
 
-# So few are never refused: a pace that was learned too high would otherwise never be mended.
+# So few are never refused: a pace that was learned too high would otherwise never be mended. Of a
+# slow model, by the pace measured at load, it is what is done in time; an item a lane at least.
 ALWAYS = 16  # items
 # Of the time that is left to a request. The pace is that of a moment ago: at ten times the capacity
 # one in twenty of those that were to wait for three quarters of their second came too late.
@@ -28,13 +29,23 @@ class Admission:
     the pace is learned item by item, each of which is worked at within a `with` of its own.
     """
 
-    def __init__(self, most_seconds: float, series: ModelSeries) -> None:
+    def __init__(
+        self, most_seconds: float, series: ModelSeries, *, pace: float = 0.0, lanes: int = 1
+    ) -> None:
+        """Args:
+        most_seconds: that a request may wait.
+        pace: seconds of an item, as measured at load; 0: not known.
+        lanes: that compute at once.
+        """
         self._most = most_seconds
         self._series = series
+        self._always = (
+            ALWAYS if pace * ALWAYS <= most_seconds else max(lanes, int(most_seconds / pace))
+        )
         self._items = 0  # that were let in, of requests that are not answered yet
         self._at_work = 0  # items
         self._looked = 0.0  # by the clock
-        self._busy = 0.0  # seconds that the latest MEMORY items took; at first, none
+        self._busy = pace * MEMORY  # seconds that the latest MEMORY items took
 
     @property
     def wait(self) -> float:
@@ -51,7 +62,7 @@ class Admission:
             QueueFull: it would wait longer than is allowed, or for most of the time that it has.
             DeadlineExceeded: it would wait beyond its deadline.
         """
-        if self._items < ALWAYS:
+        if self._items < self._always:
             return
         wait, left = self.wait, deadline - asyncio.get_running_loop().time()
         if wait > self._most:

@@ -1,17 +1,33 @@
 """Batching: what waits while the lanes are busy becomes the next batch; there is no timer."""
 
 import asyncio
+import logging
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
 from service.cores import CORES, give_way
-from service.errors import BatchFailed, CallerError, DeadlineExceeded, NotReady, QueueFull
+from service.errors import (
+    BatchFailed,
+    CallerError,
+    DeadlineExceeded,
+    NotReady,
+    OperatorError,
+    QueueFull,
+)
 from service.metrics import ModelSeries
 from service.preprocessing import Array, File, Sample, TensorSample
+from service.speed import UNMEASURED, Speed
+
+logger = logging.getLogger(__name__)
+
+SLOWER = 5.0  # a run that takes so many times what is expected of it is stuck
+MOST_CAUSES = 100  # different errors of one model that are logged
 
 Row = dict[str, Array]  # output's name -> one sample's values
 Item = Sample | File | TensorSample
@@ -72,7 +88,7 @@ class BatchLimits:
 
     items: int
     cost: int | None = None  # items x the costliest
-    padding: int = 0  # of the cost
+    padding: float = 0  # of the cost
     seconds: float = math.inf  # as measured of the last batches; one item is always taken
     queue: int = 512  # items
 
@@ -86,7 +102,7 @@ class Batch:
     @property
     def cost(self) -> int:
         """Padding included."""
-        return len(self.jobs) * max(job.cost for job in self.jobs)
+        return _padded(self.jobs)
 
 
 @dataclass(slots=True, eq=False)
@@ -96,11 +112,17 @@ class Lane:
     thread: threading.Thread
     jobs: Sequence[Job] = ()
     started: float = 0.0  # by perf_counter, of the batch that runs
+    began: float = 0.0  # likewise, of its run: a batch that fails is run again by halves
+    expected: float = 0.0  # seconds, of that run
     abandoned: bool = False  # it did not come back in time, and another has its place
     core: int | None = None  # the one that it keeps to
 
+    def patience(self, seconds: float) -> float:
+        """How long its run may take: so many seconds, or in proportion where it is a long one."""
+        return max(seconds, SLOWER * self.expected)
+
     def is_stuck(self, seconds: float) -> bool:
-        return bool(self.jobs) and time.perf_counter() - self.started > seconds
+        return bool(self.jobs) and time.perf_counter() - self.began > self.patience(seconds)
 
     def keep_to(self, core: int | None) -> None:
         """Called by the lane itself; None: any core."""
@@ -135,15 +157,20 @@ class Batcher:
         lanes: int,
         series: ModelSeries,
         *,
+        speed: Speed = UNMEASURED,
         pinned: bool = False,
         lone_core: int | None = None,
         shared: bool = False,
     ) -> None:
         """Args:
+        speed: of the model's runs, as measured when it was loaded.
         pinned: each lane keeps to a core, unless its batch is the only one; who answers keeps to
             that one's for a while.
         lone_core: the core of a lane whose batch is; the other threads of its run have the others.
         shared: a lane leaves their part to the lanes that are idle, as on a CPU each has its cores.
+
+        Raises:
+            OperatorError: no thread can be started.
         """
         self._compute = compute
         self._limits = limits
@@ -154,10 +181,18 @@ class Batcher:
         self._changed = threading.Condition()  # guards what follows
         self._waiting: list[Job] = []
         self._running = 0
-        self._rate = _ServiceRate()
+        self._speed = speed
+        self._rate = _ServiceRate(speed.unit)
         self._closed = False
-        self._lanes = [self._open_lane() for _ in range(lanes)]
+        self._causes: set[str] = set()  # of failed runs, that were logged
+        self._lanes: list[Lane] = []
         self._abandoned: list[Lane] = []
+        try:
+            for _ in range(lanes):
+                self._lanes.append(self._open_lane())
+        except RuntimeError as error:
+            self.close()
+            raise OperatorError(f"{series.name}: no thread for a lane: {error}") from error
 
     async def __aenter__(self) -> Self:
         return self
@@ -180,7 +215,7 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Reply] = loop.create_future()
-        job = Job(item, item.cost, item.key, deadline, time.perf_counter(), reply)
+        job = Job(item, max(1, item.cost), item.key, deadline, time.perf_counter(), reply)
         with self._changed:
             if self._closed:
                 raise NotReady("the model is being taken out of service")
@@ -199,26 +234,47 @@ class Batcher:
         """Seconds until what waits now should be done, from the measured service rate."""
         return sum(job.cost for job in self._waiting) * self._rate.seconds / len(self._lanes)
 
-    def replace_stuck(self, seconds: float) -> int:
-        """Give up batches that take longer, each lane's place to a new one; how many are stuck.
+    def patience(self, cost: int, seconds: float) -> float:
+        """How long a run of this cost may take: so many seconds, or more where that is normal."""
+        return max(seconds, SLOWER * self._expected(cost))
 
-        A lane that has died is replaced as well, and counted once.
+    def replace_stuck(self, seconds: float) -> list[Lane]:
+        """Give up runs that take too long, each lane's place to a new one.
+
+        Returns:
+            The lanes whose runs still do not end.
         """
         with self._changed:
-            died = 0
             for number, lane in enumerate(self._lanes):
-                is_dead = not (lane.thread.is_alive() or self._closed)
-                if is_dead or lane.is_stuck(seconds):
-                    died += is_dead
-                    lane.abandoned = True
-                    self._running -= len(lane.jobs)
-                    self._abandoned.append(lane)
-                    self._lanes[number] = self._open_lane()
-                    self._series.batch_failed()
-                    for job in lane.jobs:
-                        _settle(job, BatchFailed(f"the model gave no answer within {seconds:g} s"))
+                if lane.is_stuck(seconds) and not lane.abandoned:
+                    self._give_up(lane, f"the model gave no answer within {seconds:g} s")
+                elif not (lane.thread.is_alive() or lane.abandoned or self._closed):
+                    logger.error("%s: a lane has died, and is replaced", self._series.name)
+                    self._give_up(lane, "the thread that computed it died")
+                if lane.abandoned:
+                    self._replace(number)
             self._abandoned = [lane for lane in self._abandoned if lane.thread.is_alive()]
-            return len(self._abandoned) + died
+            return [*self._abandoned]
+
+    def excuse(self, seconds: float) -> None:
+        """Of the time of the runs, so much was nobody's fault: the process was stopped."""
+        for lane in self._lanes:
+            lane.began += seconds
+
+    def _give_up(self, lane: Lane, reason: str) -> None:
+        lane.abandoned = True
+        self._abandoned.append(lane)
+        self._running -= len(lane.jobs)
+        self._series.batch_failed()
+        for job in lane.jobs:
+            _settle(job, BatchFailed(reason))
+
+    def _replace(self, number: int) -> None:
+        """A new lane in the place of one that was given up; without a thread, at the next look."""
+        try:
+            self._lanes[number] = self._open_lane()
+        except RuntimeError as error:
+            logger.error("%s: no thread for a lane: %s", self._series.name, error)
 
     def close(self) -> None:
         """Take no more work; lanes end when they have finished what is there."""
@@ -229,15 +285,16 @@ class Batcher:
     async def drain(self, seconds: float) -> None:
         """Take no more work, finish what is there; after `seconds`, refuse what still waits."""
         self.close()
-        await asyncio.to_thread(self._join, time.monotonic() + seconds)
+        until = time.monotonic() + seconds
+        while self._is_at_work() and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)  # a thread that waits for threads might not start
         with self._changed:
             abandoned, self._waiting = self._waiting, []
         for job in abandoned:
             _settle(job, NotReady("the service stopped before this item's turn"))
 
-    def _join(self, until: float) -> None:
-        for lane in self._lanes:
-            lane.thread.join(None if math.isinf(until) else max(0.0, until - time.monotonic()))
+    def _is_at_work(self) -> bool:
+        return any(lane.thread.is_alive() for lane in self._lanes)
 
     def _open_lane(self) -> Lane:
         lane = Lane(threading.Thread(target=lambda: self._work(lane), daemon=True))
@@ -245,27 +302,57 @@ class Batcher:
         return lane
 
     def _work(self, lane: Lane) -> None:
-        """One lane: batch after batch."""
+        """One lane: batch after batch, whatever becomes of one."""
         CORES.keep_to(None)
         give_way()
-        while batch := self._next(lane):
-            self._series.released(batch.reason, [job.cost for job in batch.jobs])
-            more = batch.waiting > 0 or len(batch.jobs) > 1
-            with CORES.computing(
-                lane.core, more=more, lone=self._lone_core, followed=self._pinned
-            ) as (alone, core):
-                kept = self._lone_core is not None if alone else self._pinned
-                lane.keep_to(core if kept else None)
-                outcomes = self._run(lane, batch.jobs, alone=alone)
-            seconds = time.perf_counter() - lane.started
-            with self._changed:
-                if lane.abandoned:  # all was answered already
-                    return
-                lane.jobs = ()
-                self._running -= len(batch.jobs)
+        at_work = True
+        while at_work:
+            try:
+                at_work = self._turn(lane)
+            except BaseException as error:  # a panic of a library is no Exception
+                logger.exception("%s: a lane failed, and goes on", self._series.name)
+                at_work = self._fail(lane, error)
+
+    def _turn(self, lane: Lane) -> bool:
+        """Compute one batch; whether there may be another."""
+        batch = self._next(lane)
+        if batch is None:
+            return False
+        self._series.released(batch.reason, [job.cost for job in batch.jobs])
+        more = batch.waiting > 0 or len(batch.jobs) > 1
+        with CORES.computing(lane.core, more=more, lone=self._lone_core, followed=self._pinned) as (
+            alone,
+            core,
+        ):
+            kept = self._lone_core is not None if alone else self._pinned
+            lane.keep_to(core if kept else None)
+            outcomes = self._run(lane, batch.jobs, alone=alone)
+        seconds = time.perf_counter() - lane.started
+        with self._changed:
+            if lane.abandoned:  # all was answered already
+                return False
+            lane.jobs = ()
+            self._running -= len(batch.jobs)
+            if all(isinstance(outcome, Computed) for outcome in outcomes):
                 self._rate.observe(seconds, batch.cost)
-            loop = batch.jobs[0].reply.get_loop()
-            loop.call_soon_threadsafe(_answer, batch.jobs, outcomes, lane.started, seconds)
+        _reply(batch.jobs, outcomes, lane.started, seconds)
+        return True
+
+    def _fail(self, lane: Lane, error: BaseException) -> bool:
+        """Answer what the lane was at, or what it could not take; whether it goes on."""
+        with self._changed:
+            if lane.abandoned:
+                return False
+            jobs = lane.jobs
+            if jobs:
+                self._running -= len(jobs)
+                lane.jobs = ()
+            else:
+                jobs, self._waiting = self._waiting, []
+        if jobs:
+            outcomes = [BatchFailed(f"the lane failed: {error!r}") for _ in jobs]
+            _reply(jobs, outcomes, lane.started, 0.0)
+        return True
 
     def _next(self, lane: Lane) -> Batch | None:
         """Wait for work; None when there will be no more."""
@@ -275,7 +362,8 @@ class Batcher:
                 if self._closed:
                     return None
                 self._changed.wait()
-            lane.jobs, lane.started = batch.jobs, time.perf_counter()
+            lane.started = lane.began = time.perf_counter()
+            lane.jobs = batch.jobs
             self._running += len(batch.jobs)
             self._report_load()
             return batch
@@ -331,11 +419,16 @@ class Batcher:
 
     def _run(self, lane: Lane, jobs: Sequence[Job], *, alone: bool) -> list[Outcome]:
         """What comes of each job; a batch that fails is retried by halves, to find the culprit."""
-        started = time.perf_counter()
+        lane.expected = self._expected(_padded(jobs))
+        lane.began = started = time.perf_counter()
         try:
             outcomes: list[Outcome] = list(self._compute([job.item for job in jobs], alone))
+            if len(outcomes) != len(jobs):
+                raise ValueError(f"{len(outcomes)} answers to {len(jobs)} items")
         except Exception as error:  # whatever the model raises is an answer to its callers
             self._series.batch_failed()
+            if not lane.abandoned:
+                self._log_once(error)
             if len(jobs) == 1 or lane.abandoned:
                 return [BatchFailed(f"the model failed on this input: {error}") for _ in jobs]
             middle = len(jobs) // 2
@@ -345,8 +438,33 @@ class Batcher:
             self._series.ran(len(computed), time.perf_counter() - started - _decoding(computed))
         return outcomes
 
+    def _expected(self, cost: int) -> float:
+        """Seconds of a run: what was measured at load, or lately if that is more."""
+        return max(self._speed.seconds(cost), self._rate.seconds * cost)
+
+    def _log_once(self, error: Exception) -> None:
+        """Numbers apart, an error of this model is logged once."""
+        cause = re.sub("[0-9]+", "0", str(error))
+        if cause not in self._causes and len(self._causes) < MOST_CAUSES:
+            self._causes.add(cause)
+            logger.error("%s failed on a batch: %s", self._series.name, error)
+
     def _report_load(self) -> None:
         self._series.load(len(self._waiting), self._running)
+
+
+def _padded(jobs: Sequence[Job]) -> int:
+    """Their cost as one batch: each is padded to the costliest."""
+    return len(jobs) * max(job.cost for job in jobs)
+
+
+def _reply(
+    jobs: Sequence[Job], outcomes: Sequence[Outcome], started: float, seconds: float
+) -> None:
+    """From a lane: let the event loop answer, if there still is one."""
+    with suppress(RuntimeError):
+        loop = jobs[0].reply.get_loop()
+        loop.call_soon_threadsafe(_answer, jobs, outcomes, started, seconds)
 
 
 def _answer(

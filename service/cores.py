@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from time import perf_counter
 
-from service.limits import affinity
+from service.limits import AFFINITY
 
 NICENESS = 3  # of a thread that computes, more than the others': half their weight
 # A batch may take all cores when there was none beside another for so long. Of two callers who are
@@ -94,7 +94,7 @@ class Cores:
             self._answered_on = core
 
 
-CORES = Cores(affinity())
+CORES = Cores(AFFINITY)
 
 
 def build_pool(threads: int | None = None, name: str = "") -> ThreadPoolExecutor:
@@ -117,6 +117,7 @@ def give_way() -> None:
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        # From where it is: only root may come back to 3 from what `nice` has begun with.
-        niceness = os.getpriority(os.PRIO_PROCESS, thread) + NICENESS
-        os.setpriority(os.PRIO_PROCESS, thread, niceness)  # above 19 is 19
+        with suppress(OSError):  # a sandbox may forbid both calls; lanes then compete with the rest
+            # From where it is: only root may come back to 3 from what `nice` has begun with.
+            niceness = os.getpriority(os.PRIO_PROCESS, thread) + NICENESS
+            os.setpriority(os.PRIO_PROCESS, thread, niceness)  # above 19 is 19

@@ -17,9 +17,14 @@ class InputLimits:
 
 
 def affinity() -> set[int]:
-    """The numbers of the cores that this process may run on."""
+    """The numbers of the cores that the calling thread may run on."""
     affine = hasattr(os, "sched_getaffinity")  # Linux has it, macOS does not
     return os.sched_getaffinity(0) if affine else set(range(os.cpu_count() or 1))
+
+
+# Read once, by the thread that starts: later a thread may keep to one core, and those that it
+# starts would take that for all.
+AFFINITY = frozenset(affinity())
 
 
 def core_budget(cgroup: Path = CGROUP) -> int:
@@ -28,7 +33,7 @@ def core_budget(cgroup: Path = CGROUP) -> int:
     A container that is limited to two cores on a host of sixty-four sees sixty-four in
     `os.cpu_count()`, and thirty-two threads for each core make everything slow.
     """
-    cores = len(affinity())
+    cores = len(AFFINITY)
     quota = _cgroup_quota(cgroup)
     return max(1, min(cores, round(quota))) if quota else cores
 
@@ -36,7 +41,7 @@ def core_budget(cgroup: Path = CGROUP) -> int:
 def has_all_its_cores(cgroup: Path = CGROUP) -> bool:
     """Whether no quota keeps this process from all cores of its affinity at once."""
     quota = _cgroup_quota(cgroup)
-    return quota is None or quota >= len(affinity())
+    return quota is None or quota >= len(AFFINITY)
 
 
 def _cgroup_quota(cgroup: Path) -> float | None:

@@ -131,6 +131,7 @@ class ModelSeries:
     """The series of one model, its labels bound once."""
 
     def __init__(self, model: str, version: int) -> None:
+        self.name = f"{model} version {version}"
         labels = (model, str(version))
         self._labels = labels
         self._stages = {stage: STAGE.labels(*labels, stage) for stage in STAGES}

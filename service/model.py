@@ -35,6 +35,7 @@ from service.preprocessing import (
 )
 from service.session import Session, choose_provider
 from service.settings import Precision, Provider, Settings
+from service.speed import UNMEASURED, Speed, measure
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Model:
     labels: tuple[str, ...]  # empty for a model that does not classify
     encoders: "tuple[Model, ...]" = ()  # whose vectors a head takes
     example: Sample | None = None  # that it has answered as it must
+    speed: Speed = UNMEASURED
 
     def decode(self, payload: bytes) -> Sample:
         return self.preprocessor.decode(payload)
@@ -131,6 +133,9 @@ class Model:
 
     def _run(self, feeds: Mapping[str, Array], outputs: Sequence[str], *, alone: bool) -> list[Row]:
         arrays = self.session.run(feeds, outputs, alone=alone)
+        items = len(next(iter(feeds.values())))
+        if any(len(array) != items for array in arrays):
+            raise ValueError(f"the graph gave {len(arrays[0])} rows for {items} items")
         return [dict(zip(outputs, values, strict=True)) for values in zip(*arrays, strict=True)]
 
     def _read(self, item: Sample | File) -> tuple[Sample, float] | CallerError:
@@ -189,7 +194,10 @@ def load(folder: Path, settings: Settings, find_encoder: FindEncoder = no_encode
     manifest = read_manifest(folder)
     model = _open(folder, manifest, settings, find_encoder)
     _check_tensors(model)
-    checked = replace(model, example=_check_example(model))
+    example = _check_example(model)
+    largest = manifest.batching.max_batch
+    speed = measure(lambda items: model.run([example] * items), example.cost, largest)
+    checked = replace(model, example=example, speed=speed)
     checked.release()
     return checked
 

@@ -11,7 +11,7 @@ from weakref import ref
 from service.batching import Item, Reply
 from service.cache import Cache
 from service.cores import build_pool
-from service.errors import BadRequest, DeadlineExceeded
+from service.errors import BadRequest, DeadlineExceeded, NotReady
 from service.manifest import Modality, Task
 from service.meaning import Floats
 from service.preprocessing import File, Sample, TensorSample
@@ -201,7 +201,12 @@ class Pipeline:
         return Prediction(values, truncated, cost, Timings(decode, queue, infer, interpret))
 
     async def decode(self, decode: Callable[[bytes], T], payload: bytes, deadline: float) -> T:
-        """Run a decoder in the pool; its libraries release the interpreter's lock."""
+        """Run a decoder in the pool; its libraries release the interpreter's lock.
+
+        Raises:
+            DeadlineExceeded: it did not end before the deadline.
+            NotReady: the pool is closed, or no thread can be started.
+        """
 
         def turn() -> T:
             try:
@@ -210,8 +215,12 @@ class Pipeline:
                 self.decoded += 1
 
         try:
+            decoding = asyncio.get_running_loop().run_in_executor(self._decoders, turn)
+        except RuntimeError as error:
+            raise NotReady(f"no decoder is free: {error}", retry_after=1.0) from error
+        try:
             async with asyncio.timeout_at(deadline):
-                return await asyncio.get_running_loop().run_in_executor(self._decoders, turn)
+                return await decoding
         except TimeoutError:
             raise DeadlineExceeded("the input was not decoded before the deadline") from None
 

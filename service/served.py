@@ -16,9 +16,6 @@ from service.settings import Provider, Settings
 
 logger = logging.getLogger(__name__)
 
-# What a run costs beside its items, in tokens of MiniLM: 2 ms to 0.24 ms on a core (measured); on a
-# GPU, where starting a run costs as much and a token nearly nothing (a guess, there was none here).
-RUN_COST, GPU_RUN_COST = 8, 256
 # On a CPU a batch that takes longer gains nothing, and its first caller waits for its last; a GPU
 # does hundreds of items in that time.
 BATCH_SECONDS = 0.04
@@ -56,6 +53,9 @@ def serve(model: Model, settings: Settings, encoders: tuple[Served, ...] = ()) -
 
     Args:
         encoders: whose vectors a head takes.
+
+    Raises:
+        OperatorError: no thread can be started for a lane.
     """
     manifest = model.manifest
     series = ModelSeries(manifest.name, manifest.version)
@@ -63,7 +63,7 @@ def serve(model: Model, settings: Settings, encoders: tuple[Served, ...] = ()) -
     limits = BatchLimits(
         manifest.batching.max_batch,
         manifest.batching.max_cost,
-        RUN_COST if on_cpu else GPU_RUN_COST,
+        model.speed.padding,
         BATCH_SECONDS,
         settings.max_queue,
     )
@@ -75,9 +75,18 @@ def serve(model: Model, settings: Settings, encoders: tuple[Served, ...] = ()) -
     pinned = in_lane and settings.one_lane_per_core
     lone_core = next(iter(settings.lone_cores), None) if on_cpu else None
     batcher = Batcher(
-        model.compute, limits, lanes, series, pinned=pinned, lone_core=lone_core, shared=on_cpu
+        model.compute,
+        limits,
+        lanes,
+        series,
+        speed=model.speed,
+        pinned=pinned,
+        lone_core=lone_core,
+        shared=on_cpu,
     )
-    admission = Admission(settings.max_wait_ms / 1000, series)
+    parallel = min(lanes, settings.cores_per_worker) if on_cpu else 1
+    pace = model.speed.item / parallel
+    admission = Admission(settings.max_wait_ms / 1000, series, pace=pace, lanes=lanes)
     return Served(model, batcher, series, admission, encoders, decodes_in_lane=in_lane)
 
 

@@ -1,8 +1,8 @@
 """onnxruntime behind one call: named arrays in, named arrays out."""
 
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ ALONE = {"session.intra_op.allow_spinning": "1", "session.dynamic_block_base": "
 # a core of its own: then they spin a little longer, for a caller who asks again when answered.
 ANYWHERE = ALONE | {"session.force_spinning_stop": "1"}
 ON_CORES = ALONE | {"session.intra_op.spin_duration_us": "1000"}
+FATAL = 4  # onnxruntime's own lines name no model, and each error is an exception as well
 INT_BITS = (8, 16, 32, 64)
 DTYPES = {
     "tensor(float)": "float32",
@@ -92,7 +93,7 @@ class Session:
         one_thread = provider is Provider.CPU and threads == 1
         self._items_per_run = items_per_run if one_thread else None
         self._used: set[onnxruntime.InferenceSession] = set()  # since their memory was given back
-        self._runs: dict[onnxruntime.RunOptions, float] = {}  # and when its batch began
+        self._runs: dict[onnxruntime.RunOptions, int] = {}  # and the thread of each
         self.inputs = _describe(self._session.get_inputs())
         self.outputs = _describe(self._session.get_outputs())
 
@@ -101,30 +102,28 @@ class Session:
     ) -> list[Array]:
         """The named outputs for these inputs, in order; each [N, ...]."""
         session = self._wide if alone else self._session
-        started = time.monotonic()
         most = self._items_per_run if session is self._session else None
         try:
             runs = [
-                self._run(session, part, list(outputs), onnxruntime.RunOptions(), started)
-                for part in _parts(feeds, most)
+                self._run(session, part, list(outputs), _options()) for part in _parts(feeds, most)
             ]
         finally:  # not before: until now, a release would have been in vain
             self._used.add(session)
         return runs[0] if len(runs) == 1 else list(map(np.concatenate, zip(*runs, strict=True)))
 
-    def interrupt(self, seconds: float) -> None:
-        """Let runs of batches that have taken longer fail, at the next node of their graph."""
-        for options, started in list(self._runs.items()):
-            if time.monotonic() - started > seconds:
+    def interrupt(self, threads: Collection[int | None]) -> None:
+        """Let the runs of these threads fail, at the next node of their graph."""
+        for options, thread in list(self._runs.items()):
+            if thread in threads:
                 options.terminate = True
 
     def release(self, feeds: Mapping[str, Array]) -> None:
         """Give back the memory that larger batches left reserved, by a run of these feeds."""
         for session in [*self._used]:
             self._used.discard(session)
-            options = onnxruntime.RunOptions()
+            options = _options()
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-            self._run(session, feeds, None, options, time.monotonic())
+            self._run(session, feeds, None, options)
 
     def _run(
         self,
@@ -132,14 +131,19 @@ class Session:
         feeds: Mapping[str, Array],
         outputs: list[str] | None,
         options: onnxruntime.RunOptions,
-        started: float,
     ) -> list[Array]:
-        self._runs[options] = started
+        self._runs[options] = threading.get_ident()
         try:
             arrays: list[Array] = session.run(outputs, dict(feeds), options)
         finally:
             del self._runs[options]
         return arrays
+
+
+def _options() -> onnxruntime.RunOptions:
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = FATAL
+    return options
 
 
 def _parts(feeds: Mapping[str, Array], most: int | None) -> Iterator[Mapping[str, Array]]:
@@ -178,7 +182,7 @@ def _open(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = FATAL
     for name, value in waiting.items():
         options.add_session_config_entry(name, value)
     for name, table in shared.items():

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import OperatorError
-from service.limits import InputLimits, affinity, core_budget, has_all_its_cores
+from service.limits import AFFINITY, InputLimits, core_budget, has_all_its_cores
 
 INPUT = InputLimits()
 PREFIX = "SENSORIUM_"
@@ -65,7 +65,7 @@ Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 class Settings(BaseSettings):
     """The settings of one service process; 0 lanes or threads: by this machine's cores."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, allow_inf_nan=False)
 
     models: Path = Field(Path("models"), description="The folder of model folders.")
     required_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
@@ -106,7 +106,9 @@ class Settings(BaseSettings):
         30_000, le=MOST_TIMEOUT_MS, description="Deadline of a request that brings no X-Timeout-Ms."
     )
     stuck_seconds: PositiveFloat = Field(
-        8.0, description="A batch that takes longer is given up, and its lane replaced."
+        8.0,
+        description="A batch that takes longer is given up, and its lane replaced;"
+        " one of a slow model only after five times what is expected of it.",
     )
     drain_seconds: PositiveFloat = Field(
         10.0, description="How long queued work may take to finish at shutdown."
@@ -166,7 +168,7 @@ class Settings(BaseSettings):
     def one_lane_per_core(self) -> bool:
         """Whether lanes keep to cores; where they are fewer or more, the kernel moves them."""
         lanes = self.lanes_per_model
-        return self.owns_cores and self.threads_per_lane == 1 and lanes == len(affinity())
+        return self.owns_cores and self.threads_per_lane == 1 and lanes == len(AFFINITY)
 
     @property
     def lone_cores(self) -> tuple[int, ...]:
@@ -174,7 +176,7 @@ class Settings(BaseSettings):
 
         Fewer threads than cores are left to it: it knows which cores are two halves of one.
         """
-        cores, threads = tuple(sorted(affinity())), self.threads_alone
+        cores, threads = tuple(sorted(AFFINITY)), self.threads_alone
         return cores if self.owns_cores and self.threads_per_lane < threads == len(cores) else ()
 
     @property

@@ -1,6 +1,7 @@
 """Shadows: a version on trial answers copies of items, and how often it disagrees is counted."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from service.errors import SensoriumError
@@ -9,6 +10,8 @@ from service.meaning import cosines
 from service.pipeline import Ask, Files, Pipeline, Prediction
 from service.repository import Repository
 from service.served import Served
+
+logger = logging.getLogger(__name__)
 
 MOST = 16  # copies in flight in one worker; a slow shadow must not gather work
 ALIKE = 0.99  # cosine of two vectors that say the same
@@ -57,10 +60,14 @@ async def _compare(
         return
     try:
         [found] = await pipeline.predict([(shadow, task)], item, deadline)
+        agrees = _agree(task, served, given, shadow, found)
     except SensoriumError:
         shadow.series.shadowed("failed")
         return
-    agrees = _agree(task, served, given, shadow, found)
+    except Exception:
+        logger.exception("%s failed as a shadow", shadow.series.name)
+        shadow.series.shadowed("failed")
+        return
     shadow.series.shadowed("agree" if agrees else "differ")
 
 

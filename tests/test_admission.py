@@ -22,6 +22,30 @@ def admission(pace: float, most: float = 1.0) -> Admission:
     return known
 
 
+@pytest.mark.parametrize(
+    ("pace", "lanes", "most", "let_in"),
+    [
+        (0.04, 2, 0.75, 19),
+        (0.1, 2, 0.75, 8),
+        (0.5, 2, 0.75, 2),  # a second on each of two lanes
+        (1.0, 1, 0.75, 1),
+        (10.0, 2, 0.75, 2),
+        (10.0, 1, 0.75, 1),
+        (10.0, 1, 95.0, 10),
+    ],
+)
+async def test_of_a_slow_model_no_more_are_let_in_than_it_does_in_time(
+    pace: float, lanes: int, most: float, let_in: int
+) -> None:
+    """From the first request on: an item has this pace by what was measured at load."""
+    model = Admission(most, ModelSeries("admitted", 1), pace=pace, lanes=lanes)
+    with ExitStack() as places:
+        for _ in range(let_in):
+            places.enter_context(enter([model], 1, NEVER))
+        with pytest.raises(QueueFull):
+            model.check(NEVER)
+
+
 @dataclass
 class Clock:
     """Time that passes when the test says so."""

@@ -4,7 +4,8 @@ import asyncio
 import os
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,19 @@ import pytest
 
 from service.batching import Batcher, BatchLimits, Computed, Item, Reply
 from service.cores import CORES, NICENESS
-from service.errors import BatchFailed, DeadlineExceeded, NotReady, QueueFull
+from service.errors import (
+    BatchFailed,
+    CallerError,
+    DeadlineExceeded,
+    NotReady,
+    OperatorError,
+    QueueFull,
+    Unreadable,
+)
 from service.limits import affinity
 from service.metrics import DROPPED, ModelSeries, samples
 from service.preprocessing import Sample
+from service.speed import Speed
 from tests.marks import has_two_cores, keeps_to_cores, knows_threads
 
 pytestmark = pytest.mark.anyio
@@ -449,8 +459,8 @@ async def test_a_lane_that_does_not_come_back_is_replaced_and_its_callers_told()
     model = Doubler(held=True)
     async with batcher(model) as doubler:
         callers = await submit_behind_a_held_batch(doubler, model, [number(1)])
-        assert doubler.replace_stuck(60) == 0
-        assert doubler.replace_stuck(0) == 1
+        assert not doubler.replace_stuck(60)
+        assert len(doubler.replace_stuck(0)) == 1
         with pytest.raises(BatchFailed, match="no answer within 0 s"):
             await callers[0]
         await model.has_started()
@@ -460,8 +470,117 @@ async def test_a_lane_that_does_not_come_back_is_replaced_and_its_callers_told()
             await asyncio.sleep(0.001)
 
 
+class Panic(BaseException):
+    """As libraries written in Rust raise it: no Exception."""
+
+
+async def test_a_lane_that_fails_tells_its_callers_why_and_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def compute(items: Sequence[Item], _: bool) -> list[Computed]:
+        if items[0].cost == 13:
+            raise Panic("not my number")
+        return [Computed({}) for _ in items]
+
+    async with Batcher(compute, BatchLimits(items=8), 1, ModelSeries("doubler", 1)) as doubler:
+        with pytest.raises(BatchFailed, match=r"Panic\('not my number'\)"):
+            await doubler.submit(number(1, cost=13))
+        assert await doubler.submit(number(1))
+        assert not doubler.replace_stuck(60)
+    assert "doubler version 1: a lane failed" in caplog.text
+
+
+async def test_a_queue_that_cannot_be_sorted_does_not_stop_the_lane() -> None:
+    class Odd:
+        def __eq__(self, other: object) -> bool:
+            raise ArithmeticError("odd")
+
+        def __hash__(self) -> int:
+            return 0
+
+    class OddSample(Sample):
+        key = Odd()  # type: ignore[assignment]
+
+    model = Doubler(held=True)
+    async with batcher(model) as doubler:
+        odd = [OddSample(np.array(n)) for n in (1, 2)]
+        callers = await submit_behind_a_held_batch(doubler, model, odd)
+        model.go.set()
+        first, *others = await asyncio.gather(*callers, return_exceptions=True)
+        assert isinstance(first, Reply)
+        assert [str(other) for other in others] == ["the lane failed: ArithmeticError('odd')"] * 2
+        assert total(await doubler.submit(number(3))) == 6
+
+
+async def test_an_item_that_costs_nothing_is_computed() -> None:
+    async with batcher(Doubler()) as doubler:
+        assert total(await doubler.submit(number(1, cost=0))) == 2
+        assert doubler.expected_wait() == 0
+
+
+@pytest.mark.parametrize("given", [0, 1, 3])
+async def test_a_model_that_gives_another_number_of_answers_has_failed(given: int) -> None:
+    def compute(items: Sequence[Item], _: bool) -> list[Computed]:
+        return [Computed({})] * (given if len(items) == 2 else len(items))
+
+    async with Batcher(compute, BatchLimits(items=8), 1, ModelSeries("doubler", 1)) as doubler:
+        with doubler._changed:
+            callers = [asyncio.create_task(doubler.submit(number(n))) for n in (1, 2)]
+            await asyncio.sleep(0)
+        assert len(await asyncio.gather(*callers)) == 2, "each by itself"
+
+    async with Batcher(lambda *_: [], BatchLimits(items=8), 1, ModelSeries("doubler", 1)) as none:
+        with pytest.raises(BatchFailed, match="0 answers to 1 items"):
+            await none.submit(number(1))
+
+
+@contextmanager
+def no_more_threads() -> Iterator[None]:
+    """As in a container whose limit of processes is reached."""
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        yield
+
+
+async def test_a_lane_is_replaced_as_soon_as_there_is_a_thread_for_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = Doubler(held=True)
+    async with batcher(model) as doubler:
+        callers = await submit_behind_a_held_batch(doubler, model, [number(1)])
+        with no_more_threads():
+            for _ in range(2):
+                assert len(doubler.replace_stuck(0)) == 1
+        with pytest.raises(BatchFailed, match="no answer within 0 s"):
+            await callers[0]
+        assert "doubler version 1: no thread for a lane: can't start new thread" in caplog.text
+        model.go.set()
+        while doubler.replace_stuck(60):  # noqa: ASYNC110  until the old thread has ended
+            await asyncio.sleep(0.001)
+        assert total(await callers[1]) == 2
+
+
+async def test_a_batcher_without_threads_says_so() -> None:
+    with no_more_threads(), pytest.raises(OperatorError, match="doubler version 1: no thread"):
+        batcher(Doubler())
+
+
+async def test_draining_needs_no_thread() -> None:
+    doubler = batcher(Doubler())
+    assert total(await doubler.submit(number(1))) == 2
+    with no_more_threads():
+        await doubler.drain(10)
+    assert not doubler._is_at_work()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_a_lane_that_has_died_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lane_that_has_died_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def die() -> None:
         raise PermissionError("as a system call may")
 
@@ -473,6 +592,74 @@ async def test_a_lane_that_has_died_is_replaced(monkeypatch: pytest.MonkeyPatch)
                 await asyncio.sleep(0.001)
     async with doubler:
         caller = asyncio.create_task(doubler.submit(number(1)))
-        assert doubler.replace_stuck(60) == 1
+        assert not doubler.replace_stuck(60)
         assert total(await caller) == 2
-        assert doubler.replace_stuck(60) == 0
+    assert "doubler version 1: a lane has died" in caplog.text
+
+
+async def test_a_batch_of_a_slow_model_is_not_stuck_before_it_takes_longer_than_expected() -> None:
+    model = Doubler(held=True)
+    least, series = BatchLimits(items=8), ModelSeries("doubler", 1)
+    async with Batcher(model, least, 1, series, speed=Speed(unit=10.0, item=10.0)) as doubler:
+        caller = asyncio.create_task(doubler.submit(number(1)))
+        await model.has_started()
+        assert doubler.patience(1, 8) == 50
+        assert doubler.patience(1, 60) == 60
+        assert not doubler.replace_stuck(0)
+        model.go.set()
+        assert total(await caller) == 2
+
+
+async def test_what_a_stop_of_the_process_took_is_not_the_lanes_fault() -> None:
+    model = Doubler(held=True)
+    async with batcher(model) as doubler:
+        caller = asyncio.create_task(doubler.submit(number(1)))
+        await model.has_started()
+        doubler.excuse(60)
+        assert not doubler.replace_stuck(0)
+        model.go.set()
+        assert total(await caller) == 2
+
+
+async def test_each_half_of_a_batch_that_failed_has_the_time_of_a_run_of_its_own() -> None:
+    began: list[float] = []
+
+    def compute(*_: object) -> list[Computed]:
+        began.append(doubler._lanes[0].began)
+        raise ValueError("no")
+
+    doubler = Batcher(compute, BatchLimits(items=8), 1, ModelSeries("doubler", 1))
+    async with doubler:
+        with doubler._changed:
+            callers = [asyncio.create_task(doubler.submit(number(n))) for n in (1, 2)]
+            await asyncio.sleep(0)
+        await asyncio.gather(*callers, return_exceptions=True)
+    assert len(began) == 3
+    assert began == sorted(set(began))
+
+
+async def test_an_error_of_a_model_is_logged_once_with_its_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def compute(items: Sequence[Item], _: bool) -> list[Computed]:
+        raise ValueError(f"row {items[0].cost} is broken")
+
+    async with Batcher(compute, BatchLimits(items=8), 1, ModelSeries("doubler", 1)) as doubler:
+        callers = [asyncio.create_task(doubler.submit(number(n, cost=n))) for n in range(1, 9)]
+        await asyncio.gather(*callers, return_exceptions=True)
+    assert [record.getMessage()[:38] for record in caplog.records] == [
+        "doubler version 1 failed on a batch: r"
+    ]
+
+
+async def test_what_cannot_be_decoded_does_not_pass_for_speed() -> None:
+    def compute(items: Sequence[Item], _: bool) -> list[Computed | CallerError]:
+        return [Unreadable("damaged") for _ in items]
+
+    speed = Speed(unit=10.0)
+    least, series = BatchLimits(items=8), ModelSeries("doubler", 1)
+    async with Batcher(compute, least, 1, series, speed=speed) as doubler:
+        for _ in range(50):
+            with pytest.raises(Unreadable):
+                await doubler.submit(number(1))
+        assert doubler._rate.seconds == 10

@@ -1,14 +1,17 @@
 """How many cores there really are, and how they are shared out."""
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.limits import core_budget, has_all_its_cores
-from service.settings import Settings
-from tests.marks import keeps_to_cores
+from service.cores import CORES as PROCESS
+from service.errors import OperatorError
+from service.limits import AFFINITY, core_budget, has_all_its_cores
+from service.settings import Settings, read_settings
+from tests.marks import has_two_cores, keeps_to_cores
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -75,7 +78,7 @@ def test_an_operator_may_set_them_otherwise(monkeypatch: pytest.MonkeyPatch) -> 
 def test_lanes_are_pinned_where_each_has_a_core(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], pinned: bool
 ) -> None:
-    monkeypatch.setattr("service.settings.affinity", lambda: {0, 1})
+    monkeypatch.setattr("service.settings.AFFINITY", {0, 1})
     monkeypatch.setattr("service.settings.has_all_its_cores", lambda: True)
     assert Settings(**settings).one_lane_per_core is (pinned and hasattr(os, "sched_setaffinity"))
 
@@ -95,7 +98,7 @@ def test_lanes_are_pinned_where_each_has_a_core(
 def test_threads_of_a_lone_batch_have_a_core_each_where_the_cores_are_ours(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], kept: bool
 ) -> None:
-    monkeypatch.setattr("service.settings.affinity", lambda: {7, 8, 6, 9})
+    monkeypatch.setattr("service.settings.AFFINITY", {7, 8, 6, 9})
     monkeypatch.setattr("service.settings.core_budget", lambda: 4)
     monkeypatch.setattr("service.settings.has_all_its_cores", lambda: True)
     assert Settings(**settings).lone_cores == ((6, 7, 8, 9) if kept else ())
@@ -110,3 +113,34 @@ def test_a_quota_may_keep_a_process_from_all_its_cores(
     if share:
         (tmp_path / "cpu.max").write_text(f"{CORES * share * 100_000:.0f} 100000\n")
     assert has_all_its_cores(tmp_path) is all_its_cores
+
+
+@has_two_cores
+@keeps_to_cores
+def test_a_thread_that_keeps_to_a_core_sees_all_cores_of_the_process() -> None:
+    """Models that are loaded later are served from the event loop, which may keep to one."""
+
+    def placement() -> tuple[object, ...]:
+        settings = Settings(lanes=len(AFFINITY), threads=1)
+        return core_budget(), has_all_its_cores(), settings.one_lane_per_core, settings.lone_cores
+
+    wanted, found = placement(), []
+
+    def place() -> None:
+        PROCESS.keep_to(min(AFFINITY))
+        found.append(placement())
+
+    thread = threading.Thread(target=place)
+    thread.start()
+    thread.join()
+    assert found == [wanted]
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "Infinity"])
+@pytest.mark.parametrize("name", ["STUCK_SECONDS", "BODY_SECONDS", "CALLER_RATE", "WATCH_SECONDS"])
+def test_a_number_of_seconds_has_an_end(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"SENSORIUM_{name}", value)
+    with pytest.raises(OperatorError, match=f"SENSORIUM_{name}: Input should be a finite number"):
+        read_settings()

@@ -164,16 +164,18 @@ def test_a_batch_that_takes_too_long_is_interrupted_in_whichever_run(tmp_path: P
     pixels = np.zeros((2, 8, 8, 3), np.uint8)
     pixels[0], pixels[1] = 221, 255  # two million turns, and more than anybody waits for
     with ThreadPoolExecutor() as pool:
-        started = time.monotonic()
         batch = pool.submit(session.run, {"pixels": pixels}, ["vector"])
         first = wait_for_another(session, None)
         wait_for_another(session, first)
-        session.interrupt((time.monotonic() - started) / 2)
+        [lane] = session._runs.values()
+        session.interrupt([lane + 1])
+        assert not batch.done(), "the runs of other threads go on"
+        session.interrupt([lane])
         try:
             with pytest.raises(Exception, match="terminate"):
                 batch.result(timeout=10)
         finally:
-            session.interrupt(0)
+            session.interrupt([lane])
 
 
 def wait_for_another(session: Session, before: object) -> object:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 import httpx
 import psutil
@@ -77,7 +77,7 @@ def on_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def watched(
-    models: Path, graph: str = STALLING
+    models: Path, graph: str = STALLING, patience: float = PATIENCE, example: bytes = DARK
 ) -> AsyncIterator[tuple[State, httpx.AsyncClient]]:
     write_model(
         models,
@@ -87,9 +87,9 @@ async def watched(
         tasks={"embed": {"output": "vector", "width": 3}},
         batching={"max_batch": 4},
         example={"file": "example.png", "tolerance": {"fp32": 1e-4}},
-        files={"example.png": DARK},
+        files={"example.png": example},
     )
-    settings = Settings(models=models, stuck_seconds=PATIENCE)
+    settings = Settings(models=models, stuck_seconds=patience)
     api = build_api()
     api.state.sensorium = state = build_state(settings, models.parent)
     await state.repository.open()
@@ -124,6 +124,10 @@ async def wait_until_fewer(most: int) -> None:
             await asyncio.sleep(0.01)
 
 
+# Of brightness 218 it makes 2 ** 18 turns: about a tenth of a second.
+SLOWLY = png((10, 20, 218))
+
+
 async def look_until_well(state: State) -> None:
     while state.watch.ailment:
         await asyncio.sleep(0.01)
@@ -146,6 +150,57 @@ async def test_a_run_that_does_not_end_is_given_up_and_the_service_goes_on(tmp_p
         assert (await client.post("/v1/image/embed", content=DARK)).status_code == 200
         await look_until_well(state)
         assert (await client.get("/livez")).json() == {"status": "alive"}
+
+
+async def test_a_slow_model_is_not_taken_for_a_stuck_one(tmp_path: Path) -> None:
+    async with watched(tmp_path, patience=0.001, example=SLOWLY) as (state, client):
+        [served] = state.repository.served()
+        assert served.batcher.patience(1, 0.001) > 0.001
+        answering = asyncio.create_task(client.post("/v1/image/embed", content=SLOWLY))
+        while not answering.done():
+            await asyncio.sleep(0.005)
+            await state.watch._look_at_lanes()
+            assert (await client.get("/livez")).json() == {"status": "alive"}
+        assert (await answering).status_code == 200
+        assert await state.watch._try_example(served) is None
+
+
+async def test_the_watch_goes_on_where_no_thread_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(service.watch, "PAUSE", 0.01)
+    async with watched(tmp_path) as (state, client), asyncio.timeout(30):
+        assert (await client.post("/v1/image/embed", content=DARK)).status_code == 200
+        with monkeypatch.context() as patch:
+            patch.setattr(Thread, "start", fail)
+            async with watching(state):
+                stalled = await client.post("/v1/image/embed", content=BRIGHT)
+        assert stalled.json()["code"] == "inference_failed"
+        async with watching(state):
+            assert (await client.post("/v1/image/embed", content=DARK)).status_code == 200
+
+
+async def test_a_process_that_stood_still_has_no_lane_that_is_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by SIGSTOP, or a machine that sleeps: an hour goes by between two looks."""
+    monkeypatch.setattr(service.watch, "PAUSE", 0.01)
+    async with watched(tmp_path) as (state, client):
+        [served] = state.repository.served()
+        asked = asyncio.create_task(client.post("/v1/image/embed", content=BRIGHT))
+        while not any(lane.jobs for lane in served.batcher._lanes):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        for lane in served.batcher._lanes:
+            lane.began -= 3600
+        state.watch._looked -= 3600
+        await state.watch._look_at_lanes()
+        assert (await client.get("/livez")).json() == {"status": "alive"}
+        await asyncio.sleep(2 * PATIENCE)
+        await state.watch._look_at_lanes()
+        assert (await asked).json()["code"] == "inference_failed"
 
 
 async def test_a_healthy_service_is_well(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from service.manifest import ImagePreprocessing
 from service.metrics import ModelSeries
 from service.preprocessing import ImagePreprocessor, Sample
 from service.routes import build_api
-from service.served import RUN_COST
 from service.settings import Settings
 from tests.conftest import png
 from tests.test_routes import serving
@@ -89,7 +88,7 @@ async def test_padding_on_mixed_lengths_stays_below_a_twentieth() -> None:
         batches.append([item.cost for item in items])
         return [Computed({}) for _ in items]
 
-    limits = BatchLimits(items=32, padding=RUN_COST)
+    limits = BatchLimits(items=32, padding=8)
     async with Batcher(compute, limits, 1, ModelSeries("counted", 1)) as batcher:
         texts = [Sample(np.zeros(0), length) for length in mixed_lengths()]
         with batcher._changed:  # until all wait, the lane takes none
