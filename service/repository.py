@@ -368,6 +368,8 @@ class Repository:
         folder = self._folder(entry)
         try:
             model = await asyncio.to_thread(load, folder, self._settings, self._find_encoder)
+            encoders = tuple(self._serving(encoder) for encoder in model.encoders)
+            served = serve(model, self._settings, encoders)
         except EncoderMissing:
             raise
         except OperatorError as error:
@@ -376,8 +378,6 @@ class Repository:
             logger.exception("%s cannot be loaded", folder)
             return _refused(entry, f"{folder}: cannot be loaded: {error!r}")
         logger.info("model ready: %s version %s", entry.name, entry.version)
-        encoders = tuple(self._serving(encoder) for encoder in model.encoders)
-        served = serve(model, self._settings, encoders)
         return replace(entry, state="ready", served=served)
 
     def _find_encoder(self, wanted: EncoderReference) -> Model:
@@ -437,7 +437,7 @@ def _can(model: Model, kind: Kind, task: Task | None) -> bool:
 
 
 def _refused(entry: Entry, reason: str) -> Entry:
-    logger.error("model refused: %s", reason)
+    logger.error("model refused: %s version %s: %s", entry.name, entry.version, reason)
     return replace(entry, state="failed", reason=reason)
 
 
