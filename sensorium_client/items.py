@@ -21,6 +21,7 @@ SUFFIXES: dict[str, Modality] = {
         (
             *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
             *(".tif", ".tiff", ".avif", ".avifs", ".heic", ".heics", ".heif", ".heifs", ".hif"),
+            *(".ico", ".mpo"),
         ),
         "image",
     ),

@@ -324,10 +324,9 @@ def test_metadata_beyond_the_limit_is_refused(form: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
-def test_compressed_metadata_that_bursts_is_unreadable(kind: bytes) -> None:
+def test_compressed_metadata_that_bursts_is_ignored(kind: bytes) -> None:
     bomb = (b"name\0\1\0\0\0" if kind == b"iTXt" else b"name\0\0") + compress(bytes(2**24), 9)
-    with pytest.raises(Unreadable, match="too large"):
-        preprocessor().decode(with_header("PNG", chunk(kind, bomb)))
+    assert_quarters(preprocessor().decode(with_header("PNG", chunk(kind, bomb))).data)
 
 
 def test_a_picture_has_so_many_colour_profiles() -> None:

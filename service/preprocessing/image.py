@@ -1,4 +1,4 @@
-"""Image: a picture of any common kind becomes RGB pixels of the model's size."""
+"""Image: an image file of any common format becomes RGB pixels of the model's size."""
 
 import io
 import struct
@@ -6,19 +6,28 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+import pi_heif
+from PIL import AvifImagePlugin, ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
 from service.manifest import ImagePreprocessing
+from service.preprocessing.colours import eight_bits, on_white
+from service.preprocessing.containers import ICON, largest_icon, mended
 from service.preprocessing.sample import Array, Sample, TensorSpec, stack
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "ICO")
+KINDS = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"II": "TIFF", b"MM": "TIFF", b"GIF": "GIF"}
+READABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC or ICO"
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, read from the header below, takes its place
 warnings.filterwarnings("ignore", module="PIL")  # 30,000 damaged tags wrote 6 MB into the log
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # images are decoded side by side, on the cores there are
+pi_heif.register_heif_opener(
+    decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
+)
 
 # What no honest picture is beyond, and what would keep a decoder busy for seconds to hours.
 LONGEST_SIDE = 65_535  # of a JPEG; a resampler's weights grow with it
@@ -83,33 +92,45 @@ class ImagePreprocessor:
         return restored
 
     def _pixels(self, payload: bytes) -> Array:
-        """The picture at the model's size: uint8[H, W, 3]."""
-        _check_profiles(payload)
+        """The image at the model's size: uint8[H, W, 3]."""
         try:
-            file = _MeteredFile(payload) if len(payload) > METERED else io.BytesIO(payload)
-            with Image.open(file, formats=FORMATS) as picture:
-                if isinstance(file, _MeteredFile):
-                    file.allowance += 2 * len(payload)  # the pixels, in pieces of a KB or more
-                self._check_size(picture)
-                _check_scans(picture, payload, file.tell())
-                _check_tags(picture, payload)
-                self._reduce_while_decoding(picture)
-                if isinstance(picture, JpegImageFile):
-                    picture.decodermaxblock = len(payload)  # at once, not in pieces of 64 KB
-                picture.load()
-                orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-                resized = self._resize(_rgb(picture), orientation in SIDES_SWAPPED)
-                if orientation in UPRIGHT:
-                    resized = resized.transpose(UPRIGHT[orientation])
-                return np.asarray(resized)
-        except TooLarge:
+            if payload.startswith(ICON):
+                payload = largest_icon(payload)
+            try:
+                return self._decoded(payload)
+            except (TooLarge, Unreadable):
+                raise
+            except Exception:  # decoders of foreign bytes raise whatever they like
+                if not (whole := mended(payload)):
+                    raise
+                return self._decoded(whole)
+        except (TooLarge, Unreadable):
             raise
         except UnidentifiedImageError as error:
-            raise Unreadable(
-                f"not a picture that can be read; send one of {', '.join(FORMATS)}"
-            ) from error
-        except Exception as error:  # decoders of foreign bytes raise whatever they like
-            raise Unreadable(f"the picture is damaged: {error}") from error
+            raise Unreadable(_unidentified(payload)) from error
+        except Exception as error:
+            raise Unreadable(f"the image is damaged: {error}; send the whole file") from error
+
+    def _decoded(self, payload: bytes) -> Array:
+        _check_profiles(payload)
+        file = _MeteredFile(payload) if len(payload) > METERED else io.BytesIO(payload)
+        with Image.open(file, formats=FORMATS) as picture:
+            if isinstance(file, _MeteredFile):
+                file.allowance += 2 * len(payload)  # the pixels, in pieces of a KB or more
+            self._check_size(picture)
+            _check_scans(picture, payload, file.tell())
+            if isinstance(picture, TiffImageFile):
+                _check_tags(payload)
+            self._reduce_while_decoding(picture)
+            if isinstance(picture, JpegImageFile):
+                picture.decodermaxblock = len(payload)  # at once, not in pieces of 64 KB
+            picture.load()
+            orientation = _orientation(picture)
+            resized = self._resize(eight_bits(picture, payload), orientation in SIDES_SWAPPED)
+            upright = on_white(resized, picture.info)
+            if orientation in UPRIGHT:
+                upright = upright.transpose(UPRIGHT[orientation])
+            return np.asarray(upright)
 
     def _check_size(self, picture: Image.Image) -> None:
         """Of the picture and, as libtiff decodes whole tiles, of the tile of a TIFF."""
@@ -173,10 +194,8 @@ def _tile(picture: Image.Image) -> tuple[int, int]:
     return picture.tag_v2.get(TILEWIDTH, 0), picture.tag_v2.get(TILELENGTH, 0)
 
 
-def _check_tags(picture: Image.Image, payload: bytes) -> None:
+def _check_tags(payload: bytes) -> None:
     """A tile's sides that libtiff reads, but Pillow overlooks for their type: 64 bits, signed."""
-    if not isinstance(picture, TiffImageFile):
-        return
     order, big = "<" if payload.startswith(b"II") else ">", 43 in payload[2:4]
     place = struct.unpack_from(order + ("Q" if big else "I"), payload, 8 if big else 4)[0]
     number = struct.Struct(order + ("Q" if big else "H"))
@@ -215,16 +234,22 @@ def _check_scans(picture: Image.Image, payload: bytes, opened: int) -> None:
         raise TooLarge(f"the picture has more than {MOST_SCANS} scans; save it anew")
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    """Any mode as RGB: 16 bits scaled to 8, transparency laid on white."""
-    if picture.mode.startswith("I"):
-        levels = np.asarray(picture).clip(0, 65535).astype(np.uint16) >> 8
-        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-    if picture.mode == "F":
-        raise Unreadable("pixels are floating-point numbers; send 8 or 16 bits a channel")
-    if picture.has_transparency_data:
-        coloured = picture if picture.mode == "RGBA" else picture.convert("RGBA")
-        paper = Image.new("RGB", picture.size, "white")
-        paper.paste(coloured, mask=coloured)
-        return paper
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+def _unidentified(payload: bytes) -> str:
+    kind = next((name for start, name in KINDS.items() if payload.startswith(start)), "")
+    if b"ftyp" in payload[4:8] and b"jp2" not in payload[8:12]:
+        kind = "HEIC or AVIF"
+    if not kind:
+        return f"not an image that can be read; send {READABLE}"
+    return (
+        f"the {kind} is damaged, or of a kind that cannot be read;"
+        " save it anew, with 8 or 16 bits a channel, or as a PNG"
+    )
+
+
+def _orientation(picture: Image.Image) -> int:
+    """By EXIF, or the container's own turn; 1, which is upright, where the EXIF is broken."""
+    try:
+        orientation: int = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # parsers of foreign bytes raise whatever they like
+        return 1
+    return orientation

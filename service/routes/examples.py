@@ -7,7 +7,10 @@ from pydantic import BaseModel
 from service.manifest import Kind, Modality
 
 MEDIA = {
-    "image": ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff"),
+    "image": tuple(
+        f"image/{kind}"
+        for kind in ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "heic", "x-icon")
+    ),
     "audio": ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "audio/aiff"),
     "text": ("text/plain",),
 }
