@@ -25,8 +25,10 @@ from loadtests.faults.figures import Figure, Finding, show
 from loadtests.faults.leaving import leave
 from loadtests.faults.overload import overload
 from loadtests.faults.poison import poison
+from loadtests.faults.repository import damaged_folder, management
 from loadtests.faults.slow import idle_connections, slow_clients
 from loadtests.faults.stuck import stuck_lane
+from loadtests.faults.unread import decompression, pipelining, unread
 
 FAULTS: dict[str, Callable[[Bench], Iterable[Figure]]] = {
     "corpus": send_corpus,
@@ -34,9 +36,14 @@ FAULTS: dict[str, Callable[[Bench], Iterable[Figure]]] = {
     "overload": overload,
     "slow": slow_clients,
     "idle": idle_connections,
+    "unread": unread,
+    "pipelining": pipelining,
+    "decompression": decompression,
     "leaving": leave,
     "poison": poison,
     "stuck": stuck_lane,
+    "folder": damaged_folder,
+    "management": management,
     "terminate": terminate,
     "kill": kill_worker,
     "endurance": endure,

@@ -23,9 +23,15 @@ class Bench:
         return quick if self.quick else full
 
     @contextmanager
-    def server(self, name: str, models: Path | None = None, **settings: str) -> Iterator[Server]:
-        """A server for one fault; its log is named by the fault and the number of workers."""
+    def server(
+        self, name: str, models: Path | None = None, ready: int | None = None, **settings: str
+    ) -> Iterator[Server]:
+        """A server for one fault; its log is named by the fault and the number of workers.
+
+        Args:
+            ready: how many models must be, where others of the folder cannot.
+        """
         log_name = f"{name}-{self.workers}"
         folder = models or self.models
-        with served(log_name, folder, self.workers, self.into, settings) as server:
+        with served(log_name, folder, self.workers, self.into, settings, ready) as server:
             yield server

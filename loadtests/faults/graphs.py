@@ -29,10 +29,11 @@ def picture(level: int) -> bytes:
     return file.getvalue()
 
 
-def write_brittle(models: Path) -> None:
+def write_brittle(models: Path, name: str = "brittle", version: int = 1) -> None:
     """Its table ends before the marker, so that a batch that holds the marker fails."""
     table = np.arange(MARKER, dtype=np.float32).reshape(-1, 1)
-    _write(models, "brittle", [_lookup("levels")], [numpy_helper.from_array(table, "table")])
+    arrays = [numpy_helper.from_array(table, "table")]
+    _write(models, name, [_lookup("levels")], arrays, version)
 
 
 def write_endless(models: Path) -> None:
@@ -75,7 +76,11 @@ def _turn() -> onnx.GraphProto:
 
 
 def _write(
-    models: Path, name: str, nodes: list[onnx.NodeProto], arrays: list[onnx.TensorProto]
+    models: Path,
+    name: str,
+    nodes: list[onnx.NodeProto],
+    arrays: list[onnx.TensorProto],
+    version: int = 1,
 ) -> None:
     """The folder of a model that takes uint8[N, SIDE, SIDE, 3] and gives float32[N, 1]."""
     axes = numpy_helper.from_array(np.array([1, 2, 3], np.int64), "axes")
@@ -94,7 +99,7 @@ def _write(
     model = helper.make_model(graph, opset_imports=opset, ir_version=9)
     onnx.checker.check_model(model)
     content = model.SerializeToString()
-    folder = models / name / "1"
+    folder = models / name / str(version)
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(content)
     (folder / "example.png").write_bytes(picture(LEVEL))
@@ -103,7 +108,7 @@ def _write(
     manifest = {
         "format": 1,
         "name": name,
-        "version": 1,
+        "version": version,
         "description": "A small model with a fault in it.",
         "preprocessing": {"modality": "image", "input": "pixels", "size": [SIDE, SIDE]},
         "graphs": [{"file": "model.onnx", "sha256": hashlib.sha256(content).hexdigest()}],

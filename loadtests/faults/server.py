@@ -85,20 +85,26 @@ class Server:
 
 @contextmanager
 def served(
-    name: str, models: Path, workers: int, logs: Path, settings: Mapping[str, str]
+    name: str,
+    models: Path,
+    workers: int,
+    logs: Path,
+    settings: Mapping[str, str],
+    ready: int | None = None,
 ) -> Iterator[Server]:
     """A server of this checkout with all models of that folder ready in every worker.
 
     Args:
         name: of its log.
         settings: as environment variables.
+        ready: how many models must be; by default, all.
 
     Raises:
         NotReady: it does not begin to serve.
     """
     place = {"SENSORIUM_MODELS": str(models.absolute()), "SENSORIUM_WORKERS": str(workers)}
     ours = replace(CONTESTANTS["sensorium"], name=name, env={**place, **settings})
-    expected = workers * len(list(models.glob("*/*/manifest.yaml")))
+    expected = workers * (ready or len(list(models.glob("*/*/manifest.yaml"))))
     with serving.served(ours, Path(), logs) as started:
         server = Server(started.port, started.tree)
         while server.metric("sensorium_model_state", state="ready") < expected:
