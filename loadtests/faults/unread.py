@@ -20,14 +20,16 @@ from loadtests.faults.overload import probe
 from loadtests.faults.server import Server
 from loadtests.wire import post
 
-HELD_MIB = 64  # of bodies, as the server is told
-READERS, ITEMS, BODY_MIB = 24, 256, 6
+HELD_MIB = 32  # of bodies, as the server is told
+READERS, BODY_MIB = 8, 6
+ITEMS = 1200  # 5.7 MB of vectors, more than a socket's buffer takes
 PIPELINES, PIPELINED_BYTES = 40, 250_000
-PACKED, INFLATED_MIB = 40, 60
+PACKED, INFLATED_MIB = 40, 24
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
 AT_ONCE = 2  # clients that behave
 SEND_SECONDS = 1.0  # for which a client waits until the server takes more
+ANSWER_SECONDS = 30.0
 SERVED_AGAIN_SECONDS = 30.0
 SLOWEST_PROBE_MS = 250
 MOST_MIB = 100  # that a worker grows beyond the bodies that it may hold
@@ -35,53 +37,66 @@ END_SECONDS = 25.0
 
 
 def unread(bench: Bench) -> Iterator[Figure]:
-    """A request with a large answer, and behind it, on the same connection, one that is large."""
+    """A request with a large answer, then, on the same connection, a request that is large."""
     many = json.dumps({"input": ["red"] * ITEMS}).encode()
     large = b'{"input": "red"}'.ljust(BODY_MIB * 2**20)
-    message = b"".join(post("/v1/text/embed", "application/json", body) for body in (many, large))
-    yield from _harm(bench, "unread", [message] * READERS, HELD_MIB)
+    messages = [post("/v1/text/embed", "application/json", body) for body in (many, large)]
+    yield from _harm(bench, "unread", READERS, messages, HELD_MIB)
 
 
 def pipelining(bench: Bench) -> Iterator[Figure]:
     """Thousands of small requests on each connection."""
     requests = LIVEZ * (PIPELINED_BYTES // len(LIVEZ))
-    yield from _harm(bench, "pipelining", [requests] * PIPELINES, 0)
+    yield from _harm(bench, "pipelining", PIPELINES, [requests], 0)
 
 
 def decompression(bench: Bench) -> Iterator[Figure]:
-    """Bodies that are sixty times larger when they are inflated, and whose end never comes."""
+    """Bodies that are some fifty times larger when they are inflated, and whose end never comes."""
     plain = b"".join(os.urandom(500) + bytes(60_000) for _ in range(INFLATED_MIB * 17))
     packed = gzip.compress(plain)
     message = post("/v1/text/embed", "text/plain", packed, {"Content-Encoding": "gzip"})
-    yield from _harm(bench, "decompression", [message[:-1]] * PACKED, HELD_MIB)
+    yield from _harm(bench, "decompression", PACKED, [message[:-1]], HELD_MIB)
 
 
-def _harm(bench: Bench, name: str, messages: Sequence[bytes], held_mib: float) -> Iterator[Figure]:
-    """Each message from a client of its own that reads nothing and stays."""
+def _harm(
+    bench: Bench, name: str, number: int, messages: Sequence[bytes], held_mib: float
+) -> Iterator[Figure]:
+    """So many clients send these messages, read next to nothing, and stay."""
     examples = read_examples(bench.models)
     with (
-        bench.server(name, SENSORIUM_MAX_HELD_BYTES=str(HELD_MIB * 2**20)) as server,
+        bench.server(
+            name,
+            SENSORIUM_MAX_HELD_BYTES=str(HELD_MIB * 2**20),
+            SENSORIUM_MAX_ITEMS=str(ITEMS),
+            SENSORIUM_MAX_QUEUE=str(2 * ITEMS),
+            SENSORIUM_MAX_WAIT_MS="60000",
+            SENSORIUM_CACHE_BYTES=str(2**20),  # the same text again and again costs nothing
+        ) as server,
         ExitStack() as clients,
     ):
         asyncio.run(ask_for(SEND_SECONDS, server.port, examples, AT_ONCE))
         before = server.resident_bytes()
         server.forget_peaks()
-        for message in messages:
-            clients.enter_context(_send_unread(server.port, message))
+        for _ in range(number):
+            clients.enter_context(_send_unread(server.port, messages))
         yield from _beside(server, examples, bench.scaled(30, 8))
         growth = server.peak_growth_bytes(before) / 2**20
         yield Figure("growth of a worker, MiB", growth, most=held_mib + MOST_MIB)
         yield from _terminate(server)
 
 
-def _send_unread(port: int, message: bytes) -> socket.socket:
-    """A connection on which the server was sent all that it took."""
+def _send_unread(port: int, messages: Sequence[bytes]) -> socket.socket:
+    """A connection that sends each message when the answer to the one before has begun."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.settimeout(SEND_SECONDS)
     client.connect(("127.0.0.1", port))
     with suppress(OSError):  # the server takes no more, or has closed the connection
-        client.sendall(message)
+        for number, message in enumerate(messages):
+            if number:
+                client.settimeout(ANSWER_SECONDS)
+                client.recv(1)
+            client.settimeout(SEND_SECONDS)
+            client.sendall(message)
     return client
 
 
