@@ -141,7 +141,7 @@ def test_a_manifest_that_is_no_yaml_mapping_is_refused(tmp_path: Path, content: 
             b'{"classify": [NaN, 0, 0], "embed": [200, 30, 40]}',
             "example.expected: classify differs",
         ),
-        ("example.png", b"no picture", "example.file: not a picture"),
+        ("example.png", b"no picture", "example.file: not an image"),
     ],
 )
 def test_a_folder_whose_files_disagree_is_refused(

@@ -212,7 +212,7 @@ async def test_sounds_as_data_uris(plain: httpx.AsyncClient) -> None:
         ("words", "\ud800", 422, "lone surrogate"),
         ("colours", "sea", 422, "not a data URI"),
         ("colours", "data:image/png;base64,%", 422, "not base64"),
-        ("colours", "data:image/png;base64,AAAA", 422, "not a picture"),
+        ("colours", "data:image/png;base64,AAAA", 422, "not an image"),
         ("colours", [1], 400, "colours reads no tokens"),
     ],
 )
