@@ -25,7 +25,7 @@ from bentoml._internal.utils import circus
 from service import logs
 from service.errors import OperatorError
 from service.keys import read_keys
-from service.policy import open_state
+from service.policy import check_state, open_state
 from service.settings import Settings, check_models, read_settings
 
 if TYPE_CHECKING:
@@ -40,7 +40,12 @@ def _meeting(settings: Settings) -> Path:
     """The folder that the workers share; one that ends with this process, if none is set."""
     if settings.state:
         return settings.state
-    folder = mkdtemp(prefix="sensorium-")
+    try:
+        folder = mkdtemp(prefix="sensorium-")
+    except OSError as error:
+        raise OperatorError(
+            f"no temporary folder can be made: {error.strerror}; set TMPDIR or SENSORIUM_STATE"
+        ) from error
     os.environ["SENSORIUM_STATE"] = folder  # workers are started from here, and inherit it
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
@@ -126,6 +131,14 @@ class Sensorium:
                 host,
                 port,
             )
+
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    def look_at_state() -> None:
+        """Once, before there are workers: end where they could not write what is wanted."""
+        try:
+            check_state(meeting)
+        except OperatorError as error:
+            sys.exit(str(error))
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def look_after_workers() -> None:

@@ -21,7 +21,8 @@
         ├── BadModel           a model folder that cannot be served as it is
         │   └── EncoderMissing   a head whose encoder is not loaded
         ├── BatchFailed        the model failed on this very input
-        └── ProviderMissing    hardware that was asked for is not there
+        ├── ProviderMissing    hardware that was asked for is not there
+        └── StateUnusable      what is wanted of the models cannot be read or written
 
 They are raised deep and plain, without HTTP; `routes.problems` gives each its status and code.
 """
@@ -121,3 +122,7 @@ class BatchFailed(OperatorError):
 
 class ProviderMissing(OperatorError):
     """The execution provider that was asked for is not to be had on this machine."""
+
+
+class StateUnusable(OperatorError):
+    """What is wanted of the models cannot be read from the state folder, or written there."""

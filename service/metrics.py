@@ -13,6 +13,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     Summary,
     disable_created_metrics,
     generate_latest,
@@ -127,12 +128,21 @@ BUILD = Gauge(
 )
 
 
+_forgotten: set[tuple[str, str]] = set()  # models whose series are not shown any more
+
+
+def forget_model(name: str, version: str) -> None:
+    """Show no series of a model that is gone; where workers share series, none can be removed."""
+    _forgotten.add((name, version))
+
+
 class ModelSeries:
     """The series of one model, its labels bound once."""
 
     def __init__(self, model: str, version: int) -> None:
         self.name = f"{model} version {version}"
         labels = (model, str(version))
+        _forgotten.discard(labels)
         self._labels = labels
         self._stages = {stage: STAGE.labels(*labels, stage) for stage in STAGES}
         self._batches = cache(lambda reason: BATCHES.labels(*labels, reason))
@@ -202,12 +212,30 @@ def keep_to_itself() -> None:
 
 def render() -> bytes:
     """All series in Prometheus' text format, summed over the workers where there are several."""
-    return generate_latest(_registry())
+    return generate_latest(_Shown(_registry()))
 
 
 def samples() -> Iterator[Sample]:
     """Every value of every series, as `render` shows it."""
-    return (sample for family in _registry().collect() for sample in family.samples)
+    return (sample for family in _Shown(_registry()).collect() for sample in family.samples)
+
+
+class _Shown:
+    """A registry without the series of models that are gone."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        gone = set(_forgotten)
+        for family in self._registry.collect():
+            if gone:
+                family.samples = [
+                    sample
+                    for sample in family.samples
+                    if (sample.labels.get("model"), sample.labels.get("version")) not in gone
+                ]
+            yield family
 
 
 def _registry() -> CollectorRegistry:

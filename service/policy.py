@@ -2,22 +2,28 @@
 
 import os
 from bisect import bisect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
+from socket import AF_UNIX, socket
+from tempfile import NamedTemporaryFile
+from types import MappingProxyType
 from typing import Annotated
 from zlib import crc32
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from service.errors import OperatorError
+from service.errors import OperatorError, StateUnusable
 from service.manifest import Frozen, Share, first_fault
 
 LATEST = "latest"  # the highest version that serves; no alias can have that name
 
-Number = Annotated[str, Field(pattern=r"^\d{1,9}$")]
+Number = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 Alias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
-VersionName = Annotated[str, Field(pattern=r"^(\d{1,9}|[a-z][a-z0-9_-]{0,31})$")]  # one of the two
+VersionName = Annotated[
+    str, Field(pattern=r"^([0-9]{1,9}|[a-z][a-z0-9_-]{0,31})$")
+]  # one of the two
 Weight = Annotated[int, Field(gt=0, le=1_000_000)]
 
 
@@ -79,19 +85,74 @@ def open_state(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         read_policies(file)
     except OSError as error:
+        raise OperatorError(f"SENSORIUM_STATE: {folder}: {error.strerror}") from error
+    except StateUnusable as error:
         raise OperatorError(f"SENSORIUM_STATE: {folder}: {error}") from error
-    except ValidationError as error:
-        raise OperatorError(f"SENSORIUM_STATE: {file}: {first_fault(error)}") from error
     return file
 
 
-def read_policies(path: Path) -> dict[str, Policy]:
-    """What the file holds; nothing where there is none yet."""
-    return FILE.validate_json(path.read_bytes()) if path.exists() else {}
+def check_state(folder: Path) -> None:
+    """Raises:
+    OperatorError: workers cannot write in that folder, or not meet there.
+    """
+    try:
+        with NamedTemporaryFile(dir=folder, prefix="models.json.") as file:
+            file.write(b"{}")
+        name = f"{os.getpid()}.test"
+        with short_path(folder) as short, socket(AF_UNIX) as door:
+            door.bind(str(short / name))
+        (folder / name).unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise OperatorError(
+            f"SENSORIUM_STATE: {folder}: {reason}: files and sockets are made there"
+        ) from error
+
+
+@contextmanager
+def short_path(folder: Path) -> Iterator[Path]:
+    """The folder under a name that fits into a socket's address, which has 107 bytes."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        short = Path(f"/proc/self/fd/{number}")
+        yield short if short.exists() else folder
+    finally:
+        os.close(number)
+
+
+def read_policies(path: Path, missing: Policies = MappingProxyType({})) -> dict[str, Policy]:
+    """What the file holds.
+
+    Args:
+        missing: what holds where there is no file.
+
+    Raises:
+        StateUnusable: it cannot be read.
+    """
+    try:
+        return FILE.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return dict(missing)
+    except OSError as error:
+        raise StateUnusable(f"{path.name} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise StateUnusable(f"{path.name} is damaged: {first_fault(error)}") from error
 
 
 def write_policies(path: Path, policies: Policies) -> None:
-    """Replace the file: who reads it meanwhile finds the old one or the new one."""
+    """Replace the file: a reader finds the old one or the new one, also after a power failure.
+
+    Raises:
+        StateUnusable: it cannot be written.
+    """
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    fresh.write_bytes(FILE.dump_json(dict(policies), indent=2))
-    fresh.replace(path)
+    try:
+        with fresh.open("wb") as file:
+            file.write(FILE.dump_json(dict(policies), indent=2))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            fresh.unlink()
+        raise StateUnusable(f"{path.name} cannot be written: {error.strerror}") from error

@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from random import random
 from types import MappingProxyType
@@ -17,23 +20,34 @@ from service.errors import (
     OperatorError,
     Unsupported,
 )
-from service.manifest import MANIFEST, EncoderReference, Kind, Task
+from service.folders import (
+    GONE,
+    NO_VERSION,
+    VERSION,
+    Fingerprint,
+    Folder,
+    Key,
+    faulty_folder,
+    model_folders,
+    scan_model,
+)
+from service.manifest import EncoderReference, Kind, Task
 from service.memory import give_memory_back
-from service.metrics import ModelSeries
+from service.metrics import ModelSeries, forget_model
 from service.model import Model, load, no_encoder
 from service.policy import LATEST, Policies, Policy, Routing, draw
 from service.served import Leaving, Served, serve
 from service.settings import Settings, check_models
+from service.supervision import detach
 
 logger = logging.getLogger(__name__)
 
 PLAIN = Policy()  # of a model of which nothing was said
 LOADING = "it is being loaded"
+ROOTED = re.compile(r"(?<![\w./:])(/[^\s/:'\"]+)+/")  # the folders of an absolute path
 
 State = Literal["loading", "ready", "failed", "unloaded"]
-Key = tuple[str, str]  # name and version
-Fingerprint = frozenset[tuple[str, int, int]]  # of a folder: each file's name, size, time
-GONE: Fingerprint = frozenset()
+LOOK_SECONDS = 10.0  # in which a file system must say what lies in a model's folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,81 +71,199 @@ class Repository:
 
     A version that is loaded anew goes on serving until what lies in its folder now has proved
     itself; one that is taken out, or replaced, ends with the last request that has chosen it.
+    Changes to one model are made one after the other; no model waits for another one's folder.
     """
 
     def __init__(self, settings: Settings) -> None:
         """Raises:
-        OperatorError: there is no such folder.
+        OperatorError: there is no such folder, or it cannot be read.
         """
         check_models(settings.models)
         self._settings = settings
-        self._entries = {entry.key: entry for entry in _scan(settings.models)}
+        paths = model_folders(settings.models)
+        found = [folder for path in paths for folder in scan_model(path)]
+        self._entries = {folder.key: _entry(folder) for folder in found}
         self._policies: dict[str, Policy] = {}
-        self._leaving: list[Leaving] = []
+        self._applied: dict[str, Policy] = {}  # those that the models have followed
+        self._following: dict[str, asyncio.Task[None]] = {}
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._looking: dict[str, asyncio.Future[list[Folder]]] = {}  # that have not come back
+        self._leaving: defaultdict[str, list[Leaving]] = defaultdict(list)
         self._orphans: set[Key] = set()  # heads whose encoder is not there
         # Whom requests without a version have got, until something changes
         self._chosen: dict[tuple[Kind, Task | None, str | None], Served] = {}
-        self._opened = False
+        self._opened = asyncio.Event()
         self.draining = False
 
     async def open(self, policies: Policies = MappingProxyType({})) -> None:
-        """Load what is wanted, as much at once as there are cores; heads after their encoders."""
-        self._policies = dict(policies)
-        self._entries = {entry.key: entry for entry in _scan(self._settings.models)}
+        """Load what is wanted, as much at once as there are cores; heads after their encoders.
+
+        Raises:
+            OperatorError: the folder of models cannot be read.
+        """
+        self._policies, self._applied = dict(policies), dict(policies)
+        self._entries = {folder.key: _entry(folder) for folder in await self._scan_all()}
         for entry in self.entries():
-            if not self.policy(entry.name).wants(entry.version):
-                self._show(replace(entry, state="unloaded", reason=None))
+            if entry.state == "loading" and not self.policy(entry.name).wants(entry.version):
+                self._show(replace(entry, state="unloaded"))
         await self._bring([entry for entry in self.entries() if entry.state != "unloaded"])
-        self._opened = True
+        self._opened.set()
 
-    async def apply(self, policies: Policies) -> None:
-        """Serve what is wanted; for a model whose load was asked for, look at its folder."""
-        before, self._policies = self._policies, dict(policies)
+    async def apply(self, policies: Policies, names: Collection[str]) -> None:
+        """Serve what is wanted; return when the models of these names do."""
+        await self._opened.wait()
+        self._policies = dict(policies)
         self._chosen.clear()
-        for name, policy in policies.items():
-            if policy.loads != before.get(name, PLAIN).loads:
-                await self.look(name)
-            elif policy != before.get(name):
-                await self._retire(name)
+        for name in {*self._policies, *self._applied}:
+            busy = self._following.get(name)  # it looks at the policy again before it ends
+            if not self._follows(name) and (busy is None or busy.done()):
+                self._following[name] = detach(f"changing {name}", self._follow(name))
+        if asked := [task for name in names if (task := self._following.get(name))]:
+            await asyncio.wait(asked)
+            for task in asked:
+                task.result()
 
-    def changes(self) -> dict[Key, Fingerprint]:
-        """Folders that are not what was last loaded, or are gone; without a manifest, not yet."""
-        found = {
-            entry.key: look_at(self._folder(entry))
-            for entry in _scan(self._settings.models)
-            if (self._folder(entry) / MANIFEST).is_file()
-        }
-        gone = [entry.key for entry in self.entries() if not self._folder(entry).is_dir()]
-        return {
-            (name, version): seen
-            for (name, version), seen in {**dict.fromkeys(gone, GONE), **found}.items()
-            if self.policy(name).wants(version) and version.isdigit()
-            if (name, version) not in self._entries or self._entries[name, version].seen != seen
-        }
-
-    async def look(self, name: str, only: Collection[Key] | None = None) -> None:
-        """Load of a model's folder what is new there, has changed, or was refused before.
+    async def poll(self, before: Mapping[Key, Fingerprint]) -> dict[Key, Fingerprint]:
+        """Load what has changed and come to rest; folders without a manifest are not whole yet.
 
         Args:
+            before: what the last poll gave: folders that are not what was last loaded, or gone.
+
+        Raises:
+            OperatorError: the folder of models cannot be read: all go on serving.
+        """
+        await self._opened.wait()
+        found: dict[str, list[Folder]] = {name: [] for name, _ in self._entries}
+        for folder in await self._scan_all():
+            found.setdefault(folder.name, []).append(folder)
+        differing: dict[Key, Fingerprint] = {}
+        for name, folders in found.items():
+            differing |= dict.fromkeys(self._gone(name, folders), GONE)
+            for folder in folders:
+                known = self._entries.get(folder.key)
+                if (
+                    folder.whole
+                    and self._wants(folder)
+                    and (not known or known.seen != folder.seen)
+                ):
+                    differing[folder.key] = folder.seen
+        settled = {key for key, seen in differing.items() if before.get(key) == seen}
+        for name in {name for name, _ in settled}:
+            if not self._changing[name].locked():
+                detach(f"loading {name}", self._change(name, found[name], settled))
+        return differing
+
+    async def _follow(self, name: str) -> None:
+        """Do what the policy wants; where a load was asked for, look at the folder."""
+        while not self._follows(name):
+            policy = self.policy(name)
+            before = self._applied.get(name, PLAIN)
+            folders = await self._scan(self._settings.models / name)
+            only: Collection[Key] | None = None if policy.loads != before.loads else ()
+            await self._change(name, folders, only)
+            self._applied[name] = policy
+
+    @property
+    def policies(self) -> dict[str, Policy]:
+        """What was wanted when this worker was last told."""
+        return self._policies
+
+    def wanted(self, name: str, policy: Policy) -> frozenset[str]:
+        """The versions that a policy of now stands for; any thread may ask.
+
+        Without a list of its own these are all that are not unloaded. While another call loads
+        what is new in the folder, these are all that lie there.
+        """
+        if policy.versions is not None:
+            return policy.versions
+        entries = [entry for entry in list(self._entries.values()) if entry.name == name]
+        known = {entry.version for entry in entries if entry.state != "unloaded"}
+        if policy.loads != self._applied.get(name, PLAIN).loads:
+            known |= {folder.version for folder in scan_model(self._settings.models / name)}
+        return frozenset(known)
+
+    def _follows(self, name: str) -> bool:
+        return self.policy(name) == self._applied.get(name, PLAIN)
+
+    async def _change(
+        self, name: str, folders: Collection[Folder], only: Collection[Key] | None
+    ) -> None:
+        """Load what is new in a model's folder, has changed or was refused; end what is not wanted.
+
+        Args:
+            folders: the model's, as they were found.
             only: these versions, where the others are still being written.
         """
-        found = {entry.key: entry for entry in _scan_model(self._settings.models / name)}
-        for entry in found.values():
-            self._entries.setdefault(entry.key, replace(entry, state="unloaded", reason=None))
-        wanted = [entry for entry in found.values() if self.policy(name).wants(entry.version)]
-        await self._bring([entry for entry in wanted if self._is_fresh(entry, only)])
-        await self._retire(name, gone={key for key in self._entries if key[0] == name} - set(found))
-
-    async def _retire(self, name: str, gone: Collection[Key] = ()) -> None:
-        """End what is not wanted, or gone from the folder; heads move to encoders that stay."""
-        for key in [key for key in self._entries if key[0] == name]:
-            if key in gone or not self.policy(name).wants(key[1]):
-                self._take_out(key)
-        for key in gone:
-            del self._entries[key]
-        await self._bring(self._stale_heads())
-        leaving, self._leaving = self._leaving, []
+        async with self._changing[name]:
+            for folder in folders:
+                self._entries.setdefault(folder.key, Entry(*folder.key, "unloaded"))
+            fresh = [
+                _entry(folder)
+                for folder in folders
+                if self._wants(folder) and self._is_fresh(folder, only)
+            ]
+            await self._bring(fresh)
+            faulty = {folder.key for folder in folders if folder.fault}
+            for key in [key for key in self._entries if key[0] == name]:
+                shown = key in faulty and not self._entries[key].served
+                if not (self.policy(name).wants(key[1]) or shown):
+                    self._take_out(key)
+            for key in self._gone(name, folders):
+                if only is None or key in only or self._entries[key].served is None:
+                    self._take_out(key)
+                    self._forget(key)
+            leaving = self._leaving.pop(name, [])
+        leaving += await self._renew_heads()
         await asyncio.gather(*(each.finish(self._settings.drain_seconds) for each in leaving))
+
+    async def _renew_heads(self) -> list[Leaving]:
+        """Move heads to encoders that stay; those that have been replaced."""
+        leaving: list[Leaving] = []
+        for name in {entry.name for entry in self._stale_heads()}:
+            async with self._changing[name]:
+                await self._bring([entry for entry in self._stale_heads() if entry.name == name])
+                leaving += self._leaving.pop(name, [])
+        return leaving
+
+    def _gone(self, name: str, folders: Collection[Folder]) -> set[Key]:
+        """The versions that do not lie in the model's folder any more."""
+        if any(folder.hides for folder in folders):
+            return set()
+        known = {key for key in self._entries if key[0] == name}
+        return known - {folder.key for folder in folders}
+
+    def _wants(self, folder: Folder) -> bool:
+        """Whether it is to be loaded; a faulty folder is shown whatever is wanted."""
+        return folder.fault is not None or self.policy(folder.name).wants(folder.version)
+
+    def _is_fresh(self, folder: Folder, only: Collection[Key] | None) -> bool:
+        """Whether a folder holds what does not serve."""
+        known = self._entries[folder.key]
+        serves = known.served is not None and known.reason is None
+        return (only is None or folder.key in only) and (known.seen != folder.seen or not serves)
+
+    async def _scan_all(self) -> list[Folder]:
+        """What lies in the folder of models.
+
+        Raises:
+            OperatorError: it cannot be read.
+        """
+        try:
+            paths = await asyncio.to_thread(model_folders, self._settings.models)
+        except OSError as error:
+            raise OperatorError(f"the models folder cannot be read: {error.strerror}") from error
+        return list(chain(*await asyncio.gather(*map(self._scan, paths))))
+
+    async def _scan(self, path: Path) -> list[Folder]:
+        """What lies in a model's folder; one whose file system does not answer is at fault."""
+        if path.name not in self._looking:
+            work = asyncio.ensure_future(asyncio.to_thread(scan_model, path))
+            done, _ = await asyncio.wait([work], timeout=LOOK_SECONDS)
+            if done:
+                return work.result()
+            self._looking[path.name] = work
+            work.add_done_callback(lambda _: self._looking.pop(path.name))
+        return [faulty_folder(path.name, NO_VERSION, "its file system does not answer", hides=True)]
 
     async def _bring(self, entries: Collection[Entry]) -> None:
         """Load these folders; what served under the same key goes when its successor is ready."""
@@ -140,7 +272,6 @@ class Repository:
 
         async def load(entry: Entry) -> None:
             async with free:
-                entry = replace(entry, seen=look_at(self._folder(entry)))
                 try:
                     self._put(await self._load(entry))
                 except EncoderMissing:
@@ -156,7 +287,7 @@ class Repository:
                 self._put(await self._load(entry))
             except EncoderMissing as error:
                 self._orphans.add(entry.key)
-                self._put(_refused(entry, str(error)))
+                self._put(self._refuse(entry, str(error)))
         if entries:
             await asyncio.to_thread(give_memory_back)  # what reading and trying them left behind
 
@@ -164,7 +295,7 @@ class Repository:
         """What came of a load; in the place of one that serves, only one that serves."""
         before = self._entries[entry.key]
         if before.served and entry.served:
-            self._leaving.append(Leaving(before.served))
+            self._leaving[entry.name].append(Leaving(before.served))
         elif before.served:
             entry = replace(before, reason=entry.reason, seen=entry.seen)
         self._show(entry)
@@ -172,15 +303,21 @@ class Repository:
     def _take_out(self, key: Key) -> None:
         """No new request gets it."""
         if served := self._entries[key].served:
-            self._leaving.append(Leaving(served))
+            self._leaving[key[0]].append(Leaving(served))
         self._orphans.discard(key)
         self._show(Entry(*key, "unloaded"))
+
+    def _forget(self, key: Key) -> None:
+        """It leaves every listing."""
+        del self._entries[key]
+        if VERSION.fullmatch(key[1]):
+            forget_model(*key)
 
     def _show(self, entry: Entry) -> None:
         """Where the entries and the metric are set, so that they say the same."""
         self._entries[entry.key] = entry
         self._chosen.clear()
-        if entry.version.isdigit():
+        if VERSION.fullmatch(entry.version):
             failed = {"failed"} if entry.reason else set()
             ModelSeries(entry.name, int(entry.version)).state({entry.state} | failed)
 
@@ -202,7 +339,7 @@ class Repository:
     def ready(self) -> bool:
         """Whether loading has ended and there is something to serve, and all that is required."""
         serving = any(entry.served for entry in self._entries.values())
-        return self._opened and serving and not self.missing and not self.draining
+        return self._opened.is_set() and serving and not self.missing and not self.draining
 
     @property
     def missing(self) -> list[str]:
@@ -364,21 +501,28 @@ class Repository:
             EncoderMissing: it is a head whose encoder is not ready, or not yet.
         """
         if entry.state == "failed":
-            return _refused(entry, str(entry.reason))
-        folder = self._folder(entry)
+            return self._refuse(entry, str(entry.reason))
+        folder = self._settings.models / entry.name / entry.version
         try:
             model = await asyncio.to_thread(load, folder, self._settings, self._find_encoder)
-            encoders = tuple(self._serving(encoder) for encoder in model.encoders)
+            encoders = tuple(map(self._serving, model.manifest.encoders, model.encoders))
             served = serve(model, self._settings, encoders)
         except EncoderMissing:
             raise
         except OperatorError as error:
-            return _refused(entry, str(error))
+            return self._refuse(entry, str(error))
         except Exception as error:  # whatever it is, the other models are to be loaded
             logger.exception("%s cannot be loaded", folder)
-            return _refused(entry, f"{folder}: cannot be loaded: {error!r}")
+            return self._refuse(entry, f"{folder}: cannot be loaded: {error!r}")
         logger.info("model ready: %s version %s", entry.name, entry.version)
         return replace(entry, state="ready", served=served)
+
+    def _refuse(self, entry: Entry, reason: str) -> Entry:
+        """The entry, failed. What anybody may read holds no path of this machine's."""
+        logger.error("model refused: %s version %s: %s", entry.name, entry.version, reason)
+        for root in {self._settings.models.absolute(), self._settings.models.resolve()}:
+            reason = reason.replace(f"{root}/", "")
+        return replace(entry, state="failed", reason=ROOTED.sub("", reason))
 
     def _find_encoder(self, wanted: EncoderReference) -> Model:
         """The loaded encoder with those very weights, whatever its version."""
@@ -387,37 +531,38 @@ class Repository:
                 return entry.served.model
         return no_encoder(wanted)
 
-    def _serving(self, model: Model) -> Served:
-        """Whoever serves this very model."""
-        return next(
-            entry.served
-            for entry in self._entries.values()
-            if entry.served and entry.served.model is model
-        )
+    def _serving(self, wanted: EncoderReference, model: Model) -> Served:
+        """Whoever serves this very model.
+
+        Raises:
+            EncoderMissing: it has been taken out meanwhile.
+        """
+        for entry in self._entries.values():
+            if entry.served and entry.served.model is model:
+                return entry.served
+        no_encoder(wanted)
+        raise AssertionError
 
     def _stale_heads(self) -> list[Entry]:
         """Heads that hold encoders which have been replaced or taken out, or that wait for one."""
         serving = {entry.served for entry in self._entries.values() if entry.served}
         return [
-            Entry(entry.name, entry.version, "loading")
+            Entry(entry.name, entry.version, "loading", seen=entry.seen)
             for entry in self._entries.values()
             if (entry.served and not serving.issuperset(entry.served.encoders))
             or entry.key in self._orphans
         ]
 
-    def _is_fresh(self, entry: Entry, only: Collection[Key] | None) -> bool:
-        """Whether a folder holds what does not serve."""
-        known = self._entries[entry.key]
-        serves = known.served is not None and known.reason is None
-        changed = known.seen != look_at(self._folder(entry))
-        return (only is None or entry.key in only) and (changed or not serves)
-
-    def _folder(self, entry: Entry) -> Path:
-        return self._settings.models / entry.name / entry.version
-
     def policy(self, name: str) -> Policy:
         """What is wanted of a model."""
         return self._policies.get(name, PLAIN)
+
+
+def _entry(folder: Folder) -> Entry:
+    """A folder, before it is loaded."""
+    where = folder.name if folder.version == NO_VERSION else f"{folder.name}/{folder.version}"
+    reason = folder.fault and f"{where}: {folder.fault}"
+    return Entry(*folder.key, "failed" if reason else "loading", reason, seen=folder.seen)
 
 
 def _is_encoder(model: Model, wanted: EncoderReference) -> bool:
@@ -436,40 +581,5 @@ def _can(model: Model, kind: Kind, task: Task | None) -> bool:
     return model.manifest.kind == kind and able
 
 
-def _refused(entry: Entry, reason: str) -> Entry:
-    logger.error("model refused: %s version %s: %s", entry.name, entry.version, reason)
-    return replace(entry, state="failed", reason=reason)
-
-
 def _order(entry: Entry) -> tuple[str, int]:
-    return entry.name, int(entry.version) if entry.version.isdigit() else -1
-
-
-def look_at(folder: Path) -> Fingerprint:
-    """What tells a folder from what it was before: files, their sizes and times."""
-    files = [(file.name, file.stat()) for file in folder.iterdir()] if folder.is_dir() else []
-    return frozenset((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)
-
-
-def _scan(models: Path) -> Iterator[Entry]:
-    """Every folder that means to be a model; hidden ones are being written and wait."""
-    for folder in _folders(models):
-        yield from _scan_model(folder)
-
-
-def _scan_model(folder: Path) -> Iterator[Entry]:
-    versions = _folders(folder)
-    if not versions and folder.is_dir():
-        yield Entry(folder.name, "-", "failed", reason=f"{folder}: holds no version folder")
-    for version in versions:
-        if version.name.isdecimal() and version.name.isascii():
-            yield Entry(folder.name, version.name, "loading")
-        else:
-            reason = f"{version}: a version is a number"
-            yield Entry(folder.name, version.name, "failed", reason=reason)
-
-
-def _folders(parent: Path) -> list[Path]:
-    if not parent.is_dir():
-        return []
-    return sorted(path for path in parent.iterdir() if path.is_dir() and path.name[0] not in "._")
+    return entry.name, int(entry.version) if VERSION.fullmatch(entry.version) else -1

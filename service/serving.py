@@ -55,7 +55,11 @@ class Serving:
         metrics.BUILD.labels(VERSION, version("bentoml"), version("onnxruntime"), provider).set(1)
         workers = self._state.workers
         loading = supervise("loading the models", workers.open)
-        self._tasks = [loading, supervise("watching lanes and decoders", self._state.watch.run)]
+        self._tasks = [
+            loading,
+            supervise("watching lanes and decoders", self._state.watch.run),
+            supervise("attending to the other workers", workers.attend),
+        ]
         if seconds := self._settings.watch_seconds:
             following = supervise("polling the models folder", partial(workers.follow, seconds))
             self._tasks.append(following)

@@ -204,10 +204,12 @@ def read_settings() -> Settings:
 
 def check_models(folder: Path) -> None:
     """Raises:
-    OperatorError: there is no such folder.
+    OperatorError: there is no such folder, or it cannot be read.
     """
     if not folder.is_dir():
         raise OperatorError(f"{PREFIX}MODELS: there is no folder {folder}")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise OperatorError(f"{PREFIX}MODELS: {folder} cannot be read: permission denied")
 
 
 def _check_known(variable: str, name: str) -> None:

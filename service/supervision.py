@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 PAUSE = 1.0  # seconds before the first restart; each further pause is twice as long
 LONGEST_PAUSE = 30.0  # seconds; work that lasted longer than this starts with PAUSE again
 
+_detached: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
+
 
 def supervise(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
     """Run `work` in the background. When it fails, log the cause and start it again.
@@ -39,6 +41,20 @@ async def _restart(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> 
         logger.warning("%s starts again in %g s", name, pause)
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def detach(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run `work` once in the background, whether or not anything awaits it; log a failure."""
+    task = asyncio.create_task(work, name=name)
+    _detached.add(task)
+    task.add_done_callback(_settle)
+    return task
+
+
+def _settle(task: asyncio.Task[None]) -> None:
+    _detached.discard(task)
+    if not task.cancelled() and (error := task.exception()):
+        logger.error("%s failed", task.get_name(), exc_info=error)
 
 
 def end_worker(reason: str) -> None:

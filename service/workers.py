@@ -9,106 +9,228 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypedDict
 
-from service.errors import NotReady
-from service.policy import Policy, open_state, read_policies, write_policies
-from service.repository import Fingerprint, Key, Repository
+from service.errors import DeadlineExceeded, NotReady, StateUnusable
+from service.folders import Fingerprint, Key
+from service.policy import Policy, open_state, read_policies, short_path, write_policies
+from service.repository import Repository
+from service.supervision import end_worker
 
 logger = logging.getLogger(__name__)
+
+ATTEND_SECONDS = (
+    1.0  # between two looks at this worker's socket, and at the process that started it
+)
+KNOCK_SECONDS = 0.05  # between two looks for workers that start
 
 Reasons = dict[str, dict[str, str]]  # model -> version -> why it was refused
 Edit = Callable[[Policy], Policy]
 
 
+class Answer(TypedDict):
+    """Of a worker that was told of a change."""
+
+    reasons: Reasons
+    error: str | None  # why it could not apply it
+
+
 class Workers:
     """All processes of one server, seen from one of them."""
 
-    def __init__(self, folder: Path, repository: Repository) -> None:
-        """Raises:
-        OperatorError: the folder cannot be used, or what it keeps cannot be read.
+    def __init__(self, folder: Path, repository: Repository, count: int) -> None:
+        """Args:
+            count: how many workers the server has.
+
+        Raises:
+            OperatorError: the folder cannot be used, or what it keeps cannot be read.
         """
         self._folder = folder
         self._repository = repository
-        self._applying = asyncio.Lock()
+        self._count = count
         self._file = open_state(folder)
-
-    @property
-    def _socket(self) -> Path:
-        return self._folder / f"{os.getpid()}.socket"
+        self._socket = folder / f"{os.getpid()}.socket"
+        self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
         """Take part, and load what is wanted."""
-        async with self._applying:
-            self._socket.unlink(missing_ok=True)  # of a dead one that had this number
-            self._server = await asyncio.start_unix_server(self._answer, self._socket)
-            await self._repository.open(read_policies(self._file))
+        await self._listen()
+        await self._repository.open(await asyncio.to_thread(read_policies, self._file))
 
     async def follow(self, seconds: float) -> None:
         """Look so often for folders that were changed, and load those that have come to rest."""
         before: dict[Key, Fingerprint] = {}
         while True:
             await asyncio.sleep(seconds)
-            found = await asyncio.to_thread(self._repository.changes)
-            settled = {key for key, seen in found.items() if before.get(key) == seen}
-            async with self._applying:
-                for name in {name for name, _ in settled}:
-                    await self._repository.look(name, settled)
-            before = found
+            before = await self._repository.poll(before)
+
+    async def attend(self) -> None:
+        """Make this worker's socket again where it was deleted; end when its server has ended."""
+        starter = os.getppid()
+        while True:
+            await asyncio.sleep(ATTEND_SECONDS)
+            if os.getppid() != starter:
+                end_worker("the process that started it has ended")
+                return
+            if not await asyncio.to_thread(self._socket.exists):
+                await self._listen()
 
     def close(self) -> None:
         """Take part no more."""
         self._socket.unlink(missing_ok=True)
 
-    async def change(self, edits: Mapping[str, Edit]) -> Reasons:
-        """Change the policies of these models; what all workers refuse, once all have applied it.
+    async def change(self, edits: Mapping[str, Edit], deadline: float) -> Reasons:
+        """Change the policies of these models; what workers refuse, once all have applied it.
+
+        Args:
+            deadline: on the event loop's clock, in seconds.
 
         Raises:
-            NotReady: a worker has ended on the way.
+            StateUnusable: the file cannot be read or written; nothing is changed.
+            NotReady: a worker failed.
+            DeadlineExceeded: a worker has not applied it in time.
         """
-        with self._alone():
-            policies = read_policies(self._file)
-            changed = {name: edit(policies.get(name, Policy())) for name, edit in edits.items()}
-            write_policies(self._file, {**policies, **changed})
-        answers = await asyncio.gather(*map(_knock, self._folder.glob("*.socket")))
+        write = asyncio.create_task(asyncio.to_thread(self._write, edits, deadline))
+        try:
+            async with asyncio.timeout_at(deadline):
+                await asyncio.shield(write)
+        except TimeoutError:
+            raise DeadlineExceeded("the state folder did not answer in time") from None
         reasons: Reasons = {}
-        for answer in answers:
-            for name, refused in answer.items():
+        for worker, answer in (await self._tell(list(edits), deadline)).items():
+            if answer["error"]:
+                raise NotReady(f"worker {worker} could not apply this: {answer['error']}")
+            for name, refused in answer["reasons"].items():
                 reasons.setdefault(name, {}).update(refused)
         return reasons
 
+    def _write(self, edits: Mapping[str, Edit], deadline: float) -> None:
+        with self._alone(deadline):
+            policies = read_policies(self._file, missing=self._repository.policies)
+            changed = {name: edit(policies.get(name, Policy())) for name, edit in edits.items()}
+            write_policies(self._file, {**policies, **changed})
+
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other worker changes the file meanwhile."""
-        with (self._folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    def _alone(self, deadline: float) -> Iterator[None]:
+        """No other call, and no other worker, changes the file meanwhile."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = (self._folder / "lock").open("w")
+        except OSError as error:
+            raise StateUnusable(f"the state folder cannot be used: {error.strerror}") from error
+        with lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise DeadlineExceeded("another worker keeps the state locked") from None
+                    time.sleep(0.01)
             yield
 
-    async def _answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _tell(self, names: Collection[str], deadline: float) -> dict[int, Answer]:
+        """Each worker's answer, when all have applied what is wanted of these models.
+
+        One that has just ended is replaced: its successor is told as well.
+        """
+        told: dict[int, asyncio.Task[Answer | None]] = {}
         try:
-            async with self._applying:
-                await self._repository.apply(read_policies(self._file))
-            writer.write(json.dumps(self._repository.reasons()).encode())
-            await writer.drain()
-        except Exception:  # whoever knocked must not wait for ever
-            logger.exception("what is wanted of the models cannot be applied")
+            async with asyncio.timeout_at(deadline):
+                while True:
+                    for worker in await asyncio.to_thread(self._find):
+                        if worker not in told:
+                            told[worker] = asyncio.create_task(self._knock(worker, names))
+                    if told:
+                        await asyncio.wait(told.values(), timeout=KNOCK_SECONDS)
+                    late = [task for task in told.values() if not task.done()]
+                    found = {worker: task.result() for worker, task in told.items() if task.done()}
+                    answers = {worker: answer for worker, answer in found.items() if answer}
+                    if not late and len(answers) >= self._count:
+                        return answers
+                    for worker in set(found) - set(answers):
+                        del told[worker]
+                    if not late:
+                        await asyncio.sleep(KNOCK_SECONDS)
+        except TimeoutError:
+            raise DeadlineExceeded(self._name_late(told)) from None
         finally:
-            writer.close()
+            for task in told.values():
+                task.cancel()
 
+    def _name_late(self, told: Mapping[int, "asyncio.Task[Answer | None]"]) -> str:
+        late = [str(worker) for worker, task in told.items() if not task.done()]
+        if late:
+            return (
+                f"worker {' and '.join(late)} has not followed in time; the change is kept, and it"
+                " makes it when it can (its log may say more)"
+            )
+        return (
+            f"{len(told)} of {self._count} workers have followed in time; the change is kept, and"
+            " the others make it when they start"
+        )
 
-async def _knock(socket: Path) -> Reasons:
-    """What one worker refuses, now that it has applied what is wanted; nothing of a dead one."""
-    try:
-        reader, writer = await asyncio.open_unix_connection(socket)
-    except (ConnectionRefusedError, FileNotFoundError):  # killed, or gone just now
-        return {}
-    try:
-        answer = await reader.read()
-    finally:
+    def _find(self) -> list[int]:
+        """The numbers of the workers that have a socket; those of dead ones are removed."""
+        found = []
+        for socket in self._folder.glob("*.socket"):
+            try:
+                worker = int(socket.stem)
+                os.kill(worker, 0)
+                found.append(worker)
+            except ProcessLookupError:
+                socket.unlink(missing_ok=True)
+            except (ValueError, OSError):  # another user's process has that number now
+                continue
+        return found
+
+    async def _knock(self, worker: int, names: Collection[str]) -> Answer | None:
+        """What a worker says when it has applied what is wanted; None of one that has ended."""
+        writer = None
+        try:
+            with short_path(self._folder) as folder:
+                socket = folder / f"{worker}.socket"
+                reader, writer = await asyncio.open_unix_connection(socket)
+            writer.write(json.dumps(list(names)).encode())
+            writer.write_eof()
+            answer: Answer | None = json.loads(await reader.read() or b"null")
+            return answer
+        except OSError:  # it was killed, or is starting
+            return None
+        finally:
+            if writer:
+                writer.close()
+
+    async def _listen(self) -> None:
+        """Be told of changes. Without a socket the worker serves, and `attend` tries again."""
+        if self._server:
+            self._server.close()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._socket.unlink(missing_ok=True)  # of a dead one that had this number
+            with short_path(self._folder) as folder:
+                socket = folder / self._socket.name
+                self._server = await asyncio.start_unix_server(self._answer, socket)
+        except OSError as error:
+            logger.error("this worker cannot be told of changes: %s: %s", self._folder, error)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answer = Answer(reasons={}, error=None)
+        try:
+            names = json.loads(await reader.read())
+            policies = await asyncio.to_thread(
+                read_policies, self._file, missing=self._repository.policies
+            )
+            await self._repository.apply(policies, names)
+            answer["reasons"] = self._repository.reasons()
+        except Exception as error:  # whoever knocked must be told
+            logger.exception("what is wanted of the models cannot be applied")
+            answer["error"] = str(error)
+        with suppress(OSError):
+            writer.write(json.dumps(answer).encode())
+            await writer.drain()
         writer.close()
-    if not answer:
-        raise NotReady("a worker failed while it applied this; its log has more")
-    reasons: Reasons = json.loads(answer)
-    return reasons

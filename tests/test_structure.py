@@ -14,8 +14,8 @@ WEB = {"fastapi", "starlette", "bentoml"}
 LAYERS = [
     "app", "serving", "routes", "workers", "watch", "shadow", "pipeline", "repository", "policy",
     "served", "model", "pictures", "batching", "admission", "session", "tables", "meaning",
-    "tensors", "preprocessing", "manifest", "metrics", "memory", "cache", "logs", "speed",
-    "settings", "cores", "limits", "keys", "supervision", "errors", "version",
+    "tensors", "preprocessing", "folders", "manifest", "metrics", "memory", "cache", "logs",
+    "speed", "settings", "cores", "limits", "keys", "supervision", "errors", "version",
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Management: models come, go and share requests, in the words of Triton's repository extension."""
 
+import asyncio
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -10,9 +11,11 @@ from service.manifest import Name
 from service.policy import LATEST, Number, Policy, Routing
 from service.repository import State
 from service.routes import examples
+from service.routes.answers import deadline_of
 from service.routes.payloads import read_document
 from service.routes.problems import V2_RESPONSES
 from service.routes.state import Shared
+from service.settings import MOST_TIMEOUT_MS
 from service.workers import Edit
 
 router = APIRouter(prefix="/v2/repository", tags=["management"], responses=V2_RESPONSES)
@@ -90,17 +93,24 @@ async def load(
     name: Name, request: Request, shared: Shared, query: Annotated[VersionQuery, Query()]
 ) -> Done:
     """Look at a model's folder again and load what is new or has changed, or one version of it."""
+    deadline = _deadline(request)
     await read_document(request, LoadRequest, shared.settings, optional=True)
     version = query.version
-    if not (shared.settings.models / name / (version or "")).is_dir():
+    there = await asyncio.to_thread((shared.settings.models / name / (version or "")).is_dir)
+    known = any(entry.name == name for entry in shared.repository.entries())
+    if not there and (version or not known):
         raise NotFound(f"there is no folder {name}/{version}" if version else f"no folder {name}")
 
     def edit(policy: Policy) -> Policy:
-        versions = _wanted(shared, name) | {version} if version else None
+        versions = shared.repository.wanted(name, policy) | {version} if version else None
         return policy.model_copy(update={"versions": versions, "loads": policy.loads + 1})
 
-    reasons = (await shared.workers.change({name: edit})).get(name, {})
-    refused = [reason for number, reason in reasons.items() if version in (None, number)]
+    reasons = (await shared.workers.change({name: edit}, deadline)).get(name, {})
+    if not there:
+        raise NotFound(f"there is no folder {name} any more: the model is out of service")
+    refused = [
+        reason for number, reason in reasons.items() if version in (None, number) or number == "-"
+    ]
     if refused:
         raise BadModel("; ".join(refused))
     return Done()
@@ -111,6 +121,7 @@ async def unload(
     name: Name, request: Request, shared: Shared, query: Annotated[VersionQuery, Query()]
 ) -> Done:
     """Take a model, or one version of it, out of service when its requests are answered."""
+    deadline = _deadline(request)
     asked = await read_document(request, UnloadRequest, shared.settings, optional=True)
     known = {entry.version for entry in shared.repository.versions(name)}
     leaving = {shared.repository.find(name, query.version).version} if query.version else known
@@ -121,13 +132,14 @@ async def unload(
         )
 
     def edit(policy: Policy) -> Policy:
-        return policy.model_copy(update={"versions": _wanted(shared, name) - leaving})
+        staying = shared.repository.wanted(name, policy) - leaving if query.version else frozenset()
+        return policy.model_copy(update={"versions": staying})
 
     def empty(policy: Policy) -> Policy:
         return policy.model_copy(update={"versions": frozenset()})
 
     edits: dict[str, Edit] = {**dict.fromkeys(heads, empty), name: edit}
-    await shared.workers.change(edits)
+    await shared.workers.change(edits, deadline)
     return Done()
 
 
@@ -141,6 +153,7 @@ async def get_routing(name: Name, shared: Shared) -> Routing:
 @router.put("/models/{name}/routing", openapi_extra=examples.document(Routing))
 async def set_routing(name: Name, request: Request, shared: Shared) -> Routing:
     """Aliases of versions, their weights, and a shadow, in the place of all before."""
+    deadline = _deadline(request)
     routing = await read_document(request, Routing, shared.settings)
     known = {entry.version for entry in shared.repository.versions(name)}
     named = [*routing.aliases.values(), *routing.weights]
@@ -148,11 +161,11 @@ async def set_routing(name: Name, request: Request, shared: Shared) -> Routing:
         named.append(routing.shadow.version)
     if unknown := {routing.number(version) for version in named} - known - {LATEST}:
         raise NotFound(f"{name} has no version {min(unknown)}; it has: {', '.join(sorted(known))}")
-    await shared.workers.change({name: lambda p: p.model_copy(update={"routing": routing})})
+    edit: Edit = lambda policy: policy.model_copy(update={"routing": routing})  # noqa: E731
+    await shared.workers.change({name: edit}, deadline)
     return routing
 
 
-def _wanted(shared: Shared, name: str) -> frozenset[str]:
-    """The versions that are not unloaded now."""
-    known = [entry for entry in shared.repository.entries() if entry.name == name]
-    return frozenset(entry.version for entry in known if entry.state != "unloaded")
+def _deadline(request: Request) -> float:
+    """When all workers must have followed: loading takes longer than answering."""
+    return deadline_of(request, MOST_TIMEOUT_MS)

@@ -34,6 +34,7 @@ TABLE: dict[type[Exception], tuple[int, str, str]] = {
     errors.TooManyRequests: (429, "too_many_requests", "One caller may ask no more than this"),
     errors.CallerGone: (499, "caller_gone", "The caller has left"),
     errors.QueueFull: (503, "queue_full", "Too much work is waiting"),
+    errors.StateUnusable: (503, "state_unusable", "The state folder cannot be used"),
     errors.NotReady: (503, "not_ready", "The model does not serve now"),
     errors.DeadlineExceeded: (504, "deadline_exceeded", "The answer would have come too late"),
     errors.BadModel: (422, "model_refused", "The model folder cannot be served as it is"),

@@ -39,7 +39,7 @@ def build_state(settings: Settings, meeting: Path) -> State:
         repository,
         pipeline,
         Watch(repository, pipeline, settings.stuck_seconds),
-        Workers(meeting, repository),
+        Workers(meeting, repository, settings.workers),
         asyncio.Lock(),
     )
 
