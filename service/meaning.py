@@ -6,27 +6,51 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.manifest import Classify
+from service.errors import BatchFailed
+from service.manifest import Classify, Embed
 from service.preprocessing import Array
 
 Floats = NDArray[np.float32]
 
 # all-MiniLM-L6-v2 was trained with cosines times 20 in its softmax; zero-shot scores use the same.
 ZERO_SHOT_SCALE = 20.0
+ROUNDING = 0.01  # how far beyond 0 and 1 a probability of a graph in int8 or fp16 may lie
+
+
+def interpret(values: Array, meaning: Classify | Embed) -> Floats:
+    """One row of a graph's output as float32[classes] probabilities, or a float32[width] vector.
+
+    Raises:
+        BatchFailed: it holds NaN, infinity, or what is no probability.
+    """
+    if isinstance(meaning, Embed):
+        numbers = values.astype(np.float32)
+        if not np.isfinite(numbers).all():
+            raise BatchFailed(f"output {meaning.output} holds NaN or infinity for this input")
+        return numbers
+    scores = probabilities(values, meaning)
+    lowest, highest = scores.min(), scores.max()
+    if not (lowest >= -ROUNDING and highest <= 1 + ROUNDING):  # nor a NaN, which is no number
+        raise BatchFailed(
+            f"output {meaning.output} holds {lowest if lowest < 0 else highest:.3g} for this input,"
+            f" after activation {meaning.activation}: not a probability"
+        )
+    return scores.clip(0, 1) if lowest < 0 or highest > 1 else scores
 
 
 def probabilities(scores: Array, meaning: Classify) -> Floats:
     """float[..., classes] as the graph gives them -> float32 probabilities."""
     values = scores.astype(np.float32)
-    match meaning.activation:
-        case "softmax":
-            return softmax(values)
-        case "log_softmax":
-            return np.exp(values)
-        case "sigmoid":
-            return (1 / (1 + np.exp(-values))).astype(np.float32)
-        case "none":
-            return values
+    with np.errstate(all="ignore"):  # `interpret` refuses what is not finite
+        match meaning.activation:
+            case "softmax":
+                return softmax(values)
+            case "log_softmax":
+                return np.exp(values)
+            case "sigmoid":
+                return (1 / (1 + np.exp(-values))).astype(np.float32)
+            case "none":
+                return values
 
 
 def softmax(values: Floats) -> Floats:
@@ -55,7 +79,7 @@ def cosines(left: Sequence[Floats], right: Sequence[Floats]) -> Floats:
 
 def unit(vectors: Sequence[Floats]) -> Floats:
     """The vectors' directions, each of length 1: float32[len(vectors), width]."""
-    rows = np.stack(vectors)
+    rows = np.stack(vectors).astype(np.float64)  # squares of large float32 overflow
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    directions: Floats = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+    directions: Floats = (rows / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
     return directions

@@ -1,19 +1,14 @@
 """A loaded model: a folder that was verified, warmed, and answers its own example as it must."""
 
-import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
-
-import numpy as np
 
 from service.batching import Computed, Item, Row
 from service.errors import BadModel, BadRequest, CallerError, EncoderMissing, TooLarge
 from service.manifest import (
-    Classify,
     EncoderReference,
     Graph,
     Manifest,
@@ -21,7 +16,7 @@ from service.manifest import (
     TextPreprocessing,
     read_manifest,
 )
-from service.meaning import Floats, probabilities
+from service.meaning import Floats, interpret
 from service.preprocessing import (
     Array,
     File,
@@ -33,11 +28,15 @@ from service.preprocessing import (
     build_preprocessor,
     stack_tensors,
 )
+from service.regular import read_regular
 from service.session import Session, choose_provider
 from service.settings import Precision, Provider, Settings
 from service.speed import UNMEASURED, Speed, measure
+from service.verification import check_example, check_tensors
 
 logger = logging.getLogger(__name__)
+
+EXAMPLE_BYTES = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,15 +150,17 @@ class Model:
     def release(self) -> None:
         """Give back the memory that larger batches left reserved, by a run of the example."""
         if self.example:
-            self.session.release(self.preprocessor.collate([self.example]))
+            feeds = self.preprocessor.collate([self.example])
+            self.session.release(feeds, self.outputs)
 
     def interpret(self, task: Task, row: Row) -> Floats:
-        """A row as float32[classes] probabilities, or as a float32[width] vector."""
+        """A row as float32[classes] probabilities, or as a float32[width] vector.
+
+        Raises:
+            BatchFailed: it holds NaN, infinity, or what is no probability.
+        """
         meaning = getattr(self.manifest.tasks, task)
-        values = row[meaning.output]
-        if isinstance(meaning, Classify):
-            return probabilities(values, meaning)
-        return values.astype(np.float32)
+        return interpret(row[meaning.output], meaning)
 
     def answers(
         self, samples: Sequence[Sample], *, alone: bool = False
@@ -193,8 +194,13 @@ def load(folder: Path, settings: Settings, find_encoder: FindEncoder = no_encode
     """
     manifest = read_manifest(folder)
     model = _open(folder, manifest, settings, find_encoder)
-    _check_tensors(model)
-    example = _check_example(model)
+    check_tensors(model)
+    payload = _read_payload(model)
+    try:
+        example = _read_example(model, payload)
+    except CallerError as error:
+        raise BadModel(f"{folder / manifest.example.file}: example.file: {error}") from error
+    check_example(model, example, payload)
     largest = manifest.batching.max_batch
     speed = measure(lambda items: model.run([example] * items), example.cost, largest)
     checked = replace(model, example=example, speed=speed)
@@ -211,7 +217,7 @@ def answer_example(
     """
     settings = Settings(provider=Provider.CPU, precision=Precision.AUTO, lone_threads=1)
     model = _open(folder, manifest, settings, find_encoder)
-    [answer] = model.answers([_read_example(model)])
+    [answer] = model.answers([_read_example(model, _read_payload(model))])
     return {task: values.tolist() for task, values in answer.items()}
 
 
@@ -261,90 +267,16 @@ def _read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
         raise BadModel(f"{path}: tasks.classify.labels: not UTF-8: {error}") from error
 
 
-def _check_tensors(model: Model) -> None:
-    """The graph's inputs and outputs are those of the manifest, by name, type and shape."""
-    where = model.folder / model.graph.file
-    declared = model.preprocessor.inputs()
-    if set(declared) != set(model.session.inputs):
-        raise BadModel(
-            f"{where}: preprocessing: the graph takes {_names(model.session.inputs)},"
-            f" the manifest gives {_names(declared)}"
-        )
-    for name, wanted in declared.items():
-        found = model.session.inputs[name]
-        if found.dtype != wanted.dtype or not wanted.fits((None, *found.shape[1:])):
-            raise BadModel(
-                f"{where}: preprocessing: input {name} is {_show(found)},"
-                f" the manifest gives {_show(wanted)}"
-            )
-        batch = found.shape[0]
-        if batch is not None and not batch == model.manifest.batching.max_batch == 1:
-            raise BadModel(
-                f"{where}: batching.max_batch: the graph takes batches of {batch} only;"
-                " export it with a dynamic batch"
-            )
-    widths = _widths(model)
-    for task, output in model.manifest.tasks.outputs().items():
-        width = widths[task]
-        if output not in model.session.outputs:
-            raise BadModel(
-                f"{where}: tasks.{task}.output: the graph gives {_names(model.session.outputs)},"
-                f" not {output}"
-            )
-        given = model.session.outputs[output]
-        if given.dtype not in ("float32", "float16") or not given.fits((None, width)):
-            raise BadModel(
-                f"{where}: tasks.{task}: output {output} is {_show(given)},"
-                f" the manifest says float of [N, {width}]"
-            )
+def _read_payload(model: Model) -> bytes:
+    return read_regular(model.folder / model.manifest.example.file, EXAMPLE_BYTES)
 
 
-def _widths(model: Model) -> dict[Task, int]:
-    """Task -> values that the manifest, or its labels, promise for one sample."""
-    embed = model.manifest.tasks.embed
-    widths: dict[Task, int] = {"classify": len(model.labels), "embed": embed.width if embed else 0}
-    return {task: widths[task] for task in model.manifest.tasks.outputs()}
-
-
-def _names(tensors: Iterable[str]) -> str:
-    return ", ".join(sorted(tensors))
-
-
-def _show(tensor: TensorSpec) -> str:
-    return f"{tensor.dtype}[{', '.join('N' if s is None else str(s) for s in tensor.shape)}]"
-
-
-def _check_example(model: Model) -> Sample:
-    """Answer the example alone, in twos and in the largest batch, which warms the session."""
-    example = model.manifest.example
-    try:
-        sample = _read_example(model)
-    except CallerError as error:
-        raise BadModel(f"{model.folder / example.file}: example.file: {error}") from error
-    expected = _read_expected(model)
-    tolerance = example.tolerance[model.graph.precision]
-    largest = model.manifest.batching.max_batch
-    for size in sorted({1, min(2, largest), largest}):
-        try:
-            answers = model.answers([sample] * size)
-            if size == 1:
-                answers += model.answers([sample], alone=True)
-        except Exception as error:  # onnxruntime's own exceptions share no public base
-            raise BadModel(
-                f"{model.folder / model.graph.file}: batching: a batch of {size} fails: {error}"
-            ) from error
-        for answer in answers:
-            _compare(model, answer, expected, tolerance, size)
-    return sample
-
-
-def _read_example(model: Model) -> Sample:
+def _read_example(model: Model, payload: bytes) -> Sample:
     """The example as the graph takes it; a head's by the graphs of its encoders that stand first.
 
     Its answer was computed so. What another precision changes of it is no fault of the head.
     """
     encoders = tuple(_reference(encoder) for encoder in model.encoders)
-    payload = (model.folder / model.manifest.example.file).read_bytes()
     return replace(model, encoders=encoders).sample(payload)
 
 
@@ -355,37 +287,3 @@ def _reference(encoder: Model) -> Model:
         return encoder
     session = Session(encoder.folder / graph.file, Provider.CPU, threads=1)
     return replace(encoder, graph=graph, provider=Provider.CPU, session=session)
-
-
-def _read_expected(model: Model) -> dict[Task, Floats]:
-    path = model.folder / model.manifest.example.expected
-    try:
-        content: Any = json.loads(path.read_bytes())
-        expected = {task: np.asarray(values, np.float32) for task, values in content.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise BadModel(f"{path}: example.expected: not {{task: [number, ...]}}: {error}") from error
-    if set(expected) != set(model.manifest.tasks.outputs()):
-        raise BadModel(f"{path}: example.expected: must name exactly the manifest's tasks")
-    return expected
-
-
-def _compare(
-    model: Model,
-    answer: dict[Task, Floats],
-    expected: dict[Task, Floats],
-    tolerance: float,
-    size: int,
-) -> None:
-    path = model.folder / model.manifest.example.expected
-    for task, values in expected.items():
-        if values.shape != answer[task].shape:
-            raise BadModel(
-                f"{path}: example.expected: {task} has {values.size} numbers,"
-                f" the model answers {answer[task].size}"
-            )
-        difference = float(np.abs(values - answer[task]).max())
-        if not difference <= tolerance:  # a NaN is no answer either
-            raise BadModel(
-                f"{path}: example.expected: {task} differs by {difference:.2g}"
-                f" in a batch of {size}; {tolerance:.2g} is allowed"
-            )

@@ -117,19 +117,19 @@ class Session:
             if thread in threads:
                 options.terminate = True
 
-    def release(self, feeds: Mapping[str, Array]) -> None:
+    def release(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> None:
         """Give back the memory that larger batches left reserved, by a run of these feeds."""
         for session in [*self._used]:
             self._used.discard(session)
             options = _options()
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-            self._run(session, feeds, None, options)
+            self._run(session, feeds, list(outputs), options)
 
     def _run(
         self,
         session: onnxruntime.InferenceSession,
         feeds: Mapping[str, Array],
-        outputs: list[str] | None,
+        outputs: list[str],
         options: onnxruntime.RunOptions,
     ) -> list[Array]:
         self._runs[options] = threading.get_ident()

@@ -72,8 +72,9 @@ FAINT = COLOURS.replace("vector = R", "mean = R").replace(
 )
 ECHO = """
 <ir_version: 9, opset_import: ["" : 18]>
-echo (float[N,WIDTH] vector) => (float[N,WIDTH] logits) {
-    logits = Identity(vector)
+echo (float[N,WIDTH] vector) => (float[N,WIDTH] logits)
+<float share = {0.00390625}> {
+    logits = Mul(vector, share)
 }
 """
 VOCABULARY = ["[PAD]", "[UNK]", "red", "green", "blue", "cat", "dog", "sea"]
@@ -220,7 +221,7 @@ def write_twice(models: Path, name: str = "twice", **options: Any) -> Path:
 
 
 def write_echo(models: Path, name: str, encoders: list[dict[str, Any]], **options: Any) -> Path:
-    """A head whose graph hands on its input: the encoders' vectors, each followed by a flag."""
+    """A head that answers its input, the encoders' vectors with their flags, as shares of 256."""
     width = sum(encoder["width"] + 1 for encoder in encoders)
     return write_model(
         models,

@@ -122,8 +122,8 @@ def test_memory_is_given_back_by_sessions_that_were_used(
     for alone, used in ((False, session._session), (True, session._wide)):
         session.run(feeds, ["vector"], alone=alone)
         runs.clear()
-        session.release(feeds)
-        session.release(feeds)
+        session.release(feeds, ["vector"])
+        session.release(feeds, ["vector"])
         assert runs == [(used, 2)], "once is enough"
 
 

@@ -13,9 +13,10 @@ WEB = {"fastapi", "starlette", "bentoml"}
 # Each may import what stands to its right, and nothing to its left.
 LAYERS = [
     "app", "serving", "routes", "workers", "watch", "shadow", "pipeline", "repository", "policy",
-    "served", "model", "pictures", "batching", "admission", "session", "tables", "meaning",
-    "tensors", "preprocessing", "folders", "manifest", "metrics", "memory", "cache", "logs",
-    "speed", "settings", "cores", "limits", "keys", "supervision", "errors", "version",
+    "served", "model", "pictures", "batching", "admission", "verification", "session", "tables",
+    "meaning", "tensors", "preprocessing", "folders", "manifest", "metrics", "memory", "cache",
+    "logs", "speed", "settings", "cores", "limits", "keys", "supervision", "regular", "errors",
+    "version",
 ]  # fmt: skip
 
 

@@ -17,7 +17,8 @@ class Sample:
     data: Array  # uint8[H, W, 3], float[...] or int64[tokens]
     cost: int = 1  # what the batch budget counts: tokens of a text, else 1
     truncated: bool = False  # the model reads less than the whole input
-    key: ClassVar[None] = None  # of one key, all can share a batch: `collate` stacks or pads them
+    key: Hashable = None  # of one key, all can share a batch: `collate` stacks or pads them
+    types: Array | None = None  # a text's int64[tokens] of token types; None: all are 0
 
 
 @dataclass(frozen=True, slots=True)

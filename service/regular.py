@@ -1,0 +1,36 @@
+"""Regular files: read whole and within a size; a pipe, a device or a socket is refused at once."""
+
+import os
+import stat
+from pathlib import Path
+
+from service.errors import BadModel
+
+
+def read_regular(path: Path, most_bytes: int, *, sealed: bool = False) -> bytes:
+    """The content of one file of a model folder.
+
+    Args:
+        sealed: refuse symbolic links, and files that have several names, too.
+
+    Raises:
+        BadModel: it is not there, not a regular file, too large, or changed while it was read.
+    """
+    if sealed and path.is_symlink():
+        raise BadModel(f"{path}: is a symbolic link; put the file itself there")
+    flags = os.O_RDONLY | os.O_NONBLOCK | (os.O_NOFOLLOW if sealed else 0)  # waits for no writer
+    try:
+        with open(os.open(path, flags), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise BadModel(f"{path}: not a regular file")
+            if sealed and found.st_nlink != 1:
+                raise BadModel(f"{path}: has {found.st_nlink} hard links; put a copy there")
+            if found.st_size > most_bytes:
+                raise BadModel(f"{path}: {found.st_size:,} bytes; at most {most_bytes:,} are read")
+            content = file.read(found.st_size + 1)
+    except OSError as error:
+        raise BadModel(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) != found.st_size:
+        raise BadModel(f"{path}: changed while it was read")
+    return content
