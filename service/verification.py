@@ -114,15 +114,15 @@ def check_example(model: Candidate, example: Sample, payload: bytes) -> None:
 
 
 def _batches(model: Candidate, example: Sample, payload: bytes) -> Iterator[list[Sample]]:
-    """The example alone, beside one other item, and among as many as the largest batch holds."""
+    """The example alone, before one other item, and at both ends of the largest batch."""
     largest = model.manifest.batching.max_batch
     yield [example]
     if largest == 1:
         return
     others = _others(model.preprocessor, example, payload)
     yield [example, others[0]]
-    if largest > 2:
-        yield [example, *islice(cycle(others[1:]), largest - 2), example]
+    ends = [example] if largest > 2 else []
+    yield [*ends, *islice(cycle(others[-2:]), largest - 1 - len(ends)), example]
 
 
 def _others(preprocessor: Preprocessor, example: Sample, payload: bytes) -> list[Sample]:
