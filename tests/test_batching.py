@@ -498,12 +498,9 @@ async def test_a_queue_that_cannot_be_sorted_does_not_stop_the_lane() -> None:
         def __hash__(self) -> int:
             return 0
 
-    class OddSample(Sample):
-        key = Odd()  # type: ignore[assignment]
-
     model = Doubler(held=True)
     async with batcher(model) as doubler:
-        odd = [OddSample(np.array(n)) for n in (1, 2)]
+        odd = [Sample(np.array(n), key=Odd()) for n in (1, 2)]
         callers = await submit_behind_a_held_batch(doubler, model, odd)
         model.go.set()
         first, *others = await asyncio.gather(*callers, return_exceptions=True)
