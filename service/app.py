@@ -10,19 +10,17 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import bentoml
 import click
-from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml._internal.utils import circus
 
 from service import logs
+from service.bento import guard_workers, wrap_worker
 from service.errors import OperatorError
 from service.keys import read_keys
 from service.policy import check_state, open_state
@@ -92,13 +90,6 @@ class Front:
         await (self._app if scope["type"] == "http" else self._bentoml)(scope, receive, send)
 
 
-class WatchfulArbiter(circus.Arbiter):
-    """Starts workers, and another one for each that died."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options | {"check_delay": 1.0})  # seconds
-
-
 @bentoml.service(
     name="sensorium",
     workers=settings.workers,
@@ -142,8 +133,8 @@ class Sensorium:
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def look_after_workers() -> None:
-        """In the process that starts workers: every second, not BentoML's ten, is one dead?"""
-        circus.Arbiter = WatchfulArbiter  # type: ignore[misc]
+        """In the process that starts workers."""
+        guard_workers(settings)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
@@ -156,9 +147,4 @@ class Sensorium:
         await serving().stop()
 
 
-def _put_front_first(build: "Callable[..., ASGIApp]") -> Callable[..., Front]:
-    return lambda *args, **options: Front(build(*args, **options))
-
-
-# `add_asgi_middleware` would put it behind all the others, and the service takes no attributes.
-Service.to_asgi = _put_front_first(Service.to_asgi)
+wrap_worker(Front, settings)

@@ -113,6 +113,12 @@ class Settings(BaseSettings):
     drain_seconds: PositiveFloat = Field(
         10.0, description="How long queued work may take to finish at shutdown."
     )
+    stop_seconds: PositiveFloat = Field(
+        30.0, description="Seconds that requests under way may take to finish at shutdown."
+    )
+    stall_seconds: PositiveFloat = Field(
+        20.0, description="A connection whose client makes no progress for so long is closed."
+    )
     keys: Path | None = Field(None, description="The file of API keys; without one, none is asked.")
     caller_concurrency: NonNegativeInt = Field(
         0, description="Requests that one caller may have inside one worker at once; 0: any number."
@@ -139,6 +145,11 @@ class Settings(BaseSettings):
     @property
     def input_limits(self) -> InputLimits:
         return InputLimits(self.max_pixels, self.max_audio_seconds, self.max_text_bytes)
+
+    @property
+    def longest_stop_seconds(self) -> float:
+        """When a worker that was told to end exits, whatever it still does."""
+        return self.stop_seconds + self.drain_seconds + 5
 
     @cached_property
     def cores_per_worker(self) -> int:

@@ -22,6 +22,11 @@ SAFETY = [
 ]
 
 
+def new_id() -> str:
+    """An id for a request that brought none."""
+    return f"{PROCESS}{next(NUMBERS):08x}"
+
+
 class Edge:
     """ASGI middleware: `X-Request-Id` in and out; no more of a body, and of all, than may be."""
 
@@ -29,7 +34,7 @@ class Edge:
         self._app = app
         self._max_body_bytes = settings.max_body_bytes
         self._max_held_bytes = settings.max_held_bytes
-        self._held = 0  # bytes of the bodies of all requests that are not answered yet
+        self._held = 0  # bytes of the bodies of all requests whose response is not ready yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -37,15 +42,47 @@ class Edge:
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if USABLE_ID.fullmatch(given) else f"{PROCESS}{next(NUMBERS):08x}"
+        request_id = given if USABLE_ID.fullmatch(given) else new_id()
         scope.setdefault("state", {})["request_id"] = request_id
+        received = held = 0  # bytes
+
+        def hold(size: int) -> None:
+            """Count what this request holds.
+
+            Raises:
+                QueueFull: all requests together hold more than they may.
+            """
+            nonlocal held
+            held += size
+            self._held += size
+            if self._held > self._max_held_bytes:
+                raise QueueFull(f"requests hold {self._held:,} bytes already", retry_after=1.0)
+
+        def release() -> None:
+            nonlocal held
+            self._held -= held
+            held = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal received
+            message = await receive()
+            size = len(message.get("body", b""))
+            received += size
+            if received > self._max_body_bytes:
+                raise self._too_large()
+            hold(size)
+            return message
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
+                release()  # the response is ready, and its client may take long to read it
                 own = (b"x-request-id", request_id.encode())
                 message["headers"] = [*message["headers"], own, *SAFETY]
             await send(message)
 
+        scope["state"]["hold"] = (
+            hold  # what is made of the body, such as inflated bytes, counts too
+        )
         declared = headers.get(b"content-length", b"0")
         if not LENGTH.fullmatch(declared):
             error = BadRequest("Content-Length is not a number")
@@ -55,28 +92,10 @@ class Edge:
             refusal.headers["Connection"] = "close"  # so much is not read to its end
             await refusal(scope, receive, send_with_id)
         else:
-            await self._bound(scope, receive, send_with_id)
-
-    async def _bound(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, until the body is beyond its limit, or all bodies together are beyond theirs."""
-        received = 0
-
-        async def receive_bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            size = len(message.get("body", b""))
-            received += size
-            self._held += size
-            if received > self._max_body_bytes:
-                raise self._too_large()
-            if self._held > self._max_held_bytes:
-                raise QueueFull(f"requests hold {self._held:,} bytes already", retry_after=1.0)
-            return message
-
-        try:
-            await self._app(scope, receive_bounded, send)
-        finally:
-            self._held -= received
+            try:
+                await self._app(scope, receive_bounded, send_with_id)
+            finally:
+                release()
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body has more than {self._max_body_bytes:,} bytes; send less at once")
