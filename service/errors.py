@@ -7,6 +7,7 @@
     │   ├── Unsupported        a kind of file or answer that there is none of here
     │   ├── TooLarge           beyond a limit, which the sentence names
     │   ├── UnknownEncoding    a body that is compressed in a way that is not taken here
+    │   ├── UnknownMediaType   a body, or a part of one, of a media type that is not taken here
     │   ├── BodyTimeout        a body that did not arrive in time
     │   ├── Unauthenticated    no key, or none that is known here
     │   ├── Forbidden          a key that is not good for this
@@ -58,6 +59,10 @@ class TooLarge(CallerError):
 
 class UnknownEncoding(CallerError):
     """The body is compressed in a way that is not taken here."""
+
+
+class UnknownMediaType(CallerError):
+    """The body, or a part of it, is of a media type that is not taken here."""
 
 
 class BodyTimeout(CallerError):

@@ -151,6 +151,11 @@ class Settings(BaseSettings):
         """When a worker that was told to end exits, whatever it still does."""
         return self.stop_seconds + self.drain_seconds + 5
 
+    @property
+    def window(self) -> int:
+        """Items of one request that are asked for at once: half a queue, for others may come."""
+        return max(1, self.max_queue // 2)
+
     @cached_property
     def cores_per_worker(self) -> int:
         return max(1, core_budget() // self.workers)

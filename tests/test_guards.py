@@ -19,7 +19,8 @@ from starlette.types import Message
 from service.errors import CallerGone, TooLarge
 from service.routes import files
 from service.routes.bodies import MOST_INFLATION, read_body
-from service.routes.multipart import MOST_HEAD, Part, read_parts
+from service.routes.media import read_media_type
+from service.routes.multipart import MOST_HEAD, read_parts
 from service.routes.payloads import MOST_JSON_BYTES, MOST_JSON_MARKS, parse_json
 from service.routes.v2.wire import MOST_ELEMENTS, MOST_VALUES
 from service.settings import Settings
@@ -192,15 +193,12 @@ def test_a_form_s_parts_are_their_very_bytes() -> None:
     body = form(
         (HEAD, contents[0]), (field, contents[1]), (HEAD, contents[2]), (field, contents[3])
     )
-    expected = [
-        Part(name, content, is_file)
-        for content, (name, is_file) in zip(
-            contents, [("f", True), ("a b", False)] * 2, strict=True
-        )
-    ]
-    assert read_parts(body, FORM, most=4) == expected
-    assert read_parts(b"before\r\n" + body + b"after", FORM, most=4) == expected
-    assert read_parts(body, 'multipart/form-data; charset=punycode; boundary="xx"', 4) == expected
+    expected = [("f", contents[0], "f"), ("a b", contents[1], None)]
+    expected += [("f", contents[2], "f"), ("a b", contents[3], None)]
+    quoted = 'multipart/form-data; charset=punycode; boundary="xx"'
+    for given, kind in ((body, FORM), (b"before\r\n" + body + b"after", FORM), (body, quoted)):
+        parts = read_parts(given, read_media_type(kind), most=4)
+        assert [(part.name, part.content, part.filename) for part in parts] == expected
 
 
 @pytest.mark.parametrize(
@@ -379,7 +377,7 @@ async def test_of_many_unknown_names_one_is_told(client: httpx.AsyncClient) -> N
     body = json.dumps({"input": ["a", "b"], **{f"x{n}": 1 for n in range(50_000)}}).encode()
     response = await client.post("/v1/text/similarity", content=body, headers=JSON)
     assert problem(response, 400, "bad_request")["detail"] == (
-        "parameter x0: there is none of that name"
+        "parameter x0 is unknown; there are: input, against"
     )
 
 

@@ -336,7 +336,7 @@ async def test_damaged_and_endless_compression_is_refused(small_models: Path) ->
         ({"more": 1}, "more"),
         ({"id": 7}, "id"),
         ({"parameters": {"priority": 1}}, "parameters.priority"),
-        ({"parameters": {"sequence_id": 1}}, "parameters.sequence_id"),
+        ({"parameters": {"sequence_id": 1}}, "parameter sequence_id is unknown"),
         ({"parameters": {"timeout": -1}}, "parameters.timeout"),
         ({"parameters": {"timeout": 10**12}}, "parameters.timeout"),
         ({"outputs": [{"name": "colour"}]}, "no output colour; it has: truncated, vector"),
@@ -435,7 +435,7 @@ async def test_more_tokens_than_the_model_reads_are_refused(client: httpx.AsyncC
         (383, b"", None, "is 384 bytes, not 383"),
         (0, b"", None, "is 384 bytes, not 0"),
         (385, b"", None, "384 bytes are left"),
-        (384, b"", "0", "Invalid JSON"),
+        (384, b"", "0", "not JSON"),
         (384, b"", "9999999", "at most the body's"),
         (384, b"", "-1", "must be a number"),
         (384, b"", "many", "must be a number"),
@@ -511,9 +511,16 @@ async def test_a_deadline_in_microseconds(small_models: Path) -> None:
 
 async def test_a_full_queue_is_503_and_says_when_to_return(small_models: Path) -> None:
     async with serving(small_models, max_queue=1, lanes=1) as client:
+        several = [ask(client, "colours:tensors", json=pixels()) for _ in range(64)]
+        full = [r for r in await asyncio.gather(*several) if r.status_code != 200]
+        assert "wait already" in refusal(full[0], 503)
+        assert int(full[0].headers["retry-after"]) >= 1
+
+
+async def test_a_request_does_not_fill_the_queue_by_itself(small_models: Path) -> None:
+    async with serving(small_models, max_queue=1, lanes=1) as client:
         response = await ask(client, "colours:tensors", json=pixels(np.concatenate([PIXELS] * 8)))
-        assert "wait already" in refusal(response, 503)
-        assert int(response.headers["retry-after"]) >= 1
+        assert len(outputs(response)["vector"]) == 16
 
 
 async def test_metadata_of_both_forms(client: httpx.AsyncClient) -> None:

@@ -208,7 +208,7 @@ async def test_sounds_as_data_uris(plain: httpx.AsyncClient) -> None:
         ("words", [1, 8], 422, "each below 8"),
         ("words", [-1], 422, "each below 8"),
         ("words", [1] * 17, 413, "17 tokens; at most 16"),
-        ("words", ["sea"] * 4, 413, "4 items; at most 3"),
+        ("words", ["sea"] * 2049, 413, "2049 items; at most 2048"),
         ("words", "\ud800", 422, "lone surrogate"),
         ("colours", "sea", 422, "not a data URI"),
         ("colours", "data:image/png;base64,%", 422, "not base64"),

@@ -352,16 +352,22 @@ async def test_a_deadline_that_has_passed_is_answered_as_such(small_models: Path
 
 async def test_a_full_queue_is_503_and_says_when_to_return(small_models: Path) -> None:
     async with serving(small_models, max_queue=1, lanes=1) as client:
-        bodies = {"input": ["red"] * 64}
-        results = (await client.post("/v1/text/embed", json=bodies)).json()["results"]
-        refused = [r["error"]["code"] for r in results if r["status"] == "error"]
-        assert refused
-        assert set(refused) == {"queue_full"}
         several = [client.post("/v1/text/embed", content=b"red") for _ in range(64)]
         full = [r for r in await asyncio.gather(*several) if r.status_code != 200]
         assert full
         problem(full[0], 503, "queue_full")
         assert int(full[0].headers["retry-after"]) >= 1
+
+
+async def test_a_request_does_not_fill_the_queue_by_itself(small_models: Path) -> None:
+    async with serving(small_models, max_queue=3, max_items=5000, lanes=1) as client:
+        many = await client.post("/v1/text/embed", json={"input": ["red"] * 64})
+        assert [result["status"] for result in many.json()["results"]] == ["ok"] * 64
+        compared = await client.post("/v1/text/similarity", json={"input": ["red", "sea"] * 32})
+        assert len(compared.json()["similarities"]) == 64
+        labels = {"labels": ["red", "sea", "cat", "dog", "blue"] * 3}
+        found = await client.post("/v1/text/classify", params=labels, content=b"sea")
+        assert top(found) == ["sea"]
 
 
 async def test_a_body_beyond_the_limit_is_refused(small_models: Path) -> None:

@@ -34,6 +34,7 @@ class Result(Finding):
     """One item's answer: `labels` or `vector` where `status` is ok, else `error`."""
 
     index: int
+    filename: NotRequired[str]  # of a form's file, as it was sent
     status: Literal["ok", "error"]
     truncated: NotRequired[Literal[True]]  # the model reads less than the whole input
     error: NotRequired[Problem]

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.errors import BadRequest
 from service.routes import problems
 from service.routes.state import State
 
@@ -60,10 +61,15 @@ def read_query(model: type[BaseModel], query: bytes) -> BaseModel:
     """The parameters of a query string; where a parameter takes one value, the last one counts.
 
     Raises:
+        BadRequest: there is none of a name, or it is not UTF-8.
         ValidationError: they are not what the model wants.
     """
     values: dict[str, Any] = {}
-    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+    try:
+        pairs = parse_qsl(query.decode(), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"the query is not UTF-8: {error}") from error
+    for name, value in pairs:
         field = model.model_fields.get(name)
         if field and field.annotation == list[str]:
             values.setdefault(name, []).append(value)

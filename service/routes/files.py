@@ -1,19 +1,18 @@
 """Files in, labels or vectors out: `/v1/{image,text,audio}/{classify,embed}` and similarity."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from service.admission import check, enter
 from service.errors import BadRequest, SensoriumError, TooLarge
 from service.manifest import Kind, Modality, Task
 from service.meaning import ZERO_SHOT_SCALE, Floats, best, cosines, softmax
-from service.pipeline import Prediction, gather
+from service.pipeline import Files, Prediction, gather
 from service.policy import VersionName
 from service.routes import examples
 from service.routes.answers import (
@@ -29,10 +28,11 @@ from service.routes.answers import (
 )
 from service.routes.callers import while_there
 from service.routes.direct import ROUTES, DirectRoute, Endpoint
-from service.routes.outcomes import count
+from service.routes.outcomes import all_or_none, count
 from service.routes.payloads import Given, encode_text, read_document, read_items
 from service.routes.problems import RESPONSES, describe
 from service.routes.state import Shared, State
+from service.routes.strict import Strict
 from service.served import Served
 
 router = APIRouter(tags=["files"], responses=RESPONSES)
@@ -41,10 +41,8 @@ router = APIRouter(tags=["files"], responses=RESPONSES)
 VERSION = "Its number, or an alias. Without one, what the model's routing says: else the latest."
 
 
-class ModelQuery(BaseModel):
+class ModelQuery(Strict):
     """Which model; without one, the only one that can do it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str | None = None
     version: VersionName | None = Field(None, description=VERSION)
@@ -55,13 +53,13 @@ def choose(
 ) -> Served:
     """The model for a request, in the version that it names, or that its id draws."""
     request_id = request.state.request_id
-    return shared.repository.choose(kind, task, query.model, query.version, request_id)
+    served = shared.repository.choose(kind, task, query.model, query.version, request_id)
+    request.scope["state"].setdefault("manifests", []).append(served.model.manifest)  # for its log
+    return served
 
 
-class ClassifyQuery(BaseModel):
+class ClassifyQuery(Strict):
     """Which model, or models: several give `{"answers": [...]}`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: list[str] = Field([], max_length=32, description="Repeat it to ask several models.")
     version: VersionName | None = Field(None, description=VERSION)
@@ -77,10 +75,8 @@ class TextClassifyQuery(ClassifyQuery):
 Texts = Annotated[list[str], Field(fail_fast=True)]
 
 
-class Comparison(BaseModel):
+class Comparison(Strict):
     """Texts to compare: with each other, or each of `input` with each of `against`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     input: str | Texts
     against: str | Texts | None = None
@@ -186,12 +182,11 @@ async def compare_texts(
     deadline = deadline_of(request, shared.settings.timeout_ms)
     comparison = await read_document(request, Comparison, shared.settings)
     rows, columns = _texts(comparison.input), _texts(comparison.against)
-    request.scope["state"]["manifests"] = [served.model.manifest]
     if len(rows) + len(columns) < 2:
         raise BadRequest("similarity wants two texts or more", "input")
     if len(rows) + len(columns) > shared.settings.max_items:
         raise TooLarge(f"at most {shared.settings.max_items} texts are compared at once")
-    predictions = await _embed_words(shared, served, rows + columns, deadline)
+    predictions = await _embed_words(request, shared, served, rows + columns, deadline)
     vectors = [prediction.values for prediction in predictions]
     left = vectors[: len(rows)]
     document = Similarity(
@@ -237,7 +232,7 @@ async def _classify_by_likeness(
     asked = ModelQuery(model=name, version=query.version)
     served = choose(request, shared, "text", "embed", asked)
     deadline = deadline_of(request, shared.settings.timeout_ms)
-    words = await _embed_words(shared, served, query.labels, deadline)
+    words = await _embed_words(request, shared, served, query.labels, deadline, noun="label")
     vectors = [prediction.values for prediction in words]
 
     def read(_: Served, prediction: Prediction) -> Finding:
@@ -266,18 +261,18 @@ async def _answer(
         TooLarge: the answer would hold too many labels.
         SensoriumError: the only item has no answer.
     """
-    request.scope["state"]["manifests"] = [served.model.manifest for served in models]
     deadline = deadline_of(request, shared.settings.timeout_ms)
     admissions = list({each for served in models for each in served.admissions})
     check(admissions, deadline)
     items = await read_items(request, kind, shared.settings)
-    if len(items) * labels > MOST_LABELS:
+    if (asked := len(items.given) * labels) > MOST_LABELS:
         raise TooLarge(
-            f"the answer would hold {len(items) * labels:,} labels; at most {MOST_LABELS:,} are"
-            " given: lower top_k, or send less at once"
+            f"the answer would hold {asked:,} labels; at most {MOST_LABELS:,} are given:"
+            " lower top_k, or send less at once"
         )
-    with enter(admissions, len(items), deadline):
-        work = gather([_predict(shared, models, task, item, deadline) for item in items])
+    window = shared.settings.window
+    with enter(admissions, min(len(items.given), window), deadline):
+        work = _predict_all(shared, models, task, items.given, deadline, window)
         outcomes = await while_there(request, admissions, work)
         if len(outcomes) == 1 and isinstance(outcomes[0], SensoriumError):
             raise outcomes[0]
@@ -287,18 +282,36 @@ async def _answer(
         for index, outcome in enumerate(outcomes):
             if isinstance(outcome, SensoriumError):
                 problem = describe(outcome, request.state.request_id)
-                results.append(Result(index=index, status="error", error=problem))
-                continue
-            found = read(served, outcome[number])
-            result = cast(Result, {"index": index, "status": "ok", **found})
-            if outcome[number].truncated:
-                result["truncated"] = True
+                result = Result(index=index, status="error", error=problem)
+            else:
+                found = read(served, outcome[number])
+                result = cast(Result, {"index": index, "status": "ok", **found})
+                if outcome[number].truncated:
+                    result["truncated"] = True
+            if filename := items.filename(index):
+                result["filename"] = filename
             results.append(result)
         manifest = served.model.manifest
         answers.append(Answer(model=manifest.name, version=str(manifest.version), results=results))
     document = answers[0] if len(answers) == 1 else Answers(answers=answers)
     good = [outcome for outcome in outcomes if not isinstance(outcome, SensoriumError)]
     return respond(document, [prediction.timings for outcome in good for prediction in outcome])
+
+
+async def _predict_all(
+    shared: State,
+    models: list[Served],
+    task: Task,
+    items: Sequence[Given],
+    deadline: float,
+    window: int,
+) -> list[list[Prediction] | SensoriumError]:
+    """Each item's outcome; so many are asked for at once that they do not fill the queue."""
+    outcomes: list[list[Prediction] | SensoriumError] = []
+    for start in range(0, len(items), window):
+        several = items[start : start + window]
+        outcomes += await gather([_predict(shared, models, task, i, deadline) for i in several])
+    return outcomes
 
 
 async def _predict(
@@ -318,17 +331,24 @@ async def _predict(
 
 
 async def _embed_words(
-    shared: State, served: Served, words: Sequence[str], deadline: float
+    request: Request,
+    shared: State,
+    served: Served,
+    words: Sequence[str],
+    deadline: float,
+    noun: str = "item",
 ) -> list[Prediction]:
     """The vectors of texts that belong to the request itself: one that fails, fails it."""
-    with enter(served.admissions, len(words), deadline):
-        predictions = await asyncio.gather(
-            *(
-                shared.pipeline.predict([(served, "embed")], {"text": encode_text(word)}, deadline)
-                for word in words
-            )
-        )
-    return [prediction for [prediction] in predictions]
+
+    async def embed(word: str) -> Prediction:
+        item: Files = {"text": encode_text(word)}
+        [prediction] = await shared.pipeline.predict([(served, "embed")], item, deadline)
+        return prediction
+
+    window = shared.settings.window
+    with enter(served.admissions, min(len(words), window), deadline):
+        work = all_or_none(served, embed, words, window=window, noun=noun)
+        return await while_there(request, served.admissions, work)
 
 
 def _texts(given: str | list[str] | None) -> list[str]:

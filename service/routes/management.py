@@ -4,7 +4,7 @@ import asyncio
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from service.errors import BadModel, BadRequest, NotFound
 from service.manifest import Name
@@ -15,6 +15,7 @@ from service.routes.answers import deadline_of
 from service.routes.payloads import read_document
 from service.routes.problems import V2_RESPONSES
 from service.routes.state import Shared
+from service.routes.strict import Strict
 from service.settings import MOST_TIMEOUT_MS
 from service.workers import Edit
 
@@ -26,10 +27,6 @@ STATES: dict[State, Literal["READY", "LOADING", "UNAVAILABLE"]] = {
     "failed": "UNAVAILABLE",
     "unloaded": "UNAVAILABLE",
 }
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
 
 
 class IndexRequest(Strict):

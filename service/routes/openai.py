@@ -1,17 +1,15 @@
 """OpenAI's embeddings, so that clients made for them work with what is served here."""
 
 import base64
-import binascii
-import re
 from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 from starlette.responses import Response
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from service.admission import enter
-from service.errors import BadRequest, TooLarge, Unreadable, Unsupported
+from service.errors import BadRequest, TooLarge, Unsupported
 from service.meaning import Floats, unit
 from service.pipeline import Pipeline, Prediction
 from service.preprocessing import TextPreprocessor
@@ -19,22 +17,22 @@ from service.routes import examples
 from service.routes.answers import deadline_of, respond
 from service.routes.callers import while_there
 from service.routes.direct import ROUTES, DirectRoute
+from service.routes.media import decode_data_uri
 from service.routes.outcomes import all_or_none
 from service.routes.payloads import encode_text, read_document
 from service.routes.problems import RESPONSES
 from service.routes.state import Shared
+from service.routes.strict import Strict
 from service.served import Served
 
 router = APIRouter(tags=["openai"], responses=RESPONSES)
 
-DATA_URI = re.compile(r"data:[^,]*;base64,")
+MOST_INPUTS = 2048  # as at OpenAI, so that its clients need not be told otherwise
 TOKENS = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
 ITEM = {"oneOf": [{"type": "string"}, TOKENS]}
 
 
-class EmbeddingRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class EmbeddingRequest(Strict):
     model: str
     input: Annotated[
         Any,
@@ -70,8 +68,8 @@ class Embeddings(TypedDict):
     usage: Usage
 
 
-class NoQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class NoQuery(Strict):
+    """None: model and all else are in the body."""
 
 
 @router.post(
@@ -90,14 +88,16 @@ async def embed(request: Request, shared: Shared, _: Annotated[NoQuery, Query()]
     if asked.dimensions and asked.dimensions > width:
         raise BadRequest(f"{asked.model} gives {width} dimensions, not more", "dimensions")
     items = _items(asked.input)
-    if len(items) > shared.settings.max_items:
-        raise TooLarge(
-            f"the request holds {len(items)} items; at most {shared.settings.max_items} are taken"
-        )
-    with enter(served.admissions, len(items), deadline):
-        work = all_or_none(
-            served, (_predict(shared.pipeline, served, item, deadline) for item in items)
-        )
+    most = max(MOST_INPUTS, shared.settings.max_items)
+    if len(items) > most:
+        raise TooLarge(f"the request holds {len(items)} items; at most {most} are taken")
+
+    async def predict(item: object) -> Prediction:
+        return await _predict(shared.pipeline, served, item, deadline)
+
+    window = shared.settings.window
+    with enter(served.admissions, min(len(items), window), deadline):
+        work = all_or_none(served, predict, items, window=window)
         predictions = await while_there(request, served.admissions, work)
     tokens = sum(p.cost for p in predictions) if manifest.kind == "text" else 0
     data = [
@@ -131,7 +131,7 @@ async def _predict(pipeline: Pipeline, served: Served, item: object, deadline: f
     match item:
         case str(text):
             kind = served.model.manifest.kind
-            payload = encode_text(text) if kind == "text" else _file(text)
+            payload = encode_text(text) if kind == "text" else decode_data_uri(text)
             [prediction] = await pipeline.predict(
                 [(served, "embed")], {served.modality: payload}, deadline
             )
@@ -144,21 +144,6 @@ async def _predict(pipeline: Pipeline, served: Served, item: object, deadline: f
                 served, "embed", preprocessor.sample(ids), deadline
             )
     raise BadRequest("an input must be a string or a list of token ids", "input")
-
-
-def _file(text: str) -> bytes:
-    """The bytes of a base64 data URI.
-
-    Raises:
-        Unreadable: it is none.
-    """
-    prefix = DATA_URI.match(text)
-    if prefix is None:
-        raise Unreadable("not a data URI, such as data:image/jpeg;base64,...")
-    try:
-        return base64.b64decode(text[prefix.end() :], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Unreadable(f"not base64: {error}") from error
 
 
 def _encode(vector: Floats, asked: EmbeddingRequest) -> list[float] | str:

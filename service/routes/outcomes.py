@@ -1,14 +1,15 @@
 """Outcomes: each item that a route sends to a model is counted by how it ended."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from service.errors import CallerError, SensoriumError
 from service.routes.problems import code_of
 from service.served import Served
 
+Given = TypeVar("Given")
 T = TypeVar("T")
 
 
@@ -22,47 +23,54 @@ def count(models: Iterable[Served], outcome: object, started: float) -> None:
             served.series.done("ok")
 
 
-async def all_or_none(served: Served, answers: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def all_or_none(
+    served: Served,
+    predict: Callable[[Given], Awaitable[T]],
+    items: Sequence[Given],
+    *,
+    window: int,
+    noun: str = "item",
+) -> list[T]:
     """A model's answers to all items of one request, in order, each counted.
+
+    Args:
+        window: so many are asked for at once, so that one request does not fill the queue.
+        noun: what the sentence of an error calls an item.
 
     Raises:
         CallerError: an item cannot be used; the sentence says which it was.
-        SensoriumError: likewise the first that one of them raises; the others are given up.
+        SensoriumError: likewise the first that one of them raises; the others are cancelled.
     """
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(_numbered(number, _counted(served, answer)))
-                for number, answer in enumerate(answers)
-            ]
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]
+    found: list[T] = []
+    for start in range(0, len(items), window):
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(_counted(served, predict, item, f"{noun} {number}"))
+                    for number, item in enumerate(items[start : start + window], start)
+                ]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        found += [task.result() for task in tasks]
+    return found
 
 
-async def _counted(served: Served, answer: Awaitable[T]) -> T:
+async def _counted(
+    served: Served, predict: Callable[[Given], Awaitable[T]], item: Given, name: str
+) -> T:
     """One item's answer, counted.
 
     Raises:
+        CallerError: the item cannot be used; the sentence begins with its name.
         SensoriumError: there is no answer.
     """
     started = perf_counter()
     try:
-        found = await answer
+        found = await predict(item)
     except SensoriumError as error:
         count([served], error, started)
+        if isinstance(error, CallerError):
+            error.args = (f"{name}: {error}",)  # which leaves what else it says
         raise
     count([served], found, started)
     return found
-
-
-async def _numbered(number: int, answer: Awaitable[T]) -> T:
-    """The answer to one of several items, all of which a request wants or none.
-
-    Raises:
-        CallerError: the item cannot be used; the sentence says which it was.
-    """
-    try:
-        return await answer
-    except CallerError as error:
-        raise type(error)(f"item {number}: {error}") from error

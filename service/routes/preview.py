@@ -99,12 +99,13 @@ async def _turn(
     """The request's only item, turned in the decoders' pool when no other preview is."""
     deadline = deadline_of(request, shared.settings.timeout_ms)
     items = await read_items(request, modality, shared.settings)
-    if len(items) != 1:
+    if len(items.given) != 1:
         raise BadRequest("a preview takes one item")
-    if isinstance(items[0], SensoriumError):
-        raise items[0]
+    [item] = items.given
+    if isinstance(item, SensoriumError):
+        raise item
     try:
         async with asyncio.timeout_at(deadline), shared.previews:
-            return await shared.pipeline.decode(turn, items[0][modality], deadline)
+            return await shared.pipeline.decode(turn, item[modality], deadline)
     except TimeoutError:
         raise DeadlineExceeded("the preview was not drawn before the deadline") from None

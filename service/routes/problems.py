@@ -30,6 +30,7 @@ TABLE: dict[type[Exception], tuple[int, str, str]] = {
     errors.BodyTimeout: (408, "body_timeout", "The body did not arrive in time"),
     errors.TooLarge: (413, "too_large", "The input is beyond a limit"),
     errors.UnknownEncoding: (415, "unknown_encoding", "The body is compressed in an unknown way"),
+    errors.UnknownMediaType: (415, "unknown_media_type", "The media type is not supported"),
     errors.Unreadable: (422, "unreadable", "The input cannot be decoded"),
     errors.TooManyRequests: (429, "too_many_requests", "One caller may ask no more than this"),
     errors.CallerGone: (499, "caller_gone", "The caller has left"),

@@ -13,7 +13,7 @@ import numpy as np
 from service.batching import Reply
 from service.errors import BatchFailed, Unreadable
 from service.manifest import Task
-from service.pipeline import Files, Pipeline
+from service.pipeline import Files, Pipeline, Prediction
 from service.preprocessing import Array, TensorSample, TensorSpec
 from service.repository import Repository
 from service.routes.outcomes import all_or_none
@@ -51,8 +51,9 @@ class Form(Protocol):
         inputs: Mapping[str, Array],
         outputs: Collection[str],
         deadline: float,
+        window: int,
     ) -> dict[str, Array]:
-        """The outputs for inputs that fit, each [N, ...].
+        """The outputs for inputs that fit, each [N, ...]; `window` items are asked for at once.
 
         Raises:
             CallerError: an item cannot be used; the sentence names it.
@@ -99,6 +100,7 @@ class FileForm:
         inputs: Mapping[str, Array],
         outputs: Collection[str],
         deadline: float,
+        window: int,
     ) -> dict[str, Array]:
         needs: dict[Task, set[str]] = {"classify": {"labels", "scores"}, "embed": {"vector"}}
         able = tuple(self.served.model.manifest.tasks.outputs())
@@ -106,9 +108,11 @@ class FileForm:
         columns = [column.ravel() for column in inputs.values()]
         rows = [dict(zip(inputs, row, strict=True)) for row in zip(*columns, strict=True)]
         asks = [(self.served, task) for task in tasks]
-        answers = await all_or_none(
-            self.served, (pipeline.predict(asks, cast(Files, row), deadline) for row in rows)
-        )
+
+        async def predict(row: dict[str, bytes]) -> list[Prediction]:
+            return await pipeline.predict(asks, cast(Files, row), deadline)
+
+        answers = await all_or_none(self.served, predict, rows, window=window)
         predictions = [dict(zip(tasks, answer, strict=True)) for answer in answers]
         found = {"truncated": np.array([[of[tasks[0]].truncated] for of in predictions])}
         if "classify" in tasks:
@@ -153,11 +157,13 @@ class TensorForm:
         inputs: Mapping[str, Array],
         outputs: Collection[str],
         deadline: float,
+        window: int,
     ) -> dict[str, Array]:
+        async def compute(row: TensorSample) -> Reply:
+            return await self._compute(pipeline, row, deadline)
+
         rows = self.served.model.split(inputs, sorted(outputs))
-        replies = await all_or_none(
-            self.served, (self._compute(pipeline, row, deadline) for row in rows)
-        )
+        replies = await all_or_none(self.served, compute, rows, window=window)
         return {name: np.stack([reply.row[name] for reply in replies]) for name in outputs}
 
     async def _compute(self, pipeline: Pipeline, row: TensorSample, deadline: float) -> Reply:

@@ -61,10 +61,12 @@ async def infer(
         form = find_form(shared.repository, name, version, asked.question.id)
     if microseconds := asked.question.parameters.timeout:
         deadline = arrived + microseconds / 1e6
+    request.scope["state"]["manifests"] = [form.served.model.manifest]  # for its line in the log
     classes = _choose_outputs(form, asked.question)
     items = _count_items(form, asked.inputs, shared.settings.max_items)
-    with enter(form.served.admissions, items, deadline):
-        work = form.answer(shared.pipeline, asked.inputs, classes, deadline)
+    window = shared.settings.window
+    with enter(form.served.admissions, min(items, window), deadline):
+        work = form.answer(shared.pipeline, asked.inputs, classes, deadline, window)
         found = await while_there(request, form.served.admissions, work)
     tensors = {
         output: _highest(found[output], count, form.labels(output)) if count else found[output]
@@ -134,7 +136,9 @@ def _count_items(form: Form, tensors: Mapping[str, Array], most: int) -> int:
         raise BadRequest(f"{form.name} wants input {missing[0]} too")
     for name, tensor in tensors.items():
         spec = form.inputs[name]
-        if tensor.dtype.name != spec.dtype or not spec.fits(tensor.shape):
+        # Files and texts are often sent as [N], for each is one.
+        shape = (*tensor.shape, 1) if tensor.dtype == object and tensor.ndim == 1 else tensor.shape
+        if tensor.dtype.name != spec.dtype or not spec.fits(shape):
             wanted = f"{DATATYPES[spec.dtype]}{shape_of(spec)}"
             given = f"{DATATYPES[tensor.dtype.name]}{list(tensor.shape)}"
             raise BadRequest(f"input {name} is {wanted}, not {given}")

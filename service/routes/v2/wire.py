@@ -1,18 +1,22 @@
 """Requests and answers of inference: JSON, with tensors in it or, as bytes, behind it."""
 
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, NotRequired, cast
+from typing import Annotated, Any, Literal, NotRequired, cast
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic_core import from_json as parse_json
 from starlette.datastructures import Headers
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from service.errors import BadRequest
+from service.errors import BadRequest, CallerError
 from service.preprocessing import Array
+from service.routes.media import decode_base64
 from service.routes.payloads import bound_json
 from service.routes.problems import first_error
+from service.routes.strict import Strict, without_nulls
 from service.settings import MOST_TIMEOUT_MS
 from service.tensors import DATATYPES, Datatype, from_binary, from_json, to_binary, to_json
 
@@ -26,14 +30,17 @@ HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the te
 
 
 Side = Annotated[int, Field(ge=0, lt=2**31)]
+# MLServer's codecs, which its clients name: only base64 is to be decoded.
+ContentType = Literal["str", "np", "base64"]
 
 
-class Wire(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class Wire(Strict):
+    model_config = ConfigDict(strict=True)
 
 
 class InputParameters(Wire):
     binary_data_size: NonNegativeInt | None = None  # bytes of it behind the JSON
+    content_type: ContentType | None = None  # of BYTES
 
 
 class Input(Wire):
@@ -47,6 +54,7 @@ class Input(Wire):
 class OutputParameters(Wire):
     binary_data: bool | None = None
     classification: PositiveInt | None = None  # so many of the highest, as value:index:label
+    content_type: Literal["str", "np"] | None = None  # what the outputs are anyway
 
 
 class RequestedOutput(Wire):
@@ -56,6 +64,7 @@ class RequestedOutput(Wire):
 
 class RequestParameters(Wire):
     binary_data_output: bool = False
+    content_type: ContentType | None = None  # of inputs that name none
     timeout: Annotated[int, Field(ge=0, le=MOST_TIMEOUT_MS * 1000)] = 0  # microseconds; 0: none
     priority: Annotated[int, Field(le=0, description="There is one queue, without priorities.")] = 0
 
@@ -68,7 +77,7 @@ class Question(Wire):
     id: str | None = None
     parameters: RequestParameters = RequestParameters()
     inputs: Annotated[list[Input], Field(min_length=1, max_length=MOST_TENSORS)]
-    outputs: Annotated[list[RequestedOutput], Field(max_length=MOST_TENSORS)] = []  # none: all
+    outputs: list[RequestedOutput] = Field([], max_length=MOST_TENSORS)  # none: all
 
     def wants_bytes(self, output: str) -> bool:
         """Whether this output comes as bytes: its own parameter goes before the request's."""
@@ -114,15 +123,18 @@ def read(body: bytes, headers: Headers) -> Asked:
         BadRequest: a field, a tensor or a length is not as it must be.
         TooLarge: the JSON holds more elements than it may.
     """
-    document = body[: _header_length(headers, len(body))]
+    length = _header_length(headers, len(body))
+    document = body[:length].removeprefix(BOM_UTF8)
     bound_json(document, MOST_ELEMENTS, MOST_VALUES)
     try:
-        question = Question.model_validate_json(document)
+        question = Question.model_validate(without_nulls(parse_json(document)))
     except ValidationError as error:
         first = first_error(error)
-        field = ".".join(str(part) for part in first["loc"]) or "the JSON"
-        raise BadRequest(f"{field}: {first['msg']}") from error
-    rest = memoryview(body)[len(document) :]
+        where = ".".join(str(part) for part in first["loc"]) or "the JSON"
+        raise BadRequest(f"{where}: {first['msg']}") from error
+    except ValueError as error:
+        raise BadRequest(f"the body is not JSON in UTF-8: {error}") from error
+    rest = memoryview(body)[length:]
     tensors: dict[str, Array] = {}
     for given in question.inputs:
         if given.name in tensors:
@@ -131,9 +143,10 @@ def read(body: bytes, headers: Headers) -> Asked:
         if (size is None) == (given.data is None):
             raise BadRequest(f"input {given.name}: give data or binary_data_size, one of them")
         try:
-            tensors[given.name] = _tensor(given, rest[:size])
-        except BadRequest as error:
-            raise BadRequest(f"input {given.name}: {error}") from error
+            tensors[given.name] = _tensor(given, rest[:size], question.parameters.content_type)
+        except CallerError as error:
+            error.args = (f"input {given.name}: {error}",)
+            raise
         rest = rest[size or 0 :]
     if rest:
         raise BadRequest(f"{len(rest)} bytes behind the JSON belong to no input")
@@ -178,10 +191,15 @@ def _header_length(headers: Headers, body: int) -> int:
     return int(given)
 
 
-def _tensor(given: Input, data: memoryview) -> Array:
-    if given.data is not None:
-        return from_json(given.datatype, given.shape, given.data)
+def _tensor(given: Input, data: memoryview, default: ContentType | None) -> Array:
     size = given.parameters.binary_data_size or 0
-    if len(data) < size:
+    if given.data is not None:
+        tensor = from_json(given.datatype, given.shape, given.data)
+    elif len(data) < size:
         raise BadRequest(f"binary_data_size is {size}, but {len(data)} bytes are left")
-    return from_binary(given.datatype, given.shape, data)
+    else:
+        tensor = from_binary(given.datatype, given.shape, data)
+    if (given.parameters.content_type or default) == "base64" and given.datatype == "BYTES":
+        for place, encoded in enumerate(tensor.flat):
+            tensor.flat[place] = decode_base64(encoded.decode("latin-1"))
+    return tensor

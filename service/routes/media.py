@@ -1,0 +1,166 @@
+"""Media types, character sets and base64: how the content of a body, a part or an item is written.
+
+Only codecs that run in C are offered: a megabyte of `punycode` keeps the event loop busy for
+minutes.
+"""
+
+import binascii
+import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_LE, lookup
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from service.errors import TooLarge, UnknownMediaType, Unreadable
+
+MOST_ENCODED_BYTES = 16 * 2**20  # of base64 or quoted-printable, decoded on the event loop
+
+JSON = re.compile(r"(application|text)/(x-)?json|[^/]+/[^/]+\+json")
+# Whatever else a text is sent as: `curl -d` says that it is a form.
+TEXT = re.compile(r"text/.*|(application|binary)/octet-stream|application/x-www-form-urlencoded|")
+# A quote without an end goes on to the end: to look for another reading takes quadratic time.
+PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.?)*(?:"|\Z)|[^;]*)', re.DOTALL)
+DATA_URI = re.compile(r"data:([^,]{0,200}),", re.IGNORECASE)
+# What no quoted-printable text holds: = that begins neither two digits nor the end of a line.
+NOT_QUOTED = re.compile(rb"=(?![0-9A-Fa-f]{2}|[ \t]*(?:\r?\n|\Z))")
+BASE64 = bytes.maketrans(b"-_", b"+/")  # the alphabet for URLs as well
+CODECS = re.compile(
+    r"ascii|utf-8(-sig)?|utf-(16|32)(-[bl]e)?|iso8859-\d+|cp125\d|koi8-[ru]|mac-roman"
+    r"|gb2312|gbk|gb18030|big5|shift_jis|cp932|euc_(jp|kr)"
+)
+
+
+class MediaType(NamedTuple):
+    """What a `Content-Type` says: `text/plain` with `charset`, in lower case."""
+
+    name: str
+    parameters: dict[str, str]
+
+    @property
+    def charset(self) -> str | None:
+        return self.parameters.get("charset")
+
+
+def read_media_type(header: str) -> MediaType:
+    """The media type in a header; its name is empty where there is none."""
+    name, semicolon, _ = header.partition(";")
+    return MediaType(name.strip().lower(), read_parameters(header) if semicolon else {})
+
+
+def read_parameters(header: str) -> dict[str, str]:
+    """The parameters of a header, by their names in lower case, without quotes."""
+    found: dict[str, str] = {}
+    for name, value in PARAMETER.findall(header):
+        if value.startswith('"'):
+            value = value[1:].removesuffix('"').replace('\\"', '"').replace("\\\\", "\\")
+        found.setdefault(name.lower(), value.strip())
+    return found
+
+
+def to_utf8(content: bytes, charset: str | None) -> bytes:
+    """A text in UTF-8: by its byte order mark, else by the charset that was declared.
+
+    Raises:
+        UnknownMediaType: the charset is not known here.
+        Unreadable: the text is not of that charset.
+    """
+    if content.startswith(BOM_UTF32_LE):
+        charset = "utf-32"
+    elif content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        charset = "utf-16"
+    elif charset is None or content.startswith(BOM_UTF8):
+        return content
+    try:
+        codec = lookup(charset).name
+    except (LookupError, ValueError):
+        codec = ""
+    if not CODECS.fullmatch(codec):
+        raise UnknownMediaType(f"charset {charset[:40]} is not known here; send UTF-8")
+    if codec in ("ascii", "utf-8"):
+        return content
+    # As browsers do: most of what is called ISO 8859-1 is Windows-1252, which differs by 27 signs.
+    codec = "cp1252" if codec == "iso8859-1" else codec
+    try:
+        return content.decode(codec).encode()
+    except UnicodeError as error:
+        raise Unreadable(f"the text is not {charset[:40]}: {error.args[-1]}") from error
+
+
+def decode_base64(text: str) -> bytes:
+    """Base64 in either alphabet, with or without line ends; or a data URI.
+
+    Raises:
+        Unreadable: it is neither.
+        TooLarge: it is too long.
+    """
+    if DATA_URI.match(text):
+        return decode_data_uri(text)
+    return _from_base64(text)
+
+
+def decode_data_uri(text: str) -> bytes:
+    """The content of a data URI (RFC 2397); a text comes out in UTF-8.
+
+    Raises:
+        Unreadable: it is none.
+        UnknownMediaType: it has a charset that is not known here.
+        TooLarge: it is too long.
+    """
+    prefix = DATA_URI.match(text)
+    if prefix is None:
+        raise Unreadable("not a data URI, such as data:image/jpeg;base64,...")
+    head, data = prefix[1].rstrip(), text[prefix.end() :]
+    is_base64 = head.lower().endswith(";base64")
+    if is_base64 and "%" not in data:
+        content = _from_base64(data)
+    else:
+        _bound(data)
+        content = unquote_to_bytes(data)
+        if is_base64:
+            content = _from_base64(content.decode("latin-1"))
+    return to_utf8(content, charset) if (charset := read_media_type(head).charset) else content
+
+
+def decode_transfer(content: bytes, encoding: str) -> bytes:
+    """The content of a part, by its `Content-Transfer-Encoding`.
+
+    Raises:
+        UnknownMediaType: there is no such encoding.
+        Unreadable: the content is not encoded like that.
+        TooLarge: it is too long.
+    """
+    match encoding.strip().lower():
+        case "" | "7bit" | "8bit" | "binary":
+            return content
+        case "base64":
+            return _from_base64(content.decode("latin-1"))
+        case "quoted-printable":
+            _bound(content)
+            if wrong := NOT_QUOTED.search(content):
+                raise Unreadable(f"not quoted-printable: the = at byte {wrong.start()}")
+            return binascii.a2b_qp(content)
+    raise UnknownMediaType(
+        f"Content-Transfer-Encoding {encoding[:40]} is not known here;"
+        " send binary, base64 or quoted-printable"
+    )
+
+
+def _from_base64(text: str) -> bytes:
+    _bound(text)
+    try:
+        letters = text.encode("ascii").translate(BASE64, b" \t\r\n")
+        if len(letters) % 4:
+            raise Unreadable(
+                f"not base64: {len(letters)} characters are no multiple of 4;"
+                " it is cut off, or lacks the = at its end"
+            )
+        return binascii.a2b_base64(letters, strict_mode=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise Unreadable(f"not base64: {error}") from error
+
+
+def _bound(encoded: str | bytes) -> None:
+    if len(encoded) > MOST_ENCODED_BYTES:
+        raise TooLarge(
+            f"encoded content has more than {MOST_ENCODED_BYTES:,} bytes;"
+            " send the file itself, as a raw body or a part of a form"
+        )
