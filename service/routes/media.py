@@ -43,7 +43,7 @@ class MediaType(NamedTuple):
 def read_media_type(header: str) -> MediaType:
     """The media type in a header; its name is empty where there is none."""
     name, semicolon, _ = header.partition(";")
-    return MediaType(name.strip().lower(), read_parameters(header) if semicolon else {})
+    return MediaType(name.strip().lower()[:100], read_parameters(header) if semicolon else {})
 
 
 def read_parameters(header: str) -> dict[str, str]:

@@ -327,7 +327,8 @@ def _read_value(value: object, modality: Modality) -> Payload:
             case str(uri) if DATA_URI.match(uri):
                 return decode_data_uri(uri)
             case {"base64": str(encoded), **others} if not others:
-                return decode_base64(encoded)
+                content = decode_base64(encoded)
+                return to_utf8(content, None) if modality == "text" else content
     except CallerError as error:
         return error
     kinds = "a string" if modality == "text" else "a data URI"

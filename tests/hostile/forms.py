@@ -105,7 +105,7 @@ def _documents() -> dict[str, tuple[bytes, frozenset[int]]]:
         "a mark of byte order": (b'\xef\xbb\xbf{"input": "red"}', OK | BAD),
         "base64 that is none": (b'{"input": {"base64": "%%%"}}', UNREADABLE),
         "base64 without its end": (b'{"input": {"base64": "cmV"}}', UNREADABLE),
-        "base64 with line ends": (rb'{"input": {"base64": "cm\nVk"}}', UNREADABLE),
+        "base64 with line ends": (rb'{"input": {"base64": "cm\nVk"}}', OK),
         "base64 outside of ASCII": (rb'{"input": {"base64": "\uff43\uff4d"}}', UNREADABLE),
         "base64 that is a number": (b'{"input": {"base64": 7}}', BAD),
         "base64 and more": (b'{"input": {"base64": "cmVk", "url": "file:///etc/passwd"}}', BAD),
@@ -165,10 +165,10 @@ def _broken_forms() -> dict[str, tuple[str, bytes, frozenset[int]]]:
         "a NUL in the name": (FORM, one(file.replace(b'"file"', b'"fi\x00le"')), OK | BAD),
         "a name that is not UTF-8": (FORM, one(file.replace(b'"file"', b'"\xff"')), OK | BAD),
         "a filename that climbs": (FORM, one(field + b'; filename="../../etc/passwd"'), OK),
-        "a file in quoted-printable": (
+        "a file that is not base64 as it says": (
             FORM,
             one(file + b"\r\nContent-Transfer-Encoding: base64"),
-            OK,
+            UNREADABLE,
         ),
         "a form in a form": (
             FORM,
