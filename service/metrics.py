@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -88,6 +89,18 @@ CACHE_LOOKUP = Summary(
     "Time to look for a file in the cache, by what came of it: hit, miss.",
     (*MODEL, "outcome"),
 )
+REQUESTS = Counter(
+    "sensorium_requests",
+    "Requests by route, method and status. Without a route it is other; without a response its"
+    " status is 0.",
+    ("route", "method", "status"),
+)
+REQUEST = Histogram(
+    "sensorium_request_seconds",
+    "Time from a request's headers to the end of its response, by route.",
+    ("route",),
+    buckets=SECONDS,
+)
 REFUSED = Counter(
     "sensorium_rejections", "Requests that were answered with a problem, by its code.", ("code",)
 )
@@ -134,6 +147,10 @@ _forgotten: set[tuple[str, str]] = set()  # models whose series are not shown an
 def forget_model(name: str, version: str) -> None:
     """Show no series of a model that is gone; where workers share series, none can be removed."""
     _forgotten.add((name, version))
+
+
+requests_of = cache(REQUESTS.labels)  # route, method, status
+request_seconds_of = cache(REQUEST.labels)  # route
 
 
 class ModelSeries:
@@ -243,15 +260,39 @@ def _registry() -> CollectorRegistry:
         return REGISTRY
     _forget_the_dead(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
     registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    _Workers(registry)  # type: ignore[no-untyped-call]
     return registry
 
 
+class _Workers(multiprocess.MultiProcessCollector):
+    """All workers' files; one that is being created, or was never written to, is empty."""
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(file) for file in Path(self._path).glob("*.db") if _size(file)]
+        merged: Iterable[Metric] = self.merge(files)  # type: ignore[no-untyped-call]
+        return merged
+
+
+def _size(file: Path) -> int:
+    """Bytes; none of a file that another worker has just removed."""
+    with suppress(FileNotFoundError):
+        return file.stat().st_size
+    return 0
+
+
 def _forget_the_dead(folder: Path) -> None:
-    """Gauges of a worker that was killed would count for ever: it could not take its leave."""
+    """Remove the gauges of workers that were killed, which cannot. Other workers do it as well."""
     for file in folder.glob("gauge_live*_*.db"):
-        pid = int(file.stem.rpartition("_")[2])
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        pid = file.stem.rpartition("_")[2]
+        if _is_dead(pid):
+            file.unlink(missing_ok=True)
+
+
+def _is_dead(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OverflowError, PermissionError):  # not ours
+        pass
+    return False

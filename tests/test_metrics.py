@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
+from service.metrics import _forget_the_dead
 from tests.conftest import png
 from tests.servers import PROJECT, served
 
@@ -52,6 +54,39 @@ def test_what_a_killed_worker_did_counts_what_it_held_does_not(tmp_path: Path) -
     assert not list(tmp_path.glob("gauge_livesum_*.db"))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "counter_5.db",  # empty, as while it is created
+        "histogram_5.db",
+        "gauge_livesum_5x.db",
+        "gauge_livesum_.db",
+        "gauge_livemax_99999999999999999999.db",
+        "gauge_livemax_1.db",  # of a process of another user
+    ],
+)
+def test_an_odd_file_does_not_stop_the_metrics(tmp_path: Path, name: str) -> None:
+    run(WORK, tmp_path)
+    (tmp_path / name).touch()
+    done = 'sensorium_items_total{model="colours",outcome="ok",version="1"}'
+    assert value(run(READ, tmp_path), done) == 1
+
+
+def test_two_workers_may_forget_a_dead_one_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "gauge_livesum_5.db"
+    file.touch()
+
+    def kill(*_: int) -> None:
+        file.unlink()  # by the other worker, between our two looks
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "kill", kill)
+    _forget_the_dead(tmp_path)
+    assert not file.exists()
+
+
 def test_a_worker_that_is_alone_keeps_its_series_itself(small_models: Path) -> None:
     picture = png((250, 10, 10))
     with served(small_models) as url, httpx.Client(base_url=url) as client:
@@ -59,6 +94,9 @@ def test_a_worker_that_is_alone_keeps_its_series_itself(small_models: Path) -> N
         text = client.get("/metrics").text
     assert value(text, 'sensorium_items_total{model="colours",outcome="ok",version="1"}') == 1
     assert (value(text, "process_resident_memory_bytes") or 0) > 2**20
+    requests = 'sensorium_requests_total{method="POST",route="/v1/image/classify",status="200"}'
+    assert value(text, requests) == 1
+    assert "bentoml_service_" not in text, "series without samples"
 
 
 def test_two_workers_sum_right(small_models: Path) -> None:
@@ -79,3 +117,7 @@ def test_two_workers_sum_right(small_models: Path) -> None:
             client.post("/v1/image/classify", content=picture).raise_for_status()
         text = client.get("/metrics").text
     assert value(text, items) == value(text, decoded) == 200
+    requests = 'sensorium_requests_total{method="POST",route="/v1/image/classify",status="200"}'
+    assert value(text, requests) == 200
+    seconds = 'sensorium_request_seconds_count{route="/v1/image/classify"}'
+    assert value(text, seconds) == 200

@@ -4,7 +4,8 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fastapi.routing import APIRoute
 from PIL import Image
 from starlette.routing import Route
 
+from service.metrics import samples
 from service.routes import build_api, build_app
 from service.routes.state import build_state
 from service.settings import Settings
@@ -519,11 +521,12 @@ async def test_a_provider_that_is_missing_is_said_and_nothing_falls_back(
             assert "CUDAExecutionProvider is not in this onnxruntime" in model["reason"]
 
 
-async def test_metrics_count_what_was_done(client: httpx.AsyncClient) -> None:
-    def value(series: str, text: str) -> float:
-        found = [line for line in text.splitlines() if line.startswith(series + " ")]
-        return float(found[0].split()[-1]) if found else 0.0
+def value(series: str, text: str) -> float:
+    found = [line for line in text.splitlines() if line.startswith(series + " ")]
+    return float(found[0].split()[-1]) if found else 0.0
 
+
+async def test_metrics_count_what_was_done(client: httpx.AsyncClient) -> None:
     ok = 'sensorium_items_total{model="colours",outcome="ok",version="1"}'
     bad = 'sensorium_items_total{model="colours",outcome="unreadable",version="1"}'
     rejected = 'sensorium_rejections_total{code="unreadable"}'
@@ -539,10 +542,59 @@ async def test_metrics_count_what_was_done(client: httpx.AsyncClient) -> None:
     assert value('sensorium_model_state{model="colours",state="ready",version="1"}', after) == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "route", "status"),
+    [
+        ("POST", "/v1/image/classify", "/v1/image/classify", 200),
+        ("POST", "/v1/image/classify?model=words", "/v1/image/classify", 400),
+        ("POST", "/v1/image/classify?model=nobody", "/v1/image/classify", 404),
+        ("GET", "/v1/image/classify", "/v1/image/classify", 405),
+        ("GET", "/v1/models/colours", "/v1/models/{name}", 200),
+        ("GET", "/v1/models/nobody", "/v1/models/{name}", 404),
+        ("GET", "/livez", "/livez", 200),
+        ("GET", "/v2/models/words/versions/1", "/v2/models/{name}/versions/{version}", 200),
+        ("GET", "/any/path/a/client/thinks/of", "other", 404),
+        ("GET", "/v1/image/classify/x", "other", 404),
+    ],
+)
+async def test_requests_are_counted_by_route_method_and_status(
+    client: httpx.AsyncClient, method: str, path: str, route: str, status: int
+) -> None:
+    series = f'sensorium_requests_total{{method="{method}",route="{route}",status="{status}"}}'
+    timed = f'sensorium_request_seconds_count{{route="{route}"}}'
+    before = (await client.get("/metrics")).text
+    await client.request(method, path, content=RED)
+    after = (await client.get("/metrics")).text
+    assert [value(each, after) - value(each, before) for each in (series, timed)] == [1, 1]
+
+
+async def test_a_method_that_nobody_knows_makes_no_series(client: httpx.AsyncClient) -> None:
+    await client.request("BREW", "/livez")
+    text = (await client.get("/metrics")).text
+    assert value('sensorium_requests_total{method="other",route="/livez",status="405"}', text)
+    assert "BREW" not in text
+
+
+async def test_statistics_are_collected_beside_the_event_loop(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def collect() -> Iterator[Any]:
+        threads.append(threading.get_ident())
+        return samples()
+
+    monkeypatch.setattr("service.metrics.samples", collect)
+    for path in ("/v2/models/stats", "/v2/models/colours/stats"):
+        assert (await client.get(path)).status_code == 200
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads
+
+
 async def test_an_unexpected_failure_is_a_500_without_its_secrets(small_models: Path) -> None:
     async with serving(small_models) as client:
         app = client._transport.app  # type: ignore[attr-defined]
-        app._app._api.state.sensorium = None
+        app._app._app._api.state.sensorium = None
         response = await client.post("/v1/image/classify", content=RED)
         document = problem(response, 500, "internal")
         assert "NoneType" not in document["detail"]
