@@ -3,15 +3,16 @@
 import io
 import struct
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
-from zlib import compress
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
-from service.errors import Unreadable
+from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
 from service.manifest import ImagePreprocessing
 from service.preprocessing import ImagePreprocessor
@@ -286,3 +287,436 @@ def test_a_tiff_is_read_as_its_tags_say(name: str, payload: bytes, expected: Pix
         return
     tolerance = 8 if name == "lab" else TOLERANCE
     assert np.abs(decode(payload) - expected).max() <= tolerance
+
+
+def png(
+    samples: NDArray[Any],
+    depth: int,
+    colour: int,
+    chunks: Sequence[tuple[bytes, bytes]] = (),
+    interlaced: bool = False,
+) -> bytes:
+    """A PNG of uint[H, W, C], written by hand: no filters, and Adam7's passes if interlaced."""
+    passes = [(0, 0, 1, 1)]
+    if interlaced:
+        passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2)]
+        passes += [(0, 1, 2, 2), (1, 0, 2, 1)]
+    rows = b""
+    for top, left, down, across in passes:
+        part = samples[top::down, left::across]
+        line = packed(part, depth)
+        width = len(line) // len(part)
+        rows += b"".join(b"\0" + line[n * width : (n + 1) * width] for n in range(len(part)))
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, colour, 0, 0, interlaced)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = struct.pack(">I", crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
+def fixed(number: float) -> bytes:
+    """A number as a colour profile writes it."""
+    return struct.pack(">i", round(number * 65536))
+
+
+def profile(space: bytes, connection: bytes, tags: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """An ICC profile of version 2."""
+    white = b"".join(map(fixed, (0.9642, 1, 0.8249)))
+    text = b"desc" + struct.pack(">II", 0, 5) + b"test\0" + bytes(78)
+    tags = [(b"desc", text), (b"wtpt", b"XYZ \0\0\0\0" + white), *tags]
+    table, content, place = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
+    for name, value in tags:
+        table += name + struct.pack(">II", place + len(content), len(value))
+        content += value + bytes(-len(value) % 4)
+    kind = b"prtr" if space == b"CMYK" else b"mntr"
+    size = struct.pack(">I", place + len(content))
+    header = size + b"\0\0\0\0\2\x40\0\0" + kind + space + connection
+    header += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + white
+    return header.ljust(128, b"\0") + table + content
+
+
+def curve(gamma: float) -> bytes:
+    return b"curv" + struct.pack(">IIH", 0, 1, round(gamma * 256)) + b"\0\0"
+
+
+# Columns are red, green and blue in XYZ under D50.
+TO_XYZ = np.array([[0.4361, 0.3851, 0.1431], [0.2225, 0.7169, 0.0606], [0.0139, 0.0971, 0.7141]])
+P3_TO_XYZ = np.array([[0.5151, 0.292, 0.1571], [0.2412, 0.6922, 0.0666], [-0.001, 0.0419, 0.7841]])
+
+
+def wide_profile(gamma: float = 2.2) -> bytes:
+    """The primaries of Display P3."""
+    names = zip((b"rXYZ", b"gXYZ", b"bXYZ"), P3_TO_XYZ.T, strict=True)
+    primaries = [(name, b"XYZ \0\0\0\0" + b"".join(map(fixed, xyz))) for name, xyz in names]
+    tones = [(name, curve(gamma)) for name in (b"rTRC", b"gTRC", b"bTRC")]
+    return profile(b"RGB ", b"XYZ ", [*primaries, *tones])
+
+
+def srgb_levels(light: NDArray[Any]) -> Pixels:
+    light = light.clip(0, 1)
+    levels = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    result: Pixels = (levels * 255).round().astype(np.uint8)
+    return result
+
+
+def from_wide(pixels: Pixels, gamma: float = 2.2) -> Pixels:
+    """By the definition: to light, to XYZ, to the light of sRGB, to levels."""
+    light = (pixels / 255) ** gamma
+    return srgb_levels(light @ (np.linalg.inv(TO_XYZ) @ P3_TO_XYZ).T)
+
+
+def ink_profile() -> bytes:
+    """CMYK of which each ink takes a quarter of the lightness; a table with two points a side."""
+    lightness = [255 - 63 * bin(inks).count("1") for inks in range(16)]
+    table = b"mft1\0\0\0\0" + bytes((4, 3, 2, 0))
+    table += b"".join(fixed(n) for n in (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    ramp = bytes(range(256))
+    table += ramp * 4 + bytes(v for light in lightness for v in (light, 128, 128)) + ramp * 3
+    return profile(b"CMYK", b"Lab ", [(b"A2B0", table)])
+
+
+def pngs() -> Iterator[tuple[str, bytes, Pixels]]:
+    """Every depth and colour type, its transparent colour, interlaced or not."""
+    for interlaced in (False, True):
+        suffix = " interlaced" * interlaced
+        for depth in (1, 2, 4, 8, 16):
+            top = 2**depth - 1
+            levels = (grey().astype(int) * 257 + np.arange(WIDTH) % 3) >> (16 - depth)
+            shown = (levels * 255 // top if depth < 8 else levels >> (depth - 8)).astype(np.uint8)
+            name = f"grey {depth}{suffix}"
+            samples = levels[..., None].astype(np.uint16)
+            yield name, png(samples, depth, 0, (), interlaced), as_rgb(shown)
+            hidden = int(levels[5, 7])
+            holes = as_rgb(np.where(levels == hidden, 255, shown).astype(np.uint8))
+            chunks = [(b"tRNS", struct.pack(">H", hidden))]
+            yield f"{name} transparent", png(samples, depth, 0, chunks, interlaced), holes
+        for depth in (8, 16):
+            scale = 257 if depth == 16 else 1
+            deep = colours().astype(np.uint16) * scale
+            name = f"rgb {depth}{suffix}"
+            yield name, png(deep, depth, 2, (), interlaced), colours()
+            deep[2, 3] = deep[5, 7]
+            deep[2, 3, 0] ^= 1  # not the transparent colour, though its upper bytes are alike
+            chunks = [(b"tRNS", struct.pack(">HHH", *deep[5, 7]))]
+            shown = (deep // scale).astype(np.uint8)
+            shown[5, 7] = 255
+            yield f"{name} transparent", png(deep, depth, 2, chunks, interlaced), shown
+            alpha = colours()[..., 1]
+            both = np.dstack([colours(), alpha]).astype(np.uint16) * scale
+            yield (
+                f"rgba {depth}{suffix}",
+                png(both, depth, 6, (), interlaced),
+                on_white(colours(), alpha),
+            )
+            both = np.dstack([grey(), alpha]).astype(np.uint16) * scale
+            yield (
+                f"grey, alpha {depth}{suffix}",
+                png(both, depth, 4, (), interlaced),
+                on_white(as_rgb(grey()), alpha),
+            )
+        for depth in (1, 2, 4, 8):
+            palette = np.random.default_rng(depth).integers(0, 256, (2**depth, 3), np.uint8)
+            index = grey() >> (8 - depth)
+            chunks = [(b"PLTE", palette.tobytes())]
+            name = f"palette {depth}{suffix}"
+            yield name, png(index[..., None], depth, 3, chunks, interlaced), palette[index]
+            opacity = np.linspace(0, 255, 2**depth).astype(np.uint8)
+            chunks.append((b"tRNS", opacity.tobytes()))
+            yield (
+                f"{name} transparent",
+                png(index[..., None], depth, 3, chunks, interlaced),
+                (on_white(palette[index], opacity[index])),
+            )
+    for gamma in (1.0, 0.45455, 0.55):
+        chunks = [(b"gAMA", struct.pack(">I", round(gamma * 100_000)))]
+        tone = 1.0 if gamma == 0.45455 else 1 / (gamma * 2.2)
+        shown = ((colours() / 255) ** tone * 255).round().astype(np.uint8)
+        yield f"gamma {gamma}", png(colours(), 8, 2, chunks), shown
+        both = np.dstack([colours(), colours()[..., 1]])
+        yield f"gamma {gamma} alpha", png(both, 8, 6, chunks), on_white(shown, both[..., 3])
+        chunks.append((b"sRGB", b"\0"))
+        yield f"gamma {gamma} beside sRGB", png(colours(), 8, 2, chunks), colours()
+
+
+def damaged_pngs() -> Iterator[tuple[str, bytes, Pixels]]:
+    """The pixels are all there; something else is not."""
+    good = png(colours(), 8, 2)
+    text = chunk(b"tEXt", b"Comment\0hello")
+    wrong = text[:-4] + b"oops"
+    yield "text with a wrong checksum", good[:33] + wrong + good[33:], colours()
+    yield "text behind the pixels", good[:-12] + wrong + good[-12:], colours()
+    for name in (b"transparency", b"icc_profile", b"gamma", b"exif", b"srgb", b"interlace"):
+        named = chunk(b"tEXt", name + b"\0hello")
+        yield f"text called {name.decode()}", good[:33] + named + good[33:], colours()
+    yield "no end", good[:-12], colours()
+    yield "half an end", good[:-6], colours()
+    yield "half a chunk behind the pixels", good[:-12] + text[:15], colours()
+    yield "an empty IDAT that is cut off", good[:-12] + b"\0\0\x70\0IDAT", colours()
+    for kind in (b"eXIf", b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tIME", b"acTL"):
+        odd = chunk(kind, b"\xff" * 3)
+        yield f"a damaged {kind.decode()}", good[:33] + odd + good[33:], colours()
+    yield (
+        "a profile that is none",
+        (png(colours(), 8, 2, [(b"iCCP", b"x\0\0" + compress(b"no profile" * 99))])),
+        colours(),
+    )
+
+
+def profiled() -> Iterator[tuple[str, bytes, Pixels]]:
+    """A colour profile in every container that can hold one."""
+    wide, inks = wide_profile(), ink_profile()
+    picture, shown = Image.fromarray(colours()), from_wide(colours())
+    forms: dict[str, dict[str, Any]] = {
+        "PNG": {},
+        "TIFF": {},
+        "WEBP": {"lossless": True, "exact": True},
+        "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+        "JPEG": {"quality": 100, "subsampling": 0},
+    }
+    for form, options in forms.items():
+        yield f"{form}, P3", encode(picture, form, icc_profile=wide, **options), shown
+        broken = encode(picture, form, icc_profile=wide[:200], **options)
+        yield f"{form}, half a profile", broken, colours()
+        inky = encode(picture, form, icc_profile=inks, **options)
+        yield f"{form}, the profile of a printer", inky, colours()
+    alpha = colours()[..., 1]
+    both = picture.copy()
+    both.putalpha(Image.fromarray(alpha))
+    for form in ("PNG", "TIFF", "WEBP"):
+        lossless = {"lossless": True, "exact": True} if form == "WEBP" else {}
+        payload = encode(both, form, icc_profile=wide, **lossless)
+        yield f"{form}, P3 and alpha", payload, on_white(shown, alpha)
+    yield (
+        "grey with a profile of RGB",
+        encode(Image.fromarray(grey()), "PNG", icc_profile=wide_profile(1.8)),
+        from_wide(as_rgb(grey()), 1.8),
+    )
+    tone = profile(b"GRAY", b"XYZ ", [(b"kTRC", curve(1.5))])
+    toned = srgb_levels((as_rgb(grey()) / 255) ** 1.5)
+    for form in ("PNG", "TIFF", "JPEG"):
+        options = {"quality": 100} if form == "JPEG" else {}
+        payload = encode(Image.fromarray(grey()), form, icc_profile=tone, **options)
+        yield f"{form}, grey with its own tones", payload, toned
+    samples = np.dstack([grey(), alpha]).astype(np.uint16) * 257
+    chunks = [(b"iCCP", b"x\0\0" + compress(tone))]
+    yield (
+        "grey 16 and alpha with its own tones",
+        png(samples, 16, 4, chunks),
+        on_white(toned, alpha),
+    )
+    yield "colours with a profile of grey", encode(picture, "PNG", icc_profile=tone), colours()
+    yield (
+        "16 bits, P3",
+        png(colours().astype(np.uint16) * 257, 16, 2, [(b"iCCP", b"x\0\0" + compress(wide))]),
+        shown,
+    )
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    corners = np.stack([x // 16, x // 8 % 2, y // 12, y // 6 % 2], axis=-1)
+    lightness = 100 * (255 - 63 * corners.sum(-1)) / 255
+    light = np.where(lightness > 8, ((lightness + 16) / 116) ** 3, lightness / 903.3)
+    separations = Image.fromarray((corners * 255).astype(np.uint8), "CMYK")
+    for form in ("TIFF", "JPEG"):
+        options = {"quality": 100} if form == "JPEG" else {}
+        payload = encode(separations, form, icc_profile=inks, **options)
+        yield f"{form}, CMYK with its profile", payload, as_rgb(srgb_levels(light))
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    yield "sRGB", encode(picture, "PNG", icc_profile=srgb), colours()
+
+
+def others() -> Iterator[tuple[str, bytes, Pixels]]:
+    """JPEG, GIF, BMP, WebP, AVIF, HEIC and icons."""
+    picture = Image.fromarray(colours())
+    levels = Image.fromarray(grey())
+    best: dict[str, Any] = {"quality": 100, "subsampling": "4:4:4"}
+    for progressive in (False, True):
+        for blocks in (0, 3):
+            options = {**best, "progressive": progressive, "restart_marker_blocks": blocks}
+            name = "JPEG" + " progressive" * progressive + " with restarts" * bool(blocks)
+            payload = encode(picture, "JPEG", **options)
+            yield name, payload, colours()
+            yield f"{name}, no end", payload[:-2], colours()
+            yield f"{name}, half an end", payload[:-1], colours()
+            yield f"{name}, a second image for the end", payload[:-2] + payload, colours()
+            trailer = b"\0\0\1\x0aImage_UTC_Data" + bytes(500)
+            yield f"{name}, a trailer for the end", payload[:-2] + trailer, colours()
+            yield f"{name}, a trailer behind the end", payload + trailer, colours()
+            grey_one = encode(levels, "JPEG", **options)
+            yield f"{name}, grey, no end", grey_one[:-2], as_rgb(grey())
+        exif = b"\xff\xe1\0\x10Exif\0\0MM\0\x2a\xff\xff\xff\xff"
+        yield f"{name}, EXIF that leads nowhere", payload[:2] + exif + payload[2:], colours()
+        exif = b"\xff\xe1\0\x0cExif\0\0noth"
+        yield f"{name}, EXIF that is none", payload[:2] + exif + payload[2:], colours()
+    inks = np.dstack([255 - colours(), np.zeros_like(grey())])
+    payload = encode(Image.fromarray(inks, "CMYK"), "JPEG", quality=100)
+    yield "JPEG, CMYK", payload, colours()
+    yield "JPEG, CMYK, no end", payload[:-2], colours()
+    second = Image.new("RGB", picture.size, "red")
+    film: dict[str, Any] = {"save_all": True, "append_images": [second] * 2}
+    yield "MPO", encode(picture, "MPO", save_all=True, append_images=[second], **best), colours()
+    yield "APNG", encode(picture, "PNG", **film), colours()
+    palette = picture.quantize(256)
+    looked_up = np.asarray(palette.convert("RGB"))
+    yield "GIF", encode(palette, "GIF"), looked_up
+    yield "GIF, several frames", encode(palette, "GIF", **film), looked_up
+    small = encode(palette, "GIF")
+    yield (
+        "GIF, a frame smaller than its canvas",
+        small[:8] + b"\x30\0" + small[10:],
+        np.vstack([looked_up, np.full_like(looked_up, 255)]),
+    )
+    hidden = palette.getpixel((5, 7))
+    holes = np.where((np.asarray(palette) == hidden)[..., None], 255, looked_up).astype(np.uint8)
+    yield "GIF, transparent", encode(palette, "GIF", transparency=hidden), holes
+    for mode in ("1", "L", "P", "RGB"):
+        shown = np.asarray(picture.convert(mode).convert("RGB"))
+        yield f"BMP {mode}", encode(picture.convert(mode), "BMP"), shown
+    both = picture.copy()
+    alpha = colours()[..., 1]
+    both.putalpha(Image.fromarray(alpha))
+    laid = on_white(colours(), alpha)
+    for form, options in {"WEBP": {"lossless": True, "exact": True}, "AVIF": best}.items():
+        yield form, encode(picture, form, **options), colours()
+        yield f"{form}, alpha", encode(both, form, **options), laid
+        yield f"{form}, grey", encode(levels, form, **options), as_rgb(grey())
+        yield f"{form}, several frames", encode(picture, form, **film, **options), colours()
+    stored = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # members of Image.Transpose
+    for form in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
+        options = {"lossless": True} if form == "WEBP" else {} if form in ("PNG", "TIFF") else best
+        for orientation, turn in stored.items():
+            tags = Image.Exif()
+            tags[0x0112] = orientation
+            turned = picture if turn is None else picture.transpose(Image.Transpose(turn))
+            payload = encode(turned, form, exif=tags, **options)
+            yield f"{form}, orientation {orientation}", payload, colours()
+    icon = both.resize((32, 32), Image.Resampling.NEAREST).crop((0, 0, WIDTH, HEIGHT))
+    for form in ("png", "bmp"):
+        payload = encode(icon, "ICO", sizes=[icon.size], bitmap_format=form)
+        expected = on_white(np.asarray(icon)[..., :3], np.asarray(icon)[..., 3])
+        yield f"ICO, {form}", payload, expected
+    for path in sorted((Path(__file__).parent / "heic").iterdir()):
+        yield (
+            f"HEIC, {path.stem}",
+            path.read_bytes(),
+            (on_white(colours(), colours()[..., 0]) if path.stem == "rgba" else colours()),
+        )
+
+
+OTHERS = [
+    (f"{kind}: {name}", payload, expected)
+    for kind, variants in {
+        "png": pngs(),
+        "damaged png": damaged_pngs(),
+        "profile": profiled(),
+        "other": others(),
+    }.items()
+    for name, payload, expected in variants
+]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # as the service does
+@pytest.mark.parametrize(("name", "payload", "expected"), OTHERS, ids=[name for name, *_ in OTHERS])
+def test_a_variant_gives_the_pixels_that_its_format_defines(
+    name: str, payload: bytes, expected: Pixels
+) -> None:
+    lossy, converted = "AVIF" in name or "JPEG" in name, "P3" in name
+    tolerance = (16 if converted else 8) if lossy else 5
+    height, width, _ = expected.shape
+    assert np.abs(decode(payload, (height, width)) - expected).max() <= tolerance
+
+
+def as_high(payload: bytes, height: int) -> bytes:
+    """A PNG that declares so many rows."""
+    header = payload[16:20] + struct.pack(">I", height) + payload[24:29]
+    return payload[:8] + chunk(b"IHDR", header) + payload[33:]
+
+
+def number(payload: bytes, place: bytes, behind: int, *values: int) -> bytes:
+    """With other numbers of 32 bits behind each occurrence of something."""
+    width, start = 4 * len(values), 0
+    while (start := payload.find(place, start)) >= 0:
+        start += len(place) + behind
+        payload = (
+            payload[:start] + struct.pack(f">{len(values)}I", *values) + payload[start + width :]
+        )
+    return payload
+
+
+def unreadable() -> Iterator[tuple[str, bytes]]:
+    """Pixels are missing, the header lies, or the format is none of those that are read."""
+    picture = Image.fromarray(colours())
+    large = picture.resize((256, 192))
+    jpegs: dict[str, dict[str, Any]] = {
+        "JPEG": {},
+        "JPEG progressive": {"progressive": True},
+        "JPEG with restarts": {"restart_marker_blocks": 4},
+    }
+    for name, options in jpegs.items():
+        payload = encode(large, "JPEG", quality=90, **options)
+        start = payload.index(b"\xff\xda") + 20
+        for tenths in range(1, 10):
+            cut = payload[: start + (len(payload) - start) * tenths // 10]
+            yield f"{name}, {tenths} tenths", cut
+            yield f"{name}, {tenths} tenths and a second image", cut + payload
+            if "progressive" not in name or tenths == 1:  # else all is there, but coarse
+                yield f"{name}, {tenths} tenths and an end", cut + b"\xff\xd9"
+        yield f"{name}, all but 4 bytes and the end", payload[:-6]
+    payload = encode(large, "JPEG", progressive=True)
+    for n in range(1, payload.count(b"\xff\xda")):
+        place = [n for n in range(len(payload)) if payload.startswith(b"\xff\xda", n)][n]
+        table = payload.rfind(b"\xff\xc4", 0, place)
+        yield f"JPEG progressive, {n} scans", payload[:table]
+    for form in ("PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "ICO"):
+        payload = encode(large if form != "GIF" else large.quantize(64), form)
+        for tenths in (1, 5, 9):
+            yield f"{form}, {tenths} tenths", payload[: len(payload) * tenths // 10]
+    heic = (Path(__file__).parent / "heic/rgb.heic").read_bytes()
+    for tenths in (1, 5, 9):
+        yield f"HEIC, {tenths} tenths", heic[: len(heic) * tenths // 10]
+    for width, height in ((16, 16), (300, 24), (32, 25), (60_000, 60_000)):
+        yield f"HEIC, declared {width} x {height}", number(heic, b"ispe", 4, width, height)
+    avif = encode(large, "AVIF")
+    for width, height in ((64, 48), (60_000, 60_000)):
+        yield f"AVIF, declared {width} x {height}", number(avif, b"ispe", 4, width, height)
+    good = png(colours(), 8, 2)
+    yield "PNG, header with a wrong checksum", good[:29] + b"oops" + good[33:]
+    yield "PNG, a row more", as_high(good, HEIGHT + 1)
+    yield "PNG interlaced, a row more", as_high(png(colours(), 8, 2, (), True), HEIGHT + 1)
+    yield (
+        "PNG, alpha, a row more",
+        as_high(png(np.dstack([colours()] * 2)[..., :4], 8, 6), HEIGHT + 1),
+    )
+    yield "PNG 16, a row more", as_high(png(grey()[..., None].astype(int), 16, 0), HEIGHT + 1)
+    yield "PNG without pixels", good[:33] + good[-12:]
+    icon = encode(large.resize((32, 32)), "ICO", sizes=[(32, 32)], bitmap_format="bmp")
+    place = icon.index(b"\x28\0\0\0")
+    yield (
+        "icon that is larger than declared",
+        (icon[: place + 4] + struct.pack("<II", 30_000, 60_000) + icon[place + 12 :]),
+    )
+    yield "icon without images", icon[:4] + b"\0\0"
+    baseline = encode(picture, "JPEG")
+    frame = baseline.index(b"\xff\xc0")
+    high = baseline[: frame + 5] + struct.pack(">H", 2 * HEIGHT) + baseline[frame + 7 :]
+    yield "JPEG, twice as high", high
+    yield "JPEG of 12 bits", baseline[: frame + 4] + b"\x0c" + baseline[frame + 5 :]
+    yield "JPEG 2000", encode(picture, "JPEG2000")
+    yield "JPEG XL", b"\xff\x0a\x7f\x11" + bytes(99)
+    yield "SVG", b"<svg xmlns='http://www.w3.org/2000/svg'/>"
+    yield "PDF", b"%PDF-1.7\n" + bytes(99)
+    yield "PPM", encode(picture, "PPM")
+    yield "TGA", encode(picture, "TGA")
+
+
+UNREADABLE = list(unreadable())
+
+
+@pytest.mark.parametrize(("name", "payload"), UNREADABLE, ids=[name for name, _ in UNREADABLE])
+def test_damaged_and_lying_files_are_rejected_with_what_to_change(
+    name: str, payload: bytes
+) -> None:
+    assert name
+    with pytest.raises((Unreadable, TooLarge), match=r"send|save|at most"):
+        decode(payload)

@@ -41,8 +41,18 @@ SAME = 2  # levels of 255 by which a profile may differ from sRGB and still coun
 DISPLAY_GAMMA = 2.2
 
 
-def eight_bits(picture: Image.Image, payload: bytes) -> Image.Image:
-    """The pixels with 8 bits a channel and straight alpha: L, LA, RGB, RGBA, CMYK or LAB."""
+def eight_bits(
+    picture: Image.Image, payload: bytes, shown: tuple[int, int, int, int] | None = None
+) -> Image.Image:
+    """The pixels with 8 bits a channel and straight alpha: L, LA, RGB, RGBA, CMYK or LAB.
+
+    Args:
+        shown: the box that a GIF's frame covers; around it the image is transparent.
+    """
+    if shown and shown != (0, 0, *picture.size):
+        whole = Image.new("RGBA", picture.size)
+        whole.paste(picture.crop(shown).convert("RGBA"), shown[:2])
+        return whole
     if picture.mode == "F":
         raise Unreadable(
             "the samples are floating-point numbers, whose range is unknown;"

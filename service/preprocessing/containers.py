@@ -4,6 +4,7 @@ import io
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from zlib import crc32
 
 from PIL import Image
@@ -16,8 +17,10 @@ JPEG = b"\xff\xd8"
 ICON = b"\0\0\1\0"
 MOST_PIECES = 100_000  # chunks of a PNG, segments of a JPEG: more are not walked in Python
 
-NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")  # of a PNG
-USEFUL = (b"gAMA", b"iCCP", b"sRGB", b"eXIf")  # while their checksum is right
+NEEDED = (b"IHDR", b"PLTE")  # of a PNG, beside its pixels
+USEFUL = {b"gAMA": 4, b"iCCP": 3, b"sRGB": 1, b"eXIf": 0, b"tRNS": 1}  # with their least bytes
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG's colour type
+PIECE = 2**14  # bytes that are decompressed at once, to 16 MiB at most
 START_OF_SCAN, END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
 FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of what lists the components
 SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # not a restart marker, nor an escaped 0xFF
@@ -38,33 +41,74 @@ def mended(payload: bytes) -> bytes | None:
     return None
 
 
-def _mended_png(payload: bytes) -> bytes:
-    """Without text and animation, damaged metadata, and what is cut off behind the pixels."""
-    kept, place = [PNG], len(PNG)
+def check_filled(picture: Image.Image, payload: bytes) -> None:
+    """That decoding did not end early: what it leaves out of a JPEG is grey, of a PNG black.
+
+    Raises:
+        Unreadable: pixels are missing.
+    """
+    last = picture.getpixel((picture.width - 1, picture.height - 1))
+    levels = last if isinstance(last, tuple) else (last,)
+    if picture.format in ("JPEG", "MPO") and set(levels) <= {127, 128}:
+        _mended_jpeg(payload)
+    elif picture.format == "PNG" and not any(levels) and not payload[28]:  # not interlaced
+        width, height, depth, colour = struct.unpack_from(">IIBB", payload, 16)
+        line = 1 + (width * depth * CHANNELS[colour] + 7) // 8
+        if _inflated(payload) < height * line:
+            raise Unreadable("the PNG ends before its last pixel; send the whole file")
+
+
+def _inflated(payload: bytes) -> int:
+    """How many bytes a PNG's pixels have when they are decompressed."""
+    stream, total = zlib.decompressobj(), 0
+    for kind, content, _ in _chunks(payload):
+        if kind == b"IDAT":
+            for start in range(0, len(content), PIECE):
+                total += len(stream.decompress(content[start : start + PIECE]))
+    return total
+
+
+def _chunks(payload: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+    """Kind and content of a PNG's chunks, and whether their checksum is right."""
+    place = len(PNG)
     for _ in range(MOST_PIECES):
         header = payload[place : place + 8]
         if len(header) < 8:
-            break
+            return
         length, kind = struct.unpack(">I4s", header)
         content = payload[place + 8 : place + 8 + length]
-        checksum = struct.pack(">I", crc32(kind + content))
         place += length + 12
-        whole = payload[place - 4 : place] == checksum and not (
-            kind == b"iCCP" and _bursts(content)
-        )
-        if kind in NEEDED or (kind in USEFUL and whole):
-            kept += [struct.pack(">I", len(content)), kind, content, checksum]
-    return b"".join((*kept, struct.pack(">I", 0), b"IEND", struct.pack(">I", crc32(b"IEND"))))
+        yield kind, content, payload[place - 4 : place] == _checksum(kind, content)
 
 
-def _bursts(profile: bytes) -> bool:
-    """Whether a PNG's compressed profile is larger than Pillow takes."""
+def _checksum(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", crc32(kind + content))
+
+
+def _mended_png(payload: bytes) -> bytes:
+    """Without text and animation, damaged metadata, and what is cut off behind the pixels."""
+    kept = []
+    for kind, content, whole in _chunks(payload):
+        if kind in NEEDED and not whole:
+            raise Unreadable(f"the PNG's {kind.decode()} is damaged; send the whole file")
+        useful = whole and len(content) >= USEFUL.get(kind, len(content) + 1)
+        if kind in (*NEEDED, b"IDAT") or (useful and (kind != b"iCCP" or _inflates(content))):
+            kept.append((kind, content))
+    return PNG + b"".join(
+        struct.pack(">I", len(content)) + kind + content + _checksum(kind, content)
+        for kind, content in (*kept, (b"IEND", b""))
+    )
+
+
+def _inflates(profile: bytes) -> bool:
+    """Whether a PNG's compressed profile is one, and no larger than Pillow takes."""
+    _, _, compressed = profile.partition(b"\0")
     stream = zlib.decompressobj()
     try:
-        stream.decompress(profile.partition(b"\0")[2][1:], MAX_TEXT_CHUNK)
-    except zlib.error:  # Pillow ignores it
+        stream.decompress(compressed[1:], MAX_TEXT_CHUNK)
+    except zlib.error:
         return False
-    return bool(stream.unconsumed_tail)
+    return compressed.startswith(b"\0") and stream.eof
 
 
 def _mended_jpeg(payload: bytes) -> bytes:

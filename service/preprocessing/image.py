@@ -14,8 +14,9 @@ from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
 from service.manifest import ImagePreprocessing
+from service.preprocessing.av1 import coded_sizes
 from service.preprocessing.colours import eight_bits, on_white
-from service.preprocessing.containers import ICON, largest_icon, mended
+from service.preprocessing.containers import ICON, check_filled, largest_icon, mended
 from service.preprocessing.sample import Array, Sample, TensorSpec, stack
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "ICO")
@@ -96,6 +97,8 @@ class ImagePreprocessor:
         try:
             if payload.startswith(ICON):
                 payload = largest_icon(payload)
+            if payload[4:12] == b"ftypavis":  # a film, of which the still image is read
+                payload = payload[:8] + b"avif" + payload[12:]
             try:
                 return self._decoded(payload)
             except (TooLarge, Unreadable):
@@ -117,29 +120,37 @@ class ImagePreprocessor:
         with Image.open(file, formats=FORMATS) as picture:
             if isinstance(file, _MeteredFile):
                 file.allowance += 2 * len(payload)  # the pixels, in pieces of a KB or more
-            self._check_size(picture)
+            self._check_size(picture, payload)
             _check_scans(picture, payload, file.tell())
             if isinstance(picture, TiffImageFile):
                 _check_tags(payload)
             self._reduce_while_decoding(picture)
             if isinstance(picture, JpegImageFile):
                 picture.decodermaxblock = len(payload)  # at once, not in pieces of 64 KB
+            shown = picture.tile[0].extents if picture.format == "GIF" else None
             picture.load()
+            check_filled(picture, payload)
             orientation = _orientation(picture)
-            resized = self._resize(eight_bits(picture, payload), orientation in SIDES_SWAPPED)
+            channels = eight_bits(picture, payload, shown)
+            resized = self._resize(channels, orientation in SIDES_SWAPPED)
             upright = on_white(resized, picture.info)
             if orientation in UPRIGHT:
                 upright = upright.transpose(UPRIGHT[orientation])
             return np.asarray(upright)
 
-    def _check_size(self, picture: Image.Image) -> None:
-        """Of the picture and, as libtiff decodes whole tiles, of the tile of a TIFF."""
-        for what, (width, height) in {"picture": picture.size, "tile": _tile(picture)}.items():
+    def _check_size(self, picture: Image.Image, payload: bytes) -> None:
+        """Of the image and of what is decoded as a whole: a TIFF's tile, an AVIF's coded images."""
+        sizes = [("image", picture.size), ("tile", _tile(picture))]
+        if picture.format == "AVIF":
+            sizes += [("coded image", size) for size in coded_sizes(payload)]
+        for what, (width, height) in sizes:
             if max(width, height) > LONGEST_SIDE or width * height > self._limits.pixels:
                 raise TooLarge(
                     f"the {what} has {width} x {height} pixels;"
                     f" at most {self._limits.pixels:,}, and {LONGEST_SIDE:,} a side, are taken"
                 )
+            if what == "coded image" and max(width, height) > 2 * max(picture.size):
+                raise Unreadable("the AVIF declares fewer pixels than it has; save it anew")
 
     def _reduce_while_decoding(self, picture: Image.Image) -> None:
         """Let a JPEG be decoded at 1/2, 1/4 or 1/8, never below the size that is needed."""
