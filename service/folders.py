@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR
 
-from service.manifest import MANIFEST
+from service.manifest import MANIFEST, PACKAGE
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -49,17 +49,18 @@ def model_folders(models: Path) -> list[Path]:
 
 
 def scan_model(path: Path) -> list[Folder]:
-    """Every version in a model folder; a fault is that folder's own. A file is no model."""
+    """Every version in a model folder; a fault is that folder's own. A bare graph is one, too."""
     try:
         if not _is_folder(path):
-            return []
+            bare = path.suffix == ".onnx"
+            return [faulty_folder(path.name, NO_VERSION, f"is a file; {PACKAGE}")] if bare else []
         if not NAME.fullmatch(path.name) or len(path.name) > 64:
             fault = "a model's name has up to 64 lower-case letters, digits and . _ - between them"
             return [faulty_folder(path.name, NO_VERSION, fault)]
         found = [folder for version in model_folders(path) for folder in _scan_version(version)]
     except OSError as error:
         return list(_failed(path, path.name, NO_VERSION, error))
-    return found or [faulty_folder(path.name, NO_VERSION, "holds no version folder")]
+    return found or [faulty_folder(path.name, NO_VERSION, f"holds no version folder; {PACKAGE}")]
 
 
 def _scan_version(path: Path) -> Iterator[Folder]:

@@ -9,20 +9,28 @@ models/<name>/<version>/
 """
 
 import hashlib
+import os
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.errors import BadModel
+from service.regular import read_regular
 
 MANIFEST = "manifest.yaml"
+MANIFEST_BYTES = 2**20
+PACKAGE = (
+    "`python -m training package FILE.onnx --modality MODALITY --name NAME` writes model folders"
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$", max_length=64)]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]  # never a path
+FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"  # never a path
+FileName = Annotated[str, Field(pattern=FILE_NAME)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -144,6 +152,13 @@ Preprocessing = Annotated[
 ]
 
 
+class SideFile(Frozen):
+    """A file beside a graph that holds weights of it; ONNX calls them external data."""
+
+    file: FileName
+    sha256: Sha256
+
+
 class Graph(Frozen):
     """One ONNX file; the service takes the first that fits the device it runs on."""
 
@@ -152,6 +167,7 @@ class Graph(Frozen):
     precision: Precision = "fp32"
     sha256: Sha256
     items_per_run: Positive | None = None  # on one thread of a CPU; of more, several
+    side_files: tuple[SideFile, ...] | None = None  # all that it reads; None: it reads no other
 
 
 class Classify(Frozen):
@@ -255,6 +271,8 @@ class Manifest(Frozen):
         """(field, file name) of everything that must lie beside the manifest."""
         for number, graph in enumerate(self.graphs):
             yield f"graphs.{number}.file", graph.file
+            for side in graph.side_files or ():
+                yield f"graphs.{number}.side_files", side.file
         if self.tasks.classify:
             yield "tasks.classify.labels", self.tasks.classify.labels
         if isinstance(self.preprocessing, TextPreprocessing):
@@ -272,7 +290,7 @@ class Manifest(Frozen):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a model folder, its files present and its graphs of the declared hash.
+    """The manifest of a model folder, whose files are all present.
 
     Raises:
         BadModel: with a sentence that names the file and the field.
@@ -286,23 +304,34 @@ def read_manifest(folder: Path) -> Manifest:
     for field, file in manifest.files():
         if not (folder / file).is_file():
             raise BadModel(f"{path}: {field}: there is no file {file}")
-    for number, graph in enumerate(manifest.graphs):
-        if sha256(folder / graph.file) != graph.sha256:
-            raise BadModel(
-                f"{path}: graphs.{number}.sha256: {graph.file} is not the file that was described"
-            )
     return manifest
 
 
 def _parse(path: Path) -> Manifest:
+    if not os.path.lexists(path):
+        raise BadModel(f"{path}: there is no such file; {PACKAGE}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(read_regular(path, MANIFEST_BYTES).decode("utf-8-sig"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadModel(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        raise BadModel(f"{path}: {first_fault(error)}") from error
+        hint = _hint(error, content, path.parent)
+        raise BadModel(f"{path}: {first_fault(error)}{hint}") from error
+
+
+def _hint(error: ValidationError, content: Any, folder: Path) -> str:
+    """What to write instead, where that is known: a graph's hash, the tasks that there are."""
+    first = error.errors()[0]
+    match first["loc"]:
+        case ("graphs", int(number), "sha256"):
+            file = str(content["graphs"][number].get("file"))
+            if re.fullmatch(FILE_NAME, file) and (folder / file).is_file():
+                return f"; the SHA-256 of {file} is {sha256(folder / file)}"
+        case ("tasks", str()) if first["type"] == "extra_forbidden":
+            return f": there is no such task; there are {', '.join(get_args(Task))}"
+    return ""
 
 
 def first_fault(error: ValidationError) -> str:

@@ -1,5 +1,7 @@
 """Meaning: what a graph's numbers say, as probabilities, labels and likeness."""
 
+import codecs
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +17,22 @@ Floats = NDArray[np.float32]
 # all-MiniLM-L6-v2 was trained with cosines times 20 in its softmax; zero-shot scores use the same.
 ZERO_SHOT_SCALE = 20.0
 ROUNDING = 0.01  # how far beyond 0 and 1 a probability of a graph in int8 or fp16 may lie
+
+
+def read_labels(content: bytes) -> tuple[str, ...]:
+    """One label a line, in UTF-8, or in UTF-16 with a byte order mark. Blank lines may follow.
+
+    Raises:
+        ValueError: it is in another encoding.
+    """
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if utf_16 else "utf-8-sig")
+    if "\0" in text:
+        raise ValueError("it holds NUL characters")
+    lines = re.split(r"\r\n|\r|\n", text)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return tuple(lines)
 
 
 def interpret(values: Array, meaning: Classify | Embed) -> Floats:

@@ -8,6 +8,7 @@ from time import perf_counter
 
 from service.batching import Computed, Item, Row
 from service.errors import BadModel, BadRequest, CallerError, EncoderMissing, TooLarge
+from service.graphs import check_graph, read_graph
 from service.manifest import (
     EncoderReference,
     Graph,
@@ -16,7 +17,7 @@ from service.manifest import (
     TextPreprocessing,
     read_manifest,
 )
-from service.meaning import Floats, interpret
+from service.meaning import Floats, interpret, read_labels
 from service.preprocessing import (
     Array,
     File,
@@ -36,7 +37,7 @@ from service.verification import check_example, check_tensors
 
 logger = logging.getLogger(__name__)
 
-EXAMPLE_BYTES = 2**26
+EXAMPLE_BYTES = LABELS_BYTES = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,9 @@ def load(folder: Path, settings: Settings, find_encoder: FindEncoder = no_encode
     """
     manifest = read_manifest(folder)
     model = _open(folder, manifest, settings, find_encoder)
+    for graph in manifest.graphs:
+        if graph != model.graph:
+            check_graph(folder / graph.file, graph)
     check_tensors(model)
     payload = _read_payload(model)
     try:
@@ -231,7 +235,7 @@ def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: Fi
         provider=provider,
         preprocessor=build_preprocessor(manifest.preprocessing, folder, settings.input_limits),
         session=Session(
-            folder / graph.file,
+            read_graph(folder / graph.file, graph),
             provider,
             settings.threads_per_lane,
             settings.threads_alone,
@@ -262,8 +266,8 @@ def _read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
         return ()
     path = folder / manifest.tasks.classify.labels
     try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
-    except UnicodeDecodeError as error:
+        return read_labels(read_regular(path, LABELS_BYTES))
+    except ValueError as error:
         raise BadModel(f"{path}: tasks.classify.labels: not UTF-8: {error}") from error
 
 
@@ -285,5 +289,6 @@ def _reference(encoder: Model) -> Model:
     graph = choose_graph(encoder.manifest, Provider.CPU, Precision.AUTO)
     if graph == encoder.graph:
         return encoder
-    session = Session(encoder.folder / graph.file, Provider.CPU, threads=1)
+    file = read_graph(encoder.folder / graph.file, graph)
+    session = Session(file, Provider.CPU, threads=1)
     return replace(encoder, graph=graph, provider=Provider.CPU, session=session)

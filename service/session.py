@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 
 from service.errors import BadModel, ProviderMissing
+from service.graphs import GraphFile, read_graph
 from service.preprocessing import Array, TensorSpec
 from service.settings import Provider
 from service.tables import read_tables
@@ -63,7 +64,7 @@ class Session:
 
     def __init__(
         self,
-        graph: Path,
+        graph: GraphFile | Path,
         provider: Provider,
         threads: int,
         lone_threads: int = 0,
@@ -71,6 +72,7 @@ class Session:
         lone_cores: Sequence[int] = (),
     ) -> None:
         """Args:
+            graph: as it was read, or where it is, if it reads no other file.
             threads: for one run among others.
             lone_threads: for a run that has the machine to itself. Where they are more, a CPU gets
                 the graph twice: onnxruntime's threads belong to a session, not to a run.
@@ -79,14 +81,15 @@ class Session:
                 to it itself. Without, the kernel places them.
 
         Raises:
-            BadModel: onnxruntime cannot read the graph.
+            BadModel: the graph cannot be read.
             ProviderMissing: the provider is in this build, but cannot start on this machine.
         """
+        file = graph if isinstance(graph, GraphFile) else read_graph(graph)
         wide = provider is Provider.CPU and lone_threads > threads
-        self._shared = _share(graph) if wide else {}  # kept: the sessions read it where it lies
-        self._session = _open(graph, NAMES[provider], threads, self._shared, AMONG_OTHERS)
+        self._shared = _share(file) if wide else {}  # kept: the sessions read it where it lies
+        self._session = _open(file, NAMES[provider], threads, self._shared, AMONG_OTHERS)
         self._wide = (
-            _open(graph, CPU, lone_threads, self._shared, _alone(lone_cores))
+            _open(file, CPU, lone_threads, self._shared, _alone(lone_cores))
             if wide
             else self._session
         )
@@ -164,16 +167,16 @@ def _alone(cores: Sequence[int]) -> dict[str, str]:
     return ON_CORES | {"session.intra_op_thread_affinities": others}
 
 
-def _share(graph: Path) -> dict[str, onnxruntime.OrtValue]:
+def _share(file: GraphFile) -> dict[str, onnxruntime.OrtValue]:
     """What two sessions of a graph need only one of, for as long as they live."""
     return {
         name: onnxruntime.OrtValue.ortvalue_from_numpy(table)
-        for name, table in read_tables(graph).items()
+        for name, table in read_tables(file.content).items()
     }
 
 
 def _open(
-    graph: Path,
+    file: GraphFile,
     provider: str,
     threads: int,
     shared: Mapping[str, onnxruntime.OrtValue],
@@ -183,17 +186,23 @@ def _open(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = FATAL
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     for name, value in waiting.items():
         options.add_session_config_entry(name, value)
     for name, table in shared.items():
         options.add_initializer(name, table)
+    contents = list(file.side_files.values())
+    options.add_external_initializers_from_files_in_memory(
+        list(file.side_files), contents, list(map(len, contents))
+    )
     providers = [provider] if provider == CPU else [provider, CPU]
     try:
-        session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
+        session = onnxruntime.InferenceSession(file.content, options, providers=providers)
     except Exception as error:  # onnxruntime's own exceptions share no public base
-        raise BadModel(f"{graph}: onnxruntime cannot load it: {error}") from error
+        raise BadModel(f"{file.path}: onnxruntime cannot load it: {error}") from error
     if session.get_providers()[0] != provider:
         raise ProviderMissing(f"{provider} is installed but cannot start on this machine")
+    session._model_bytes = None  # it would keep a second copy of all weights
     return session
 
 

@@ -12,7 +12,6 @@ https://protobuf.dev/programming-guides/encoding
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +26,23 @@ GRAPH = 7
 NODE, INITIALIZER = 1, 5
 INPUT, OP_TYPE, ATTRIBUTE = 1, 4, 5
 SUBGRAPHS = (6, 11)  # of an attribute: one, several
-DIMS, DATA_TYPE, NAME, RAW_DATA = 1, 2, 8, 9
+DIMS, DATA_TYPE, NAME, RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 1, 2, 8, 9, 13, 14
+KEY, VALUE = 1, 2
+# A kind of message -> its fields that lead to tensors and nodes -> their kinds
+MESSAGES: dict[str, dict[int, str]] = {
+    "model": {GRAPH: "main graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "main graph": {NODE: "node", INITIALIZER: "tensor", 15: "sparse tensor"},
+    "graph": {NODE: "node", INITIALIZER: "tensor", 15: "sparse tensor"},
+    "node": {ATTRIBUTE: "attribute"},
+    "attribute": {
+        **{5: "tensor", 10: "tensor", 22: "sparse tensor", 23: "sparse tensor"},
+        **dict.fromkeys(SUBGRAPHS, "graph"),
+    },
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
 MOST_BITS = 64  # of a varint
@@ -40,15 +55,55 @@ class _Field(NamedTuple):
     end: int
 
 
-def read_tables(graph: Path) -> dict[str, Array]:
+def read_tables(data: bytes) -> dict[str, Array]:
     """The initializers of 1 MiB and more that `Gather` looks rows up in, and nothing else uses.
 
-    None of a file that is not understood: onnxruntime will say what is wrong with it.
+    None of a graph that is not understood: onnxruntime will say what is wrong with it.
     """
     try:
-        return dict(_tables(graph.read_bytes()))
-    except (OSError, IndexError, KeyError, ValueError):
+        return dict(_tables(data))
+    except (IndexError, KeyError, ValueError):
         return {}
+
+
+def find_side_files(data: bytes) -> set[str]:
+    """The locations of the files that hold initializers of the graph, as it spells them.
+
+    Raises:
+        ValueError: the graph is not understood, or reads files by other means than these.
+    """
+    try:
+        return set(_side_files(data, _Field(0, 0, 0, len(data)), "model", ""))
+    except (IndexError, KeyError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError("it is not an ONNX file") from error
+
+
+def _side_files(data: bytes, message: _Field, kind: str, inside: str) -> Iterator[str]:
+    """Args:
+    inside: the kind of message that holds this one.
+    """
+    children = MESSAGES[kind]
+    for field in _fields(data, message.start, message.end):
+        if field.end > message.end:
+            raise IndexError("a field ends behind its message")
+        if kind == "tensor" and field.number == DATA_LOCATION and field.value:
+            if inside != "main graph":
+                raise ValueError("it has weights in other files outside its main graph")
+            yield from _locations(data, message)
+        if kind == "node" and field.number == OP_TYPE and _text(data, field) == "EPContext":
+            raise ValueError("it has an EPContext node, which reads compiled files")
+        if child := children.get(field.number):
+            yield from _side_files(data, field, child, kind)
+
+
+def _locations(data: bytes, tensor: _Field) -> Iterator[str]:
+    for entry in _within(data, tensor, EXTERNAL_DATA):
+        key, value = (
+            "".join(_text(data, field) for field in _within(data, entry, number))
+            for number in (KEY, VALUE)
+        )
+        if key == "location":
+            yield value
 
 
 def _tables(data: bytes) -> Iterator[tuple[str, Array]]:

@@ -55,7 +55,7 @@ def test_a_manifest_survives_writing_and_reading(tmp_path: Path) -> None:
         (setting("tasks", {}), "tasks"),
         (setting("graphs", []), "graphs"),
         (setting("graphs.0.file", "../model.onnx"), "graphs.0.file"),
-        (setting("graphs.0.sha256", "0" * 64), "graphs.0.sha256: model.onnx is not the file"),
+        (setting("graphs.0.sha256", "0" * 64), "graphs.sha256: model.onnx is not the file"),
         (setting("graphs.0.precision", "int8"), "example.tolerance says nothing of int8"),
         (setting("graphs.0.file", "absent.onnx"), "graphs.0.file: there is no file absent.onnx"),
         (setting("tasks.classify.labels", "no.txt"), "tasks.classify.labels: there is no file"),
@@ -159,7 +159,7 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     hashed = setting("graphs.0.sha256", hashlib.sha256(content).hexdigest())
     folder = write_colours(tmp_path, change=hashed)
     (folder / "model.onnx").write_bytes(content)
-    with pytest.raises(BadModel, match=r"model\.onnx: onnxruntime cannot load it"):
+    with pytest.raises(BadModel, match=r"model\.onnx: .*: it is not an ONNX file"):
         load(folder, Settings())
 
 

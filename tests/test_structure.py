@@ -14,8 +14,8 @@ WEB = {"fastapi", "starlette", "bentoml"}
 LAYERS = [
     "app", "bento", "connections", "serving", "routes", "workers", "watch", "shadow",
     "pipeline", "repository", "policy", "served", "model", "pictures", "batching", "admission",
-    "verification", "session", "tables", "meaning", "tensors", "preprocessing", "folders",
-    "manifest", "metrics", "memory", "cache", "logs", "speed", "settings", "cores", "limits",
+    "verification", "session", "graphs", "tables", "meaning", "tensors", "preprocessing",
+    "folders", "manifest", "metrics", "memory", "cache", "logs", "speed", "settings", "cores", "limits",
     "keys", "supervision", "regular", "errors", "version",
 ]  # fmt: skip
 

@@ -57,7 +57,7 @@ def write(path: Path, table: np.ndarray, *, external: bool = False) -> Path:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "uint8"])
 def test_only_what_is_large_and_looked_up_is_a_table(tmp_path: Path, dtype: str) -> None:
     words = GENERATOR.integers(0, 9, (WORDS, 4 * WIDTH)).astype(dtype)
-    tables = read_tables(write(tmp_path / "graph.onnx", words))
+    tables = read_tables(write(tmp_path / "graph.onnx", words).read_bytes())
     assert list(tables) == ["words"]
     assert tables["words"].dtype == dtype
     np.testing.assert_array_equal(tables["words"], words)
@@ -72,13 +72,14 @@ def test_packed_sizes_are_read(tmp_path: Path) -> None:
     packed = b"\x0a\x04\xb8\x17\x80\x01"  # dims: [3000, 128]
     assert content.count(apart) == 1
     path.write_bytes(content.replace(apart, packed))
-    np.testing.assert_array_equal(read_tables(path)["words"], words)
+    np.testing.assert_array_equal(read_tables(path.read_bytes())["words"], words)
 
 
 def test_tables_that_lie_elsewhere_or_are_of_another_type_are_left(tmp_path: Path) -> None:
     words = GENERATOR.normal(size=(WORDS, WIDTH))
-    assert read_tables(write(tmp_path / "wide.onnx", words)) == {}
-    assert read_tables(write(tmp_path / "out.onnx", words.astype("float32"), external=True)) == {}
+    assert read_tables(write(tmp_path / "wide.onnx", words).read_bytes()) == {}
+    out = write(tmp_path / "out.onnx", words.astype("float32"), external=True)
+    assert read_tables(out.read_bytes()) == {}
 
 
 def test_a_file_that_is_not_understood_has_none(tmp_path: Path) -> None:
@@ -86,11 +87,8 @@ def test_a_file_that_is_not_understood_has_none(tmp_path: Path) -> None:
     content = write(tmp_path / "graph.onnx", words).read_bytes()
     nonsense = [b"", b"\0" * 2**20, b"\xff" * 2**20, b"no graph"]
     cut_off = [content[:end] for end in (40, 300, 700_000)]
-    for number, broken in enumerate([*nonsense, *cut_off]):
-        path = tmp_path / f"{number}.onnx"
-        path.write_bytes(broken)
-        assert read_tables(path) == {}
-    assert read_tables(tmp_path / "none.onnx") == {}
+    for broken in [*nonsense, *cut_off]:
+        assert read_tables(broken) == {}
 
 
 def test_answers_are_the_same_with_one_table_for_two_sessions(tmp_path: Path) -> None:
@@ -154,7 +152,7 @@ def test_what_other_nodes_use_as_well_is_no_table(tmp_path: Path) -> None:
     graph.node.append(helper.make_node("If", ["yes"], ["chosen"], **branches))
     graph.output.append(helper.make_tensor_value_info("chosen", TensorProto.FLOAT, [600, 600]))
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
-    assert read_tables(path) == {}
+    assert read_tables(path.read_bytes()) == {}
 
 
 def test_two_sessions_hold_a_table_once(tmp_path: Path) -> None:
