@@ -10,7 +10,8 @@ from pathlib import Path
 from training.errors import BadData
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-TAKE = re.compile(r"(?P<speaker>.+)_(?P<take>\d+)\.(wav|flac|ogg|mp3)", re.IGNORECASE)
+SUFFIXES = "wav|flac|ogg|oga|opus|mp3|aiff?|au|caf|w64|sph"
+TAKE = re.compile(rf"(?P<speaker>.+)_(?P<take>\d+)\.({SUFFIXES})", re.IGNORECASE)
 TEST_TAKES = range(5)  # of each speaker and word: the official test split of the digits
 
 

@@ -1,24 +1,16 @@
 """Audio: a recording becomes mono sound of the model's rate, and a log-mel spectrogram."""
 
-import io
 import math
 from collections.abc import Sequence
 
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
 from service.manifest import AudioPreprocessing, LogMel
+from service.preprocessing import recording
 from service.preprocessing.sample import Array, Sample, TensorSpec, stack
-
-FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "AIFF")
-RATES = range(1_000, 384_001)  # Hz, up to those of bats; anything else is a damaged header
-MOST_CHANNELS = 8  # 7.1; a WAV can claim 1,024
-LOUDEST = 2.0**32  # where full scale is 1; beyond any integer's, and float32 does not overflow
-UNKNOWN = 2**63 - 1  # what libsndfile says of a FLAC that was written to a pipe
 
 Floats = NDArray[np.float32]
 
@@ -53,63 +45,10 @@ class AudioPreprocessor:
 
     def waveform(self, payload: bytes) -> tuple[Floats, bool]:
         """float32[samples] in -1..1 at the model's rate and length, and whether it was cut."""
-        _check_length(payload)
-        try:
-            with soundfile.SoundFile(io.BytesIO(payload)) as file:
-                return self._read(file)
-        except (Unreadable, TooLarge):
-            raise
-        except soundfile.LibsndfileError as error:
-            raise Unreadable(
-                "not a recording that can be read; send WAV, FLAC, OGG, MP3 or AIFF"
-                f" ({error.error_string})"
-            ) from error
-        except Exception as error:  # decoders of foreign bytes raise whatever they like
-            raise Unreadable(f"the recording is damaged: {error}") from error
-
-    def _read(self, file: soundfile.SoundFile) -> tuple[Floats, bool]:
-        if file.format not in FORMATS:
-            raise Unreadable(f"{file.format} is not taken; send WAV, FLAC, OGG, MP3 or AIFF")
-        if file.samplerate not in RATES:
-            raise Unreadable(f"a sample rate of {file.samplerate} Hz cannot be meant")
-        if file.channels > MOST_CHANNELS:
-            raise TooLarge(
-                f"the recording has {file.channels} channels; at most {MOST_CHANNELS} are taken"
-            )
-        if file.frames == UNKNOWN:
-            raise Unreadable("the recording does not say how long it is; save it to a file anew")
-        seconds = file.frames / file.samplerate
-        if seconds > self._limits.seconds:
-            raise TooLarge(
-                f"the recording lasts {seconds:.0f} s;"
-                f" at most {self._limits.seconds:.0f} s are taken"
-            )
-        wanted = math.ceil(self.spec.seconds * file.samplerate)
-        cut = file.frames > wanted
-        if cut and self.spec.keep == "centre":
-            file.seek((file.frames - wanted) // 2)
-        channels = file.read(wanted, dtype="float32", always_2d=True)  # float32[frames, channels]
-        if not channels.size:
-            raise Unreadable("the recording holds no sound")
-        if not np.isfinite(channels).all():
-            raise Unreadable("the recording holds samples that are not numbers")
-        channels = channels.clip(-LOUDEST, LOUDEST)  # else the sums of mixing and resampling burst
-        mono = channels[:, 0] if file.channels == 1 else channels.mean(axis=1)
-        wave = soxr.resample(mono, file.samplerate, self.spec.sample_rate)
-        return fit_length(wave.clip(-1, 1), self.spec.samples), cut
-
-
-def _check_length(payload: bytes) -> None:
-    """A WAV that is cut, or came from a pipe, tells of more than there is: libsndfile overlooks it.
-
-    Raises:
-        Unreadable: the file is such a one.
-    """
-    told = int.from_bytes(payload[4:8], "little")  # without 8 bytes, which not all programs know
-    if payload.startswith(b"RIFF") and told > len(payload):
-        raise Unreadable(
-            f"the recording is cut: its header tells of {told:,} bytes, {len(payload):,} are here"
-        )
+        spec = self.spec
+        sound = recording.read(payload, spec.seconds, spec.keep == "centre", self._limits.seconds)
+        wave = soxr.resample(sound.wave, sound.rate, spec.sample_rate)
+        return fit_length(wave.clip(-1, 1), spec.samples), not sound.whole
 
 
 def fit_length(wave: Floats, samples: int) -> Floats:

@@ -15,7 +15,7 @@ from tests.hostile.damage import archive, damaged, noise
 RATE = 8000
 PCM, FLOAT = 1, 3  # of a WAV header
 FORMATS = {"WAV": "PCM_16", "FLAC": "PCM_16", "OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}
-OTHERS = {"AU": "PCM_16", "CAF": "PCM_16", "W64": "PCM_16"}
+OTHERS = {"VOC": "PCM_16", "MAT5": "PCM_16", "IRCAM": "PCM_16"}
 
 
 def good() -> bytes:
