@@ -168,7 +168,10 @@ def write_words(models: Path, name: str = "words", **options: Any) -> Path:
         tasks={"embed": {"output": "vector", "width": 8}},
         batching={"max_batch": 8, "max_cost": 64},
         example={"file": "example.txt", "tolerance": {"fp32": 1e-5}},
-        files={"tokenizer.json": _tokenizer(), "example.txt": b"red cat sea"},
+        files={
+            "tokenizer.json": options.pop("tokenizer", None) or small_tokenizer(),
+            "example.txt": b"red cat sea",
+        },
         **options,
     )
 
@@ -294,7 +297,7 @@ def _serialise(text: str) -> bytes:
     return data
 
 
-def _tokenizer() -> bytes:
+def small_tokenizer() -> bytes:
     words = {word: number for number, word in enumerate(VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

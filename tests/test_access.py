@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -344,6 +345,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[logging.LogReco
 
 
 Lines = Callable[[], list[logging.LogRecord]]
+V2 = {"inputs": [{"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["red"]}]}
 
 
 async def test_a_line_tells_how_a_request_ended_and_where_its_time_went(
@@ -365,6 +367,27 @@ async def test_a_line_tells_how_a_request_ended_and_where_its_time_went(
     assert fields["model"] == "colours:1"
     assert fields["inference_ms"] <= fields["total_ms"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", fields["time"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "model"),
+    [
+        ("/v2/models/words/infer", V2, "words:1"),
+        ("/v2/models/words/infer", {**V2, "outputs": [{"name": "no"}]}, "words:1"),
+        ("/v1/text/preview", {"input": "red"}, "words:1"),
+        ("/v1/text/similarity", {"input": ["red", "sea"]}, "words:1"),
+        ("/v1/text/classify?labels=red", {"input": "red"}, "words:1"),
+        ("/v1/embeddings", {"model": "words", "input": "red"}, "words:1"),
+        ("/v1/image/classify?model=colours&model=colours", {"input": ""}, "colours:1,colours:1"),
+    ],
+)
+async def test_a_line_names_the_models(
+    small_models: Path, lines: Lines, path: str, body: dict[str, Any], model: str
+) -> None:
+    async with serving(small_models, log_share=1) as client:
+        await client.post(path, json=body)
+        [record] = lines()
+    assert json.loads(JsonFormatter().format(record))["model"] == model
 
 
 async def test_refusals_and_failures_have_their_line_too(

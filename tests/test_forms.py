@@ -203,7 +203,7 @@ def multipart_variants() -> Iterator[Variant]:
         ("no part", b"--XX--\r\n", "holds no item"),
         ("only a file that nobody chose", form((FILE.replace(b'"a"', b'""'), b"")), "no item"),
         ("the model as a field", form((FIELD.replace(b'"f"', b'"model"'), b"words"), (FILE, text)),
-         "model goes into the query: ?model="),
+         "model goes into the query, not into the body: ?model="),
         ("top_k as a field", form((FIELD.replace(b'"f"', b'"top_k"'), b"1")), "?top_k="),
         ("lines like the boundary without end",
          form((FILE, b"\r\n--XXY" * (MOST_LOOKALIKES + 1))), "choose a boundary"),
@@ -425,9 +425,17 @@ def json_variants() -> Iterator[Variant]:
     for name, path, value, means in items:
         yield Variant(f"JSON: {name}", path, json_of(value), JSON, means)
     for name, document, words in (
-        ("the model", {"input": "red", "model": "words"}, "goes into the query: ?model="),
-        ("a version", {"input": "red", "version": 1}, "goes into the query: ?version="),
-        ("top_k", {"input": "red", "top_k": 1}, "goes into the query: ?top_k="),
+        (
+            "the model",
+            {"input": "red", "model": "words"},
+            "goes into the query, not into the body: ?model=",
+        ),
+        (
+            "a version",
+            {"input": "red", "version": 1},
+            "goes into the query, not into the body: ?version=",
+        ),
+        ("top_k", {"input": "red", "top_k": 1}, "goes into the query, not into the body: ?top_k="),
         ("inputs", {"inputs": ["red"]}, "did you mean input?"),
         ("Input", {"Input": "red"}, "did you mean input?"),
         ("text", {"text": "red"}, "there are: input"),

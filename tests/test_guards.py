@@ -159,6 +159,8 @@ V2 = {"inputs": [{"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": 
     ("path", "body"),
     [
         ("/v1/text/embed", {"input": "red"}),
+        ("/v1/text/similarity", {"input": ["red", "sea"]}),
+        ("/v1/text/classify?labels=red&labels=sea", {"input": "red"}),
         ("/v1/embeddings", {"model": "words", "input": "red"}),
         ("/v2/models/words/infer", V2),
     ],
@@ -182,8 +184,9 @@ async def test_work_that_waits_is_given_up_when_its_caller_leaves(
         sent.append(message)
 
     headers = [(b"content-type", b"application/json")]
+    path, _, query = path.partition("?")
     scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode()}
-    await app({**scope, "query_string": b"", "headers": headers}, receive, send)
+    await app({**scope, "query_string": query.encode(), "headers": headers}, receive, send)
     assert sent[0]["status"] == 499
 
 

@@ -1,6 +1,8 @@
 """The Open Inference Protocol on small models: what goes in, what comes out, what is refused."""
 
 import asyncio
+import base64
+import codecs
 import gzip
 import json
 import zlib
@@ -515,6 +517,73 @@ async def test_a_full_queue_is_503_and_says_when_to_return(small_models: Path) -
         full = [r for r in await asyncio.gather(*several) if r.status_code != 200]
         assert "wait already" in refusal(full[0], 503)
         assert int(full[0].headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parameters": None},
+        {"outputs": None},
+        {"id": None, "model_name": None},
+        {"parameters": {"binary_data_output": None, "timeout": None, "priority": None}},
+        {"parameters": {"content_type": "str"}},
+        {"parameters": {"content_type": "np"}},
+        {"outputs": [{"name": "vector", "parameters": None}]},
+        {"outputs": [{"name": "vector", "parameters": {"classification": None}}]},
+        {"outputs": [{"name": "vector", "parameters": {"content_type": "np"}}]},
+        {"anything": None},
+        {"inputs": [{**words("sea")["inputs"][0], "parameters": None}]},
+        {"inputs": [{**words("sea")["inputs"][0], "parameters": {"binary_data_size": None}}]},
+        {"inputs": [{**words("sea")["inputs"][0], "parameters": {"content_type": "str"}}]},
+        {"inputs": [{**words("sea")["inputs"][0], "shape": [1]}]},
+        {"inputs": [tensor("text", "BYTES", [1], data=["c2Vh"],
+                           parameters={"content_type": "base64"})]},
+        {"inputs": [tensor("text", "BYTES", [1], data=["c2Vh"])],
+         "parameters": {"content_type": "base64"}},
+        {"inputs": [tensor("text", "BYTES", [1], data=["data:,s%65a"],
+                           parameters={"content_type": "base64"})]},
+    ],
+)  # fmt: skip
+async def test_what_other_clients_send_beside_a_text(
+    client: httpx.AsyncClient, change: dict[str, Any]
+) -> None:
+    document = {**words("sea"), **change}
+    for body in (json.dumps(document).encode(), codecs.BOM_UTF8 + json.dumps(document).encode()):
+        response = await ask(client, "words", content=body)
+        np.testing.assert_array_equal(outputs(response)["vector"], [[0] * 7 + [1]])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"parameter": {}}, "parameter parameter is unknown; did you mean parameters?"),
+        ({"parameters": {"binary_output": True}}, "did you mean binary_data_output?"),
+        ({"parameters": {"content_type": "pd"}}, "parameters.content_type"),
+        ({"inputs": [{**words("sea")["inputs"][0], "dataType": "BYTES"}]}, "mean datatype?"),
+        ({"inputs": [{**words("sea")["inputs"][0], "datatype": None}]}, "inputs.0.datatype"),
+        ({"inputs": [{**words("sea")["inputs"][0], "shape": [1, 1, 1]}]}, "BYTES[-1, 1]"),
+        ({"inputs": [{**words("sea")["inputs"][0], "shape": []}]}, "inputs.0.shape"),
+        ({"inputs": None}, "inputs: Field required"),
+        ({"inputs": [None]}, "inputs.0"),
+    ],
+)
+async def test_what_other_clients_send_wrong_is_told(
+    client: httpx.AsyncClient, change: dict[str, Any], sentence: str
+) -> None:
+    assert sentence in refusal(await ask(client, "words", json={**words("sea"), **change}))
+
+
+async def test_an_image_in_json(client: httpx.AsyncClient) -> None:
+    data = [
+        base64.b64encode(RED).decode(),
+        "data:image/png;base64," + base64.b64encode(GREEN).decode(),
+    ]
+    given = tensor("image", "BYTES", [2], data=data, parameters={"content_type": "base64"})
+    found = outputs(await ask(client, "colours", json={"inputs": [given]}))
+    assert found["labels"].ravel().tolist() == ["red", "green"]
+    given = tensor("image", "BYTES", [1], data=["%"], parameters={"content_type": "base64"})
+    response = await ask(client, "colours", json={"inputs": [given]})
+    assert refusal(response, 422).startswith("input image: not base64")
 
 
 async def test_a_request_does_not_fill_the_queue_by_itself(small_models: Path) -> None:

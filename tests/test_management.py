@@ -129,6 +129,29 @@ def test_what_cannot_be_managed_is_said(client: Any, url: str, name: str) -> Non
     assert change(url, "..%2f../load").status_code in (400, 404)
 
 
+def test_null_is_absent_and_an_unknown_name_is_told_the_nearest(url: str, name: str) -> None:
+    accepted: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("load", {"parameters": None}),
+        ("unload", {"parameters": None}),
+        ("unload", {"parameters": {"unload_dependents": None}}),
+        ("load", {"anything": None}),
+    )
+    for path, body in accepted:
+        assert change(url, f"{name}/{path}", **body).status_code == 200
+    assert route(url, name, aliases={"best": "1"}, weights=None, shadow=None).status_code == 200
+    refused: tuple[tuple[str, dict[str, Any], str], ...] = (
+        ("load", {"parameter": {}}, "did you mean parameters?"),
+        ("load", {"parameters": {"config": "{}"}}, "parameter config is unknown"),
+        ("unload", {"parameters": {"unload_dependants": True}}, "mean unload_dependents?"),
+        ("load?versoin=1", {}, "did you mean version?"),
+    )
+    for path, body, sentence in refused:
+        response = change(url, f"{name}/{path}", **body)
+        assert (response.status_code, sentence in response.json()["error"]) == (400, True)
+    response = route(url, name, alias={})
+    assert "did you mean aliases?" in response.json()["error"]
+
+
 def test_every_worker_has_made_a_change_when_it_is_answered(
     url: str, models: Path, name: str
 ) -> None:

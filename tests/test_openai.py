@@ -1,5 +1,6 @@
 """OpenAI's own client, and LangChain's, against a real server; then what they never send."""
 
+import asyncio
 import base64
 import json
 import threading
@@ -13,8 +14,17 @@ import openai
 import pytest
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
+from tokenizers import Tokenizer, processors
 
-from tests.conftest import png, tone, write_colours, write_loudness, write_model, write_words
+from tests.conftest import (
+    png,
+    small_tokenizer,
+    tone,
+    write_colours,
+    write_loudness,
+    write_model,
+    write_words,
+)
 from tests.servers import served
 from tests.test_routes import problem, serving
 
@@ -149,6 +159,49 @@ def test_langchain_embeds_documents(url: str) -> None:
     assert int(np.argmax(embeddings.embed_query("dog"))) == 6
 
 
+def test_langchain_sends_a_thousand_texts_at_once(url: str) -> None:
+    embeddings = OpenAIEmbeddings(
+        model="words",
+        openai_api_base=f"{url}/v1",
+        openai_api_key=SecretStr("any"),
+        check_embedding_ctx_length=False,
+    )
+    assert embeddings.chunk_size == 1000  # its default
+    vectors = embeddings.embed_documents(["sea", "red", "dog"] * 700)
+    assert [int(np.argmax(vector)) for vector in vectors] == [7, 2, 6] * 700
+
+
+def test_as_many_texts_as_openai_takes(client: openai.OpenAI) -> None:
+    answer = client.embeddings.create(model="words", input=["sea", "red"] * 1024)
+    assert [item.index for item in answer.data] == list(range(2048))
+    assert [int(np.argmax(item.embedding)) for item in answer.data] == [7, 2] * 1024
+    with pytest.raises(openai.APIStatusError, match="2049 items; at most 2048"):
+        client.embeddings.create(model="words", input=["sea"] * 2049)
+
+
+def test_an_item_far_behind_that_cannot_be_read_is_named(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.UnprocessableEntityError, match="item 1999: "):
+        client.embeddings.create(model="words", input=[*["sea"] * 1999, " "])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"encoding_format": None},  # LiteLLM
+        {"encoding_format": None, "dimensions": None, "user": None},
+        {"encoding_format": "float", "user": "somebody"},
+        {"extra": None},
+        {},  # LlamaIndex, by OpenAI's client
+    ],
+)
+def test_requests_as_other_clients_write_them(url: str, more: dict[str, Any]) -> None:
+    body = {"model": "words", "input": ["sea"], **more}
+    for kind in ("application/json", "application/json; charset=utf-8", "text/plain"):
+        response = httpx.post(f"{url}/v1/embeddings", json=body, headers={"content-type": kind})
+        [item] = response.json()["data"]
+        assert int(np.argmax(item["embedding"])) == 7
+
+
 def test_a_503_is_tried_again_by_the_client_itself(tmp_path: Path) -> None:
     """One batch runs, one item waits: who comes meanwhile is refused, and comes again."""
     write_colours(tmp_path, graph=SLOW)
@@ -210,6 +263,9 @@ async def test_sounds_as_data_uris(plain: httpx.AsyncClient) -> None:
         ("words", [1] * 17, 413, "17 tokens; at most 16"),
         ("words", ["sea"] * 2049, 413, "2049 items; at most 2048"),
         ("words", "\ud800", 422, "lone surrogate"),
+        ("words", "data:image/png;base64,iVBORw0KGgo=", 422, "the text is a data URI"),
+        ("colours", "data:image/png;base64,iVBORw0KGgo", 422, "= at its end"),
+        ("colours", "data:image/png,%89PNG", 422, "PNG is damaged"),
         ("colours", "sea", 422, "not a data URI"),
         ("colours", "data:image/png;base64,%", 422, "not base64"),
         ("colours", "data:image/png;base64,AAAA", 422, "not an image"),
@@ -224,6 +280,46 @@ async def test_inputs_that_cannot_be_used(
     code = {400: "bad_request", 413: "too_large", 422: "unreadable"}[status]
     code = "unsupported" if "reads no" in sentence else code
     assert sentence in problem(response, status, code)["detail"]
+
+
+@pytest.mark.anyio
+async def test_a_large_request_leaves_room_for_others(small_models: Path) -> None:
+    async with serving(small_models, max_queue=16, lanes=1) as client:
+        app: Any = client._transport
+        repository = app.app._app._api.state.sensorium.repository
+        admission = repository.pick("words").admission
+
+        async def embed(texts: list[str]) -> httpx.Response:
+            return await client.post("/v1/embeddings", json={"model": "words", "input": texts})
+
+        large = asyncio.create_task(embed(["sea"] * 2048))
+        inside = set()
+        while not large.done():
+            small = await embed(["red"])
+            inside.add(admission._items)
+            assert small.status_code == 200
+        assert len((await large).json()["data"]) == 2048
+        assert max(inside) <= 9
+
+
+@pytest.mark.anyio
+async def test_tokens_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    """As LangChain sends them by default: those of a tokenizer of OpenAI's."""
+    tokenizer = Tokenizer.from_str(small_tokenizer().decode())
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "red $A blue", special_tokens=[("red", 2), ("blue", 4)]
+    )
+    write_words(tmp_path, tokenizer=tokenizer.to_str().encode())
+    async with serving(tmp_path) as client:
+
+        async def embed(ids: list[int]) -> httpx.Response:
+            return await client.post("/v1/embeddings", json={"model": "words", "input": ids})
+
+        for ids in ([2, 7, 4], [2, 4]):
+            assert (await embed(ids)).status_code == 200
+        for ids in ([7], [2], [2, 7], [7, 4], [4, 7, 2], [7, 2, 4, 7]):
+            detail = problem(await embed(ids), 422, "unreadable")["detail"]
+            assert "check_embedding_ctx_length=False" in detail
 
 
 @pytest.mark.anyio

@@ -16,9 +16,12 @@ import pytest
 from fastapi.routing import APIRoute
 from PIL import Image
 from starlette.routing import Route
+from starlette.types import Message
 
+from service.errors import BadRequest
 from service.metrics import samples
 from service.routes import build_api, build_app
+from service.routes.outcomes import all_or_none
 from service.routes.state import build_state
 from service.settings import Settings
 from tests.conftest import png, tone, write_colours, write_loudness
@@ -589,6 +592,138 @@ async def test_statistics_are_collected_beside_the_event_loop(
         assert (await client.get(path)).status_code == 200
     assert len(threads) == 2
     assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "items"),
+    [
+        ("/v1/text/similarity", {"input": ["red", "sea"], "against": "cat"}, 3),
+        ("/v1/text/classify?labels=red&labels=sea", {"input": ["red"] * 3}, 5),
+    ],
+)
+async def test_texts_of_the_request_itself_are_counted(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any], items: int
+) -> None:
+    async def counted() -> float:
+        series = 'sensorium_items_total{model="words",outcome="ok",version="1"} '
+        lines = (await client.get("/metrics")).text.splitlines()
+        return float(next((line for line in lines if line.startswith(series)), "0").split()[-1])
+
+    before = await counted()
+    assert (await client.post(path, json=body)).status_code == 200
+    assert await counted() - before == items
+
+
+async def test_an_error_of_one_item_keeps_its_param_and_ends_the_others(small_models: Path) -> None:
+    state = build_state(Settings(models=small_models), small_models.parent)
+    await state.repository.open()
+    words = state.repository.pick("words")
+    ended = []
+
+    async def predict(item: int) -> int:
+        try:
+            if item == 1:
+                raise BadRequest("wrong", "input")
+            await asyncio.Event().wait()
+        finally:
+            ended.append(item)
+        return item
+
+    with pytest.raises(BadRequest, match=r"^label 1: wrong$") as raised:
+        await all_or_none(words, predict, range(5), window=3, noun="label")
+    assert raised.value.param == "input"
+    assert sorted(ended) == [0, 1, 2]
+    await state.repository.close()
+    state.pipeline.close()
+
+
+async def test_a_label_that_is_no_text_is_named(client: httpx.AsyncClient) -> None:
+    path = "/v1/text/classify?labels=sea&labels=%20"
+    response = await client.post(path, content=b"sea")
+    assert problem(response, 422, "unreadable")["detail"].startswith("label 1: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("/v1/image/classify?topk=1", "parameter topk is unknown; did you mean top_k?"),
+        ("/v1/image/classify?Model=colours", "did you mean model?"),
+        ("/v1/image/classify?k=1", "there are: model, version, top_k"),
+        ("/v1/text/classify?label=red", "did you mean labels?"),
+        ("/v1/image/embed?top_k=1", "parameter top_k is unknown; there are: model, version"),
+        ("/v1/image/preview?modle=colours", "did you mean model?"),
+        ("/v1/text/similarity?mod=words", "did you mean model?"),
+        ("/v1/embeddings?model=words", "parameter model is unknown; there are: -"),
+        ("/v1/text/classify?labels=%FF", "the query is not UTF-8"),
+    ],
+)
+async def test_a_parameter_that_is_unknown_is_told_the_nearest(
+    client: httpx.AsyncClient, path: str, sentence: str
+) -> None:
+    response = await client.post(path, content=b"red")
+    assert sentence in problem(response, 400, "bad_request")["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "document", "sentence"),
+    [
+        (
+            "/v1/text/similarity",
+            {"input": ["a", "b"], "model": "words"},
+            "goes into the query, not into the body: ?model=",
+        ),
+        ("/v1/text/similarity", {"inputs": ["a", "b"]}, "did you mean input?"),
+        ("/v1/embeddings", {"input": "a", "modle": "words"}, "did you mean model?"),
+        (
+            "/v1/embeddings",
+            {"input": "a", "model": "words", "top_k": 1},
+            "top_k is unknown; there are: model",
+        ),
+        ("/v1/embeddings", {"model": "words", "input": None}, "Field required"),
+    ],
+)
+async def test_a_name_in_json_that_is_unknown_is_told_the_nearest(
+    client: httpx.AsyncClient, path: str, document: dict[str, Any], sentence: str
+) -> None:
+    response = await client.post(path, json=document)
+    assert sentence in problem(response, 400, "bad_request")["detail"]
+
+
+async def test_labels_in_raw_utf_8_are_read_as_such(client: httpx.AsyncClient) -> None:
+    app = client._transport.app  # type: ignore[attr-defined]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"sea"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    path = "/v1/text/classify"
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode()}
+    query = "labels=größe&labels=sea".encode()
+    await app({**scope, "query_string": query, "headers": []}, receive, send)
+    found = json.loads(sent[1]["body"])["results"][0]["labels"]
+    assert [label["label"] for label in found] == ["sea", "größe"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"input": ["red", "sea"], "against": None},
+        {"input": ["red", "sea"], "anything": None},
+    ],
+)
+async def test_null_is_absent(client: httpx.AsyncClient, document: dict[str, Any]) -> None:
+    response = await client.post("/v1/text/similarity", json=document)
+    assert response.json()["similarities"] == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", "multipart/mixed; boundary=x"])
+@pytest.mark.parametrize("path", ["/v1/text/similarity", "/v1/embeddings"])
+async def test_a_document_is_no_form(client: httpx.AsyncClient, path: str, kind: str) -> None:
+    response = await client.post(path, content=b"{}", headers={"content-type": kind})
+    assert "send JSON" in problem(response, 415, "unknown_media_type")["detail"]
 
 
 async def test_an_unexpected_failure_is_a_500_without_its_secrets(small_models: Path) -> None:

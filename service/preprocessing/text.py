@@ -86,13 +86,22 @@ class TextPreprocessor:
 
         Raises:
             TooLarge: there are more than the model reads.
-            Unreadable: there are none, or the vocabulary has not all of them.
+            Unreadable: there are none, or they are not of this tokenizer.
         """
         if len(ids) > self.spec.max_length:
             raise TooLarge(f"{len(ids)} tokens; at most {self.spec.max_length} are read")
         known = range(self._tokenizer.get_vocab_size())
         if not ids or not all(number in known for number in ids):
             raise Unreadable(f"tokens must be one or more numbers, each below {known.stop}")
+        special = self._tokenizer.encode("").ids
+        if not any(
+            [*ids[:before], *ids[len(ids) - len(special) + before :]] == special
+            for before in range(len(special) + 1)
+        ):
+            raise Unreadable(
+                f"tokens lack the special ones {special} at their ends, so they are of another"
+                " tokenizer; send texts (LangChain: check_embedding_ctx_length=False)"
+            )
         return self._sample(ids)
 
     def longest(self, payload: bytes) -> Sample:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from service.admission import check, enter
+from service.admission import Admission, check, enter
 from service.errors import BadRequest, SensoriumError, TooLarge
 from service.manifest import Kind, Modality, Task
 from service.meaning import ZERO_SHOT_SCALE, Floats, best, cosines, softmax
@@ -29,7 +29,7 @@ from service.routes.answers import (
 from service.routes.callers import while_there
 from service.routes.direct import ROUTES, DirectRoute, Endpoint
 from service.routes.outcomes import all_or_none, count
-from service.routes.payloads import Given, encode_text, read_document, read_items
+from service.routes.payloads import Given, Items, encode_text, read_document, read_items
 from service.routes.problems import RESPONSES, describe
 from service.routes.state import Shared, State
 from service.routes.strict import Strict
@@ -180,7 +180,9 @@ async def compare_texts(
     """Cosines of texts: of every two of `input`, or of `input` with those of `against`."""
     served = choose(request, shared, "text", "embed", query)
     deadline = deadline_of(request, shared.settings.timeout_ms)
-    comparison = await read_document(request, Comparison, shared.settings)
+    comparison = await read_document(
+        request, Comparison, shared.settings, in_query=ModelQuery.model_fields
+    )
     rows, columns = _texts(comparison.input), _texts(comparison.against)
     if len(rows) + len(columns) < 2:
         raise BadRequest("similarity wants two texts or more", "input")
@@ -209,7 +211,8 @@ async def _classify(request: Request, shared: State, kind: Kind, query: Classify
     def read(served: Served, prediction: Prediction) -> Finding:
         return {"labels": _rank(served.model.labels, prediction.values, query.top_k)}
 
-    return await _answer(request, shared, models, "classify", read, kind, labels)
+    items, deadline = await _receive(request, shared, models, kind)
+    return await _answer(request, shared, models, "classify", read, items, deadline, labels)
 
 
 async def _embed(
@@ -220,7 +223,8 @@ async def _embed(
     def read(_: Served, prediction: Prediction) -> Finding:
         return {"vector": cast(list[float], prediction.values)}  # it is written as one
 
-    return await _answer(request, shared, [served], "embed", read, modality)
+    items, deadline = await _receive(request, shared, [served], modality)
+    return await _answer(request, shared, [served], "embed", read, items, deadline)
 
 
 async def _classify_by_likeness(
@@ -231,7 +235,7 @@ async def _classify_by_likeness(
     name = query.model[0] if query.model else None
     asked = ModelQuery(model=name, version=query.version)
     served = choose(request, shared, "text", "embed", asked)
-    deadline = deadline_of(request, shared.settings.timeout_ms)
+    items, deadline = await _receive(request, shared, [served], "text")
     words = await _embed_words(request, shared, served, query.labels, deadline, noun="label")
     vectors = [prediction.values for prediction in words]
 
@@ -240,7 +244,25 @@ async def _classify_by_likeness(
         return {"labels": _rank(query.labels, softmax(likeness * ZERO_SHOT_SCALE), query.top_k)}
 
     labels = min(query.top_k, len(query.labels))
-    return await _answer(request, shared, [served], "embed", read, "text", labels)
+    return await _answer(request, shared, [served], "embed", read, items, deadline, labels)
+
+
+async def _receive(
+    request: Request, shared: State, models: list[Served], kind: Kind
+) -> tuple[Items, float]:
+    """The request's items, and its deadline.
+
+    Raises:
+        CallerError: there are none that can be used.
+        LoadError: they would not be answered in time; the body was not read.
+    """
+    deadline = deadline_of(request, shared.settings.timeout_ms)
+    check(_admissions(models), deadline)
+    return await read_items(request, kind, shared.settings), deadline
+
+
+def _admissions(models: list[Served]) -> list[Admission]:
+    return list({each for served in models for each in served.admissions})
 
 
 async def _answer(
@@ -249,7 +271,8 @@ async def _answer(
     models: list[Served],
     task: Task,
     read: Read,
-    kind: Kind,
+    items: Items,
+    deadline: float,
     labels: int = 0,
 ) -> Response:
     """Every model's prediction of every item, read as the route wants it.
@@ -261,16 +284,12 @@ async def _answer(
         TooLarge: the answer would hold too many labels.
         SensoriumError: the only item has no answer.
     """
-    deadline = deadline_of(request, shared.settings.timeout_ms)
-    admissions = list({each for served in models for each in served.admissions})
-    check(admissions, deadline)
-    items = await read_items(request, kind, shared.settings)
     if (asked := len(items.given) * labels) > MOST_LABELS:
         raise TooLarge(
             f"the answer would hold {asked:,} labels; at most {MOST_LABELS:,} are given:"
             " lower top_k, or send less at once"
         )
-    window = shared.settings.window
+    window, admissions = shared.settings.window, _admissions(models)
     with enter(admissions, min(len(items.given), window), deadline):
         work = _predict_all(shared, models, task, items.given, deadline, window)
         outcomes = await while_there(request, admissions, work)

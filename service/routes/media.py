@@ -20,6 +20,7 @@ TEXT = re.compile(r"text/.*|(application|binary)/octet-stream|application/x-www-
 # A quote without an end goes on to the end: to look for another reading takes quadratic time.
 PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.?)*(?:"|\Z)|[^;]*)', re.DOTALL)
 DATA_URI = re.compile(r"data:([^,]{0,200}),", re.IGNORECASE)
+BASE64_URI = re.compile(r"data:[\w.+/-]*(;[\w.+=-]+){0,9};base64,[\w+/=%-]*\s*\Z", re.ASCII)
 # What no quoted-printable text holds: = that begins neither two digits nor the end of a line.
 NOT_QUOTED = re.compile(rb"=(?![0-9A-Fa-f]{2}|[ \t]*(?:\r?\n|\Z))")
 BASE64 = bytes.maketrans(b"-_", b"+/")  # the alphabet for URLs as well

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast, get_args
 from urllib.parse import parse_qsl
@@ -15,6 +16,7 @@ from service.manifest import Kind, Modality
 from service.pipeline import Files
 from service.routes.bodies import read_body
 from service.routes.media import (
+    BASE64_URI,
     DATA_URI,
     JSON,
     TEXT,
@@ -26,13 +28,14 @@ from service.routes.media import (
 )
 from service.routes.multipart import Part, read_parts
 from service.routes.problems import first_error
-from service.routes.strict import IN_QUERY, check_names, without_nulls
+from service.routes.strict import check_names, without_nulls
 from service.settings import Settings
 
 Payload = bytes | CallerError  # one bad item is that item's error, not the request's
 Given = Files | CallerError
 Document = TypeVar("Document", bound=BaseModel)
 
+IN_QUERY = ("model", "version", "top_k", "labels")  # of the routes that take items
 MODALITIES = get_args(Modality)
 PARTS = ", ".join(MODALITIES)
 
@@ -98,12 +101,18 @@ async def read_items(request: Request, kind: Kind, settings: Settings) -> Items:
 
 
 async def read_document(
-    request: Request, shape: type[Document], settings: Settings, *, optional: bool = False
+    request: Request,
+    shape: type[Document],
+    settings: Settings,
+    *,
+    optional: bool = False,
+    in_query: Collection[str] = (),
 ) -> Document:
     """A JSON body of a known shape, whatever its content type; null is as if it were not there.
 
     Args:
         optional: it may be empty.
+        in_query: the names of the query's parameters.
 
     Raises:
         CallerError: it is no JSON, or beyond a limit, or has a name that the shape has not.
@@ -116,7 +125,7 @@ async def read_document(
     body = to_utf8(body, media_type.charset)
     document = without_nulls(parse_json(body) if body or not optional else {})
     if isinstance(document, dict):  # pydantic would describe each unknown name
-        check_names(document, shape.model_fields)
+        check_names(document, shape.model_fields, in_query)
     try:
         return shape.model_validate(document)
     except ValidationError as error:
@@ -175,8 +184,12 @@ def encode_text(text: str) -> bytes:
     """UTF-8 of a text that came in JSON.
 
     Raises:
-        Unreadable: it holds half of a surrogate pair, which no encoding has.
+        Unreadable: it is a file, or holds half of a surrogate pair, which no encoding has.
     """
+    if text.startswith("data:") and BASE64_URI.match(text):
+        raise Unreadable(
+            "the text is a data URI; send what it holds as a text, or an image to a model of images"
+        )
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -211,7 +224,7 @@ def _read_part(part: Part, modality: Modality, charset: str | None = None) -> Pa
         BadRequest: it is not an item at all.
     """
     if not part.is_file and part.name in IN_QUERY:
-        raise BadRequest(f"{part.name} goes into the query: ?{part.name}=...", part.name)
+        check_names([part.name], (), IN_QUERY)
     try:
         content = part.decode()
         if modality == "text":
@@ -295,7 +308,7 @@ def _read_fields(body: bytes, most: int) -> list[Payload]:
         raise TooLarge(f"the form holds more than {most} fields") from error
     for name, _ in fields:
         if name in IN_QUERY:
-            raise BadRequest(f"{name} goes into the query: ?{name}=...", name)
+            check_names([name], (), IN_QUERY)
         if name not in ("text", "input"):
             raise BadRequest(
                 f"field {name[:100]} of the URL-encoded form: name a text text;"
@@ -309,7 +322,7 @@ def _read_json(document: object, modality: Modality, most: int) -> list[Payload]
     document = without_nulls(document)
     if not isinstance(document, dict):
         raise BadRequest(f"the JSON body must be an object with the key input; send {FORMS}")
-    check_names(document, ("input",))
+    check_names(document, ("input",), IN_QUERY)
     if "input" not in document:
         raise BadRequest(f"the JSON body has no key input; send {FORMS}", "input")
     given = document["input"]

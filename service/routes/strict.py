@@ -1,14 +1,12 @@
 """Strict: requests hold no name that is not known here, and a wrong one is told the nearest."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from service.errors import BadRequest
-
-IN_QUERY = ("model", "version", "top_k", "labels")  # of the routes that take files
 
 
 class Strict(BaseModel):
@@ -24,14 +22,23 @@ class Strict(BaseModel):
         return given
 
 
-def check_names(given: Iterable[str], known: Iterable[str]) -> None:
-    """Raises:
-    BadRequest: there is a name that is not known.
+def check_names(
+    given: Iterable[str], known: Collection[str], elsewhere: Collection[str] = ()
+) -> None:
+    """Args:
+        elsewhere: names that belong to the query, not to a body.
+
+    Raises:
+        BadRequest: there is a name that is not known.
     """
-    names = tuple(known)
     for name in given:
-        if name not in names:
-            raise BadRequest(f"parameter {name[:100]} is unknown{_hint(name, names)}", name[:100])
+        if name in elsewhere:
+            raise BadRequest(f"{name} goes into the query, not into the body: ?{name}=...", name)
+        if name not in known:
+            shown = name[:100]
+            near = get_close_matches(shown.lower(), known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or '-'}"
+            raise BadRequest(f"parameter {shown} is unknown; {hint}", shown)
 
 
 def without_nulls(value: Any) -> Any:
@@ -41,11 +48,3 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return [without_nulls(each) for each in value]
     return value
-
-
-def _hint(name: str, known: tuple[str, ...]) -> str:
-    if near := get_close_matches(name[:100].lower(), known, 1):
-        return f"; did you mean {near[0]}?"
-    if name in IN_QUERY:
-        return f" in the body; it goes into the query: ?{name}=..."
-    return f"; there are: {', '.join(known)}" if known else "; there are none"
