@@ -1,6 +1,7 @@
 """Every variant of a file gives the pixels that its format defines, or a sentence why not."""
 
 import io
+import json
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -720,3 +721,31 @@ def test_damaged_and_lying_files_are_rejected_with_what_to_change(
     assert name
     with pytest.raises((Unreadable, TooLarge), match=r"send|save|at most"):
         decode(payload)
+
+
+def test_files_of_cameras_and_other_programs_look_as_other_decoders_show_them(
+    shared_data: Path,
+) -> None:
+    """Each as 4 x 4 mean colours, by libjpeg-turbo, libpng, FFmpeg and others without Pillow.
+
+    No colours stand for a file that is to be rejected: bombs, cut ones, JPEG 2000 and JPEG XL.
+    """
+    folder = shared_data / "media/pictures"
+    if not folder.is_dir():
+        pytest.skip("the folder of other programs' images is not here")
+    spec = {"modality": "image", "input": "pixels", "size": (256, 256), "fit": "stretch"}
+    image = ImagePreprocessor(ImagePreprocessing(**spec, resample="box"), InputLimits())
+    references = json.loads((Path(__file__).parent / "data/pictures.json").read_text())
+    wrong = {}
+    for path in sorted(folder.iterdir()):
+        try:
+            pixels = image.decode(path.read_bytes()).data
+        except (Unreadable, TooLarge) as error:
+            if references[path.name]:
+                wrong[path.name] = str(error)
+            continue
+        found = pixels.reshape(4, 64, 4, 64, 3).mean((1, 3), dtype=float).ravel()
+        expected = bytes.fromhex(references[path.name] or "")
+        if len(expected) != len(found) or np.abs(found - list(expected)).max() > 6:
+            wrong[path.name] = "other colours"
+    assert not wrong

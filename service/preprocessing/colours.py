@@ -73,7 +73,9 @@ def eight_bits(
         return picture if picture.mode in ("LA", "RGBA") else picture.convert("RGBA")
     if picture.mode == "1":
         return picture.convert("L")
-    return picture if picture.mode in ("L", "RGB", "CMYK", "LAB") else picture.convert("RGB")
+    if picture.mode == "CMYK" and "icc_profile" in picture.info:
+        return picture  # converted by the profile when it is small
+    return picture if picture.mode in ("L", "RGB", "LAB") else picture.convert("RGB")
 
 
 def on_white(picture: Image.Image, info: dict[Any, Any]) -> Image.Image:
