@@ -9,13 +9,14 @@ from pathlib import Path
 from socket import AF_UNIX, socket
 from tempfile import NamedTemporaryFile
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, TypeVar
 from zlib import crc32
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from service.errors import OperatorError, StateUnusable
-from service.manifest import Frozen, Share, first_fault
+from service.manifest import Frozen, Name, Share, first_fault
+from service.settings import Use
 
 LATEST = "latest"  # the highest version that serves; no alias can have that name
 
@@ -63,8 +64,20 @@ class Policy(Frozen):
         return self.versions is None or version in self.versions
 
 
+class Defaults(Frozen):
+    """Which model answers requests that name none, by what they ask for."""
+
+    chosen: dict[Use, Name] = Field({}, max_length=32)  # by an operator
+    first: dict[Use, Name] = Field(
+        {}, max_length=32
+    )  # the only model that could do it, when there was only one
+
+
 Policies = Mapping[str, Policy]  # by the model's name; for one that is missing, a plain `Policy()`
-FILE = TypeAdapter(dict[str, Policy])
+POLICIES = TypeAdapter(dict[str, Policy])
+DEFAULTS = TypeAdapter(Defaults)
+NO_DEFAULTS = Defaults()
+T = TypeVar("T")
 
 
 def draw(weights: Mapping[str, int], key: str) -> str:
@@ -74,21 +87,20 @@ def draw(weights: Mapping[str, int], key: str) -> str:
     return list(weights)[place]
 
 
-def open_state(folder: Path) -> Path:
-    """The file of policies in the folder that workers share, which is made where it is missing.
+def open_state(folder: Path) -> None:
+    """Make the folder that workers share, where it is missing, and see that it can be read.
 
     Raises:
         OperatorError: the folder cannot be used, or what it keeps cannot be read.
     """
-    file = folder / "models.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        read_policies(file)
+        read_policies(folder)
+        read_defaults(folder)
     except OSError as error:
         raise OperatorError(f"SENSORIUM_STATE: {folder}: {error.strerror}") from error
     except StateUnusable as error:
         raise OperatorError(f"SENSORIUM_STATE: {folder}: {error}") from error
-    return file
 
 
 def check_state(folder: Path) -> None:
@@ -96,7 +108,7 @@ def check_state(folder: Path) -> None:
     OperatorError: workers cannot write in that folder, or not meet there.
     """
     try:
-        with NamedTemporaryFile(dir=folder, prefix="models.json.") as file:
+        with NamedTemporaryFile(dir=folder, prefix="test.") as file:
             file.write(b"{}")
         name = f"{os.getpid()}.test"
         with short_path(folder) as short, socket(AF_UNIX) as door:
@@ -120,8 +132,8 @@ def short_path(folder: Path) -> Iterator[Path]:
         os.close(number)
 
 
-def read_policies(path: Path, missing: Policies = MappingProxyType({})) -> dict[str, Policy]:
-    """What the file holds.
+def read_policies(folder: Path, missing: Policies = MappingProxyType({})) -> dict[str, Policy]:
+    """What is wanted of the models.
 
     Args:
         missing: what holds where there is no file.
@@ -129,26 +141,49 @@ def read_policies(path: Path, missing: Policies = MappingProxyType({})) -> dict[
     Raises:
         StateUnusable: it cannot be read.
     """
+    return _read(folder / "models.json", POLICIES, dict(missing))
+
+
+def write_policies(folder: Path, policies: Policies) -> None:
+    """Raises:
+    StateUnusable: it cannot be written.
+    """
+    _write(folder / "models.json", POLICIES.dump_json(dict(policies), indent=2))
+
+
+def read_defaults(folder: Path, missing: Defaults = NO_DEFAULTS) -> Defaults:
+    """Which models answer requests that name none.
+
+    Raises:
+        StateUnusable: it cannot be read.
+    """
+    return _read(folder / "defaults.json", DEFAULTS, missing)
+
+
+def write_defaults(folder: Path, defaults: Defaults) -> None:
+    """Raises:
+    StateUnusable: it cannot be written.
+    """
+    _write(folder / "defaults.json", DEFAULTS.dump_json(defaults, indent=2))
+
+
+def _read(path: Path, form: TypeAdapter[T], missing: T) -> T:
     try:
-        return FILE.validate_json(path.read_bytes())
+        return form.validate_json(path.read_bytes())
     except FileNotFoundError:
-        return dict(missing)
+        return missing
     except OSError as error:
         raise StateUnusable(f"{path.name} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise StateUnusable(f"{path.name} is damaged: {first_fault(error)}") from error
 
 
-def write_policies(path: Path, policies: Policies) -> None:
-    """Replace the file: a reader finds the old one or the new one, also after a power failure.
-
-    Raises:
-        StateUnusable: it cannot be written.
-    """
+def _write(path: Path, content: bytes) -> None:
+    """Replace the file: a reader finds the old one or the new one, also after a power failure."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with fresh.open("wb") as file:
-            file.write(FILE.dump_json(dict(policies), indent=2))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)

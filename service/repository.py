@@ -6,11 +6,11 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from random import random
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 from service.errors import (
     BadRequest,
@@ -31,11 +31,11 @@ from service.folders import (
     model_folders,
     scan_model,
 )
-from service.manifest import EncoderReference, Kind, Task
+from service.manifest import MANIFEST, EncoderReference, Kind, Modality, Task
 from service.memory import give_memory_back
 from service.metrics import ModelSeries, forget_model
 from service.model import Model, load, no_encoder
-from service.policy import LATEST, Policies, Policy, Routing, draw
+from service.policy import LATEST, NO_DEFAULTS, Defaults, Policies, Policy, Routing, draw
 from service.served import Leaving, Served, serve
 from service.settings import Settings, check_models
 from service.supervision import detach
@@ -44,6 +44,10 @@ logger = logging.getLogger(__name__)
 
 PLAIN = Policy()  # of a model of which nothing was said
 LOADING = "it is being loaded"
+_USES: list[tuple[Kind, Task | None]] = [
+    *product(get_args(Kind), get_args(Task)),
+    *product(get_args(Modality), (None,)),
+]
 ROOTED = re.compile(r"(?<![\w./:])(/[^\s/:'\"]+)+/")  # the folders of an absolute path
 
 State = Literal["loading", "ready", "failed", "unloaded"]
@@ -65,6 +69,11 @@ class Entry:
     def key(self) -> Key:
         return self.name, self.version
 
+    @property
+    def created(self) -> int:
+        """When its manifest was written, in seconds since 1970; 0 if that is not known."""
+        return next((int(time / 1e9) for file, _, time in self.seen if file == MANIFEST), 0)
+
 
 class Repository:
     """The models of one folder. Each is loaded by itself: one that is refused stops no other.
@@ -84,6 +93,7 @@ class Repository:
         found = [folder for path in paths for folder in scan_model(path)]
         self._entries = {folder.key: _entry(folder) for folder in found}
         self._policies: dict[str, Policy] = {}
+        self.defaults = NO_DEFAULTS
         self._applied: dict[str, Policy] = {}  # those that the models have followed
         self._following: dict[str, asyncio.Task[None]] = {}
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -95,24 +105,29 @@ class Repository:
         self._opened = asyncio.Event()
         self.draining = False
 
-    async def open(self, policies: Policies = MappingProxyType({})) -> None:
+    async def open(
+        self, policies: Policies = MappingProxyType({}), defaults: Defaults = NO_DEFAULTS
+    ) -> None:
         """Load what is wanted, as much at once as there are cores; heads after their encoders.
 
         Raises:
             OperatorError: the folder of models cannot be read.
         """
         self._policies, self._applied = dict(policies), dict(policies)
+        self.defaults = defaults
         self._entries = {folder.key: _entry(folder) for folder in await self._scan_all()}
         for entry in self.entries():
             if entry.state == "loading" and not self.policy(entry.name).wants(entry.version):
                 self._show(replace(entry, state="unloaded"))
         await self._bring([entry for entry in self.entries() if entry.state != "unloaded"])
+        self._note_firsts()
         self._opened.set()
 
-    async def apply(self, policies: Policies, names: Collection[str]) -> None:
+    async def apply(self, policies: Policies, defaults: Defaults, names: Collection[str]) -> None:
         """Serve what is wanted; return when the models of these names do."""
         await self._opened.wait()
         self._policies = dict(policies)
+        self.defaults = self.defaults.model_copy(update={"chosen": defaults.chosen})
         self._chosen.clear()
         for name in {*self._policies, *self._applied}:
             busy = self._following.get(name)  # it looks at the policy again before it ends
@@ -214,6 +229,7 @@ class Repository:
                     self._forget(key)
             leaving = self._leaving.pop(name, [])
         leaving += await self._renew_heads()
+        self._note_firsts()
         await asyncio.gather(*(each.finish(self._settings.drain_seconds) for each in leaving))
 
     async def _renew_heads(self) -> list[Leaving]:
@@ -305,7 +321,7 @@ class Repository:
         if served := self._entries[key].served:
             self._leaving[key[0]].append(Leaving(served))
         self._orphans.discard(key)
-        self._show(Entry(*key, "unloaded"))
+        self._show(replace(self._entries[key], state="unloaded", reason=None, served=None))
 
     def _forget(self, key: Key) -> None:
         """It leaves every listing."""
@@ -421,20 +437,20 @@ class Repository:
         version: str | None,
         request_id: str = "",
     ) -> Served:
-        """The model for a request: the one that it names, else the only one that can do it.
+        """The model for a request: the one that it names, else the default.
 
         Without a task, any model that reads files of this kind will do.
 
         Raises:
             NotFound, NotReady: the model that was named is not there, or does not serve.
             Unsupported: it is made for something else.
-            BadRequest: several could do it, and none is named.
+            BadRequest: several could do it, none is named and none is the default.
         """
         wish = kind, task, name
         if version is None and (served := self._chosen.get(wish)):
             return served
         if name is None:
-            name = self._only(kind, task)
+            name = self._default(kind, task)
         served = self.pick(name, version, request_id)
         manifest = served.model.manifest
         if not _can(served.model, kind, task):
@@ -480,19 +496,47 @@ class Repository:
             }
         )
 
-    def _only(self, kind: Kind, task: Task | None) -> str:
-        names = self.able(kind, task)
-        if len(names) > 1:
+    def default(self, kind: Kind, task: Task | None) -> str | None:
+        """The model of requests that name none: the one that was set, else the only one.
+
+        Of several it is the one that was there alone before the others came.
+        """
+        use = _use(kind, task)
+        if name := self.defaults.chosen.get(use) or self._settings.default_models.get(use):
+            return name
+        able = self.able(kind, task)
+        first = able[0] if len(able) == 1 else self.defaults.first.get(use)
+        return first if first in able else None
+
+    def default_uses(self) -> dict[str, str]:
+        """What requests that name no model may ask for, with the model that answers."""
+        found = {_use(kind, task): self.default(kind, task) for kind, task in _USES}
+        return {use: name for use, name in found.items() if name}
+
+    def _note_firsts(self) -> None:
+        """A model that comes later does not take the requests of one that was there alone."""
+        names = {entry.name for entry in self._entries.values()}
+        first = {use: name for use, name in self.defaults.first.items() if name in names}
+        for kind, task in _USES:
+            able = self.able(kind, task)
+            if len(able) == 1:
+                first.setdefault(_use(kind, task), able[0])
+        self.defaults = self.defaults.model_copy(update={"first": first})
+
+    def _default(self, kind: Kind, task: Task | None) -> str:
+        if name := self.default(kind, task):
+            return name
+        verb = task or "preview"
+        if names := self.able(kind, task):
             raise BadRequest(
-                f"several models can {task or 'preview'} {kind}:"
-                f" say model= one of {', '.join(names)}",
+                f"several models can {verb} {kind}: say model= one of {', '.join(names)}, or set a"
+                f" default with SENSORIUM_DEFAULT_MODELS={_use(kind, task)}=NAME or"
+                " PUT /v2/repository/defaults",
                 param="model",
             )
-        if not names:
-            if any(entry.state == "loading" for entry in self._entries.values()):
-                raise NotReady("the models are being loaded")
-            raise NotFound(f"no model that is ready can {task or 'preview'} {kind}")
-        return names[0]
+        if any(entry.state == "loading" for entry in self._entries.values()):
+            raise NotReady("the models are being loaded")
+        raise NotFound(f"no model that is ready can {verb} {kind}")
 
     async def _load(self, entry: Entry) -> Entry:
         """The entry, ready or failed.
@@ -558,10 +602,20 @@ class Repository:
         return self._policies.get(name, PLAIN)
 
 
+def can_do(model: Model, use: str) -> bool:
+    """Whether a model is made for that, such as `image/classify`."""
+    return any(_can(model, kind, task) for kind, task in _USES if _use(kind, task) == use)
+
+
+def _use(kind: Kind, task: Task | None) -> str:
+    return f"{kind}/{task or 'preview'}"
+
+
 def _entry(folder: Folder) -> Entry:
     """A folder, before it is loaded."""
     where = folder.name if folder.version == NO_VERSION else f"{folder.name}/{folder.version}"
-    reason = folder.fault and f"{where}: {folder.fault}"
+    fault = folder.fault or (None if folder.whole else f"holds no file {MANIFEST}")
+    reason = fault and f"{where}: {fault}"
     return Entry(*folder.key, "failed" if reason else "loading", reason, seen=folder.seen)
 
 

@@ -59,6 +59,21 @@ def _split(given: object) -> object:
     return given.replace(",", " ").split() if isinstance(given, str) else given
 
 
+def _pair(given: object) -> object:
+    """`image/classify=NAME,text/embed=OTHER`, as a mapping."""
+    if not isinstance(given, str):
+        return given
+    pairs = [pair.partition("=") for pair in given.replace(",", " ").split()]
+    if not all(name for _, _, name in pairs):
+        raise ValueError("write KIND/TASK=MODEL, with commas between")
+    return {use: name for use, _, name in pairs}
+
+
+# What a request that names no model asks for
+Use = Annotated[
+    str,
+    Field(pattern=r"^(image|text|audio|multimodal)/(classify|embed)$|^(image|text|audio)/preview$"),
+]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 
 
@@ -70,6 +85,11 @@ class Settings(BaseSettings):
     models: Path = Field(Path("models"), description="The folder of model folders.")
     required_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
         (), description="Models, with commas between, without which the service is not ready."
+    )
+    default_models: Annotated[dict[Use, str], NoDecode, BeforeValidator(_pair)] = Field(
+        {},
+        description="The models of requests that name none: image/classify=NAME, with commas"
+        " between. What PUT /v2/repository/defaults sets goes before.",
     )
     provider: Provider = Field(Provider.AUTO, description="Where models run.")
     precision: Precision = Field(Precision.AUTO, description="Which of a model's graphs runs.")

@@ -17,8 +17,18 @@ from typing import TypedDict
 
 from service.errors import DeadlineExceeded, NotReady, StateUnusable
 from service.folders import Fingerprint, Key
-from service.policy import Policy, open_state, read_policies, short_path, write_policies
+from service.policy import (
+    Defaults,
+    Policy,
+    open_state,
+    read_defaults,
+    read_policies,
+    short_path,
+    write_defaults,
+    write_policies,
+)
 from service.repository import Repository
+from service.settings import Use
 from service.supervision import end_worker
 
 logger = logging.getLogger(__name__)
@@ -26,6 +36,7 @@ logger = logging.getLogger(__name__)
 ATTEND_SECONDS = (
     1.0  # between two looks at this worker's socket, and at the process that started it
 )
+KEEP_SECONDS = 5.0  # in which the defaults must be written
 KNOCK_SECONDS = 0.05  # between two looks for workers that start
 
 Reasons = dict[str, dict[str, str]]  # model -> version -> why it was refused
@@ -52,14 +63,16 @@ class Workers:
         self._folder = folder
         self._repository = repository
         self._count = count
-        self._file = open_state(folder)
+        open_state(folder)
         self._socket = folder / f"{os.getpid()}.socket"
         self._server: asyncio.Server | None = None
+        self._kept: dict[str, str] = {}  # of the defaults, what the folder has
 
     async def open(self) -> None:
         """Take part, and load what is wanted."""
         await self._listen()
-        await self._repository.open(await asyncio.to_thread(read_policies, self._file))
+        policies, defaults = await asyncio.to_thread(self._read)
+        await self._repository.open(policies, defaults)
 
     async def follow(self, seconds: float) -> None:
         """Look so often for folders that were changed, and load those that have come to rest."""
@@ -78,6 +91,21 @@ class Workers:
                 return
             if not await asyncio.to_thread(self._socket.exists):
                 await self._listen()
+            if self._repository.defaults.first != self._kept:
+                await self._keep_defaults()
+
+    async def _keep_defaults(self) -> None:
+        """Let the next start know which models were the only ones that could do a task."""
+        self._kept = first = dict(self._repository.defaults.first)
+
+        def write() -> None:
+            _, defaults = self._read()
+            write_defaults(self._folder, defaults.model_copy(update={"first": first}))
+
+        try:
+            await self._write(write, asyncio.get_running_loop().time() + KEEP_SECONDS)
+        except (StateUnusable, DeadlineExceeded) as error:
+            logger.warning("the next start may ask for model= again: %s", error)
 
     def close(self) -> None:
         """Take part no more."""
@@ -94,25 +122,59 @@ class Workers:
             NotReady: a worker failed.
             DeadlineExceeded: a worker has not applied it in time.
         """
-        write = asyncio.create_task(asyncio.to_thread(self._write, edits, deadline))
-        try:
-            async with asyncio.timeout_at(deadline):
-                await asyncio.shield(write)
-        except TimeoutError:
-            raise DeadlineExceeded("the state folder did not answer in time") from None
+
+        def write() -> None:
+            policies, _ = self._read()
+            changed = {name: edit(policies.get(name, Policy())) for name, edit in edits.items()}
+            write_policies(self._folder, {**policies, **changed})
+
+        return await self._change(write, list(edits), deadline)
+
+    async def set_defaults(self, chosen: Mapping[Use, str], deadline: float) -> None:
+        """Let these models answer requests that name none, in the place of all set before.
+
+        Raises:
+            StateUnusable, NotReady, DeadlineExceeded: as `change`.
+        """
+
+        def write() -> None:
+            _, defaults = self._read()
+            write_defaults(self._folder, defaults.model_copy(update={"chosen": dict(chosen)}))
+
+        await self._change(write, (), deadline)
+
+    async def _change(
+        self, write: Callable[[], None], names: Collection[str], deadline: float
+    ) -> Reasons:
+        await self._write(write, deadline)
         reasons: Reasons = {}
-        for worker, answer in (await self._tell(list(edits), deadline)).items():
+        for worker, answer in (await self._tell(names, deadline)).items():
             if answer["error"]:
                 raise NotReady(f"worker {worker} could not apply this: {answer['error']}")
             for name, refused in answer["reasons"].items():
                 reasons.setdefault(name, {}).update(refused)
         return reasons
 
-    def _write(self, edits: Mapping[str, Edit], deadline: float) -> None:
-        with self._alone(deadline):
-            policies = read_policies(self._file, missing=self._repository.policies)
-            changed = {name: edit(policies.get(name, Policy())) for name, edit in edits.items()}
-            write_policies(self._file, {**policies, **changed})
+    async def _write(self, write: Callable[[], None], deadline: float) -> None:
+        """Change what the folder keeps, alone."""
+
+        def work() -> None:
+            with self._alone(deadline):
+                write()
+
+        try:
+            async with asyncio.timeout_at(deadline):
+                await asyncio.to_thread(work)
+        except TimeoutError:
+            raise DeadlineExceeded("the state folder did not answer in time") from None
+
+    def _read(self) -> tuple[dict[str, Policy], Defaults]:
+        """What the folder keeps; where it was emptied, what this worker goes by."""
+        repository = self._repository
+        return (
+            read_policies(self._folder, missing=repository.policies),
+            read_defaults(self._folder, missing=repository.defaults),
+        )
 
     @contextmanager
     def _alone(self, deadline: float) -> Iterator[None]:
@@ -222,10 +284,8 @@ class Workers:
         answer = Answer(reasons={}, error=None)
         try:
             names = json.loads(await reader.read())
-            policies = await asyncio.to_thread(
-                read_policies, self._file, missing=self._repository.policies
-            )
-            await self._repository.apply(policies, names)
+            policies, defaults = await asyncio.to_thread(self._read)
+            await self._repository.apply(policies, defaults, names)
             answer["reasons"] = self._repository.reasons()
         except Exception as error:  # whoever knocked must be told
             logger.exception("what is wanted of the models cannot be applied")

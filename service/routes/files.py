@@ -132,7 +132,7 @@ async def classify_text(
     """Labels of texts: a model's own (`model=`), or those of the query by likeness (`labels=`)."""
     if query.labels:
         return await _classify_by_likeness(request, shared, query)
-    if not query.model:
+    if not query.model and shared.repository.default("text", "classify") is None:
         encoders = ", ".join(shared.repository.able("text", "embed")) or "none"
         models = ", ".join(shared.repository.able("text", "classify")) or "none"
         raise BadRequest(

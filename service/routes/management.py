@@ -6,17 +6,17 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
-from service.errors import BadModel, BadRequest, NotFound
+from service.errors import BadModel, BadRequest, NotFound, Unsupported
 from service.manifest import Name
 from service.policy import LATEST, Number, Policy, Routing
-from service.repository import State
+from service.repository import State, can_do
 from service.routes import examples
 from service.routes.answers import deadline_of
 from service.routes.payloads import read_document
 from service.routes.problems import V2_RESPONSES
 from service.routes.state import Shared
 from service.routes.strict import Strict
-from service.settings import MOST_TIMEOUT_MS
+from service.settings import MOST_TIMEOUT_MS, Use
 from service.workers import Edit
 
 router = APIRouter(prefix="/v2/repository", tags=["management"], responses=V2_RESPONSES)
@@ -58,6 +58,15 @@ class UnloadRequest(Strict):
 
 class VersionQuery(Strict):
     version: Number | None = None  # without one, all
+
+
+class DefaultsRequest(Strict):
+    defaults: dict[Use, Name]  # image/classify, text/embed, ... -> a model
+
+
+class DefaultModels(BaseModel):
+    defaults: dict[str, str]  # that were set here
+    effective: dict[str, str]  # with those of the settings, and models that stand alone
 
 
 class Done(BaseModel):
@@ -161,6 +170,26 @@ async def set_routing(name: Name, request: Request, shared: Shared) -> Routing:
     edit: Edit = lambda policy: policy.model_copy(update={"routing": routing})  # noqa: E731
     await shared.workers.change({name: edit}, deadline)
     return routing
+
+
+@router.get("/defaults")
+async def get_defaults(shared: Shared) -> DefaultModels:
+    """Which model answers requests that name none, by what they ask for."""
+    repository = shared.repository
+    return DefaultModels(defaults=repository.defaults.chosen, effective=repository.default_uses())
+
+
+@router.put("/defaults", openapi_extra=examples.document(DefaultsRequest))
+async def set_defaults(request: Request, shared: Shared) -> DefaultModels:
+    """Let these models answer requests that name none, in the place of all set before."""
+    deadline = _deadline(request)
+    asked = await read_document(request, DefaultsRequest, shared.settings)
+    for use, name in asked.defaults.items():
+        serving = [entry.served for entry in shared.repository.versions(name) if entry.served]
+        if serving and not any(can_do(served.model, use) for served in serving):
+            raise Unsupported(f"{name} is made for something else than {use}")
+    await shared.workers.set_defaults(asked.defaults, deadline)
+    return await get_defaults(shared)
 
 
 def _deadline(request: Request) -> float:

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict
 
-from service.manifest import MANIFEST
 from service.policy import VersionName
 from service.repository import Entry, State
 from service.routes.problems import RESPONSES
@@ -25,6 +24,7 @@ class ModelCard(BaseModel):
     versions: list[str]
     state: State
     reason: str | None = None
+    default_for: list[str]  # requests that name no model: image/classify, text/embed, ...
     manifest: dict[str, Any] | None = None  # all that it declares, once it is ready
     precision: str | None = None  # of the graph that runs here
     provider: str | None = None
@@ -62,15 +62,16 @@ async def get_model(
 
 
 def _card(shared: Shared, entry: Entry) -> ModelCard:
-    manifest = shared.settings.models / entry.name / entry.version / MANIFEST
+    defaults = shared.repository.default_uses()
     card = ModelCard(
         id=entry.name,
-        created=int(manifest.stat().st_mtime) if manifest.is_file() else 0,
+        created=entry.created,
         owned_by="sensorium",
         version=entry.version,
         versions=[other.version for other in shared.repository.versions(entry.name)],
         state=entry.state,
         reason=entry.reason,
+        default_for=[use for use, name in defaults.items() if name == entry.name],
     )
     if entry.served:
         model = entry.served.model
