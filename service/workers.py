@@ -63,6 +63,7 @@ class Workers:
         self._folder = folder
         self._repository = repository
         self._count = count
+        self._starter = os.getppid()
         open_state(folder)
         self._socket = folder / f"{os.getpid()}.socket"
         self._server: asyncio.Server | None = None
@@ -83,10 +84,9 @@ class Workers:
 
     async def attend(self) -> None:
         """Make this worker's socket again where it was deleted; end when its server has ended."""
-        starter = os.getppid()
         while True:
             await asyncio.sleep(ATTEND_SECONDS)
-            if os.getppid() != starter:
+            if os.getppid() != self._starter:
                 end_worker("the process that started it has ended")
                 return
             if not await asyncio.to_thread(self._socket.exists):
