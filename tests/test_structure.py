@@ -15,8 +15,8 @@ LAYERS = [
     "app", "bento", "connections", "serving", "routes", "workers", "watch", "shadow",
     "pipeline", "repository", "policy", "served", "model", "pictures", "batching", "admission",
     "verification", "session", "graphs", "tables", "meaning", "tensors", "preprocessing",
-    "folders", "manifest", "metrics", "memory", "cache", "logs", "speed", "settings", "cores", "limits",
-    "keys", "supervision", "regular", "errors", "version",
+    "folders", "manifest", "metrics", "memory", "cache", "logs", "speed", "settings", "cores",
+    "limits", "keys", "supervision", "regular", "errors", "version",
 ]  # fmt: skip
 
 
