@@ -4,18 +4,19 @@ import argparse
 import json
 import math
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 from service.errors import SensoriumError
-from service.manifest import Manifest
+from service.manifest import Manifest, TextPreprocessing
 from training.errors import TrainingError
 from training.folder import Content, choose_version, write_folder
-from training.packaging.graph import GRAPH, Unclear, inspect, make_whole
+from training.packaging.graph import GRAPH, Found, Unclear, Whole, inspect, make_whole
 from training.packaging.inputs import TOKENIZER
-from training.packaging.outputs import LABELS
-from training.packaging.proposal import list_assumed, propose
+from training.packaging.outputs import LABELS, list_repeated
+from training.packaging.proposal import ONE_AT_A_TIME, list_assumed, propose
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.file.name} gives {found.gives}")
         manifest, labels = propose(args, found, graph, version)
         print(f"\n{_show(manifest)}")
+        for note in _notes(manifest, found, labels):
+            print(f"NOTE: {note}")
         if assumed := list_assumed(args, manifest):
             print(f"assumed, for the graph cannot say it: {assumed}")
         folder = _write(args, manifest, labels, graph)
@@ -41,11 +44,26 @@ def run(args: argparse.Namespace) -> None:
     _print_answer(folder / manifest.example.expected, labels)
 
 
+def _notes(manifest: Manifest, found: Found, labels: tuple[str, ...]) -> Iterator[str]:
+    """What works, and is perhaps not what was meant."""
+    if None not in {spec.shape[0] for spec in found.inputs.values()}:
+        yield ONE_AT_A_TIME
+    if repeated := list_repeated(labels):
+        yield f"answers cannot tell labels of one name apart: {repeated}"
+    spec = manifest.preprocessing
+    if isinstance(spec, TextPreprocessing) and "attention_mask" not in spec.inputs:
+        yield (
+            "the graph has no attention_mask, so only texts with the same number of tokens share a"
+            " batch; export it with one for higher throughput"
+        )
+
+
 def _write(
-    args: argparse.Namespace, manifest: Manifest, labels: tuple[str, ...], graph: Path
+    args: argparse.Namespace, manifest: Manifest, labels: tuple[str, ...], graph: Whole
 ) -> Path:
     files: dict[str, Content] = {
-        GRAPH: graph,
+        GRAPH: graph.path,
+        **{side.file: graph.path.parent / side.file for side in graph.declared.side_files or ()},
         manifest.example.file: args.example,
         manifest.card: _write_card(args, manifest, labels),
     }

@@ -5,14 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx.external_data_helper import uses_external_data
+import onnx.inliner
+from onnx.external_data_helper import set_external_data
 
+from service.graphs import read_graph
+from service.manifest import Graph, SideFile, sha256
 from service.preprocessing import TensorSpec
 from service.session import Session
 from service.settings import Provider
+from service.tables import find_side_files
 from training.errors import TrainingError
 
 GRAPH = "model.onnx"
+SIDE_FILE = "model.onnx.data"
+WHOLE_BYTES = 2**31 - 2**27  # protobuf holds 2 GiB; the rest is for what is no weight
+SIDE_BYTES = 1024  # a smaller tensor stays in the graph
 
 
 class Unclear(TrainingError):
@@ -20,12 +27,27 @@ class Unclear(TrainingError):
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """A graph that can be served, and the files of weights beside it."""
+
+    path: Path
+    declared: Graph
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What a graph says of itself: names, types and shapes (None: any size)."""
 
-    inputs: Mapping[str, TensorSpec]
-    outputs: Mapping[str, TensorSpec]
-    makers: Mapping[str, str]  # tensor -> the operator that makes it
+    session: Session
+    nodes: Mapping[str, onnx.NodeProto]  # tensor -> the node that makes it
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        return self.session.inputs
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]:
+        return self.session.outputs
 
     @property
     def takes(self) -> str:
@@ -49,35 +71,55 @@ class Found:
         return name, spec
 
 
-def inspect(graph: Path) -> Found:
+def inspect(graph: Whole) -> Found:
     """What the graph takes and gives.
 
     Raises:
         BadModel: onnxruntime cannot read it.
     """
-    session = Session(graph, Provider.CPU, threads=1)
-    nodes = onnx.load(graph, load_external_data=False).graph.node
-    makers = {output: node.op_type for node in nodes for output in node.output}
-    return Found(session.inputs, session.outputs, makers)
+    session = Session(read_graph(graph.path, graph.declared), Provider.CPU, threads=1)
+    model = onnx.load(graph.path, load_external_data=False)
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    return Found(session, {out: node for node in model.graph.node for out in node.output})
 
 
-def make_whole(graph: Path, scratch: Path) -> Path:
+def make_whole(graph: Path, scratch: Path, most_bytes: int = WHOLE_BYTES) -> Whole:
     """The graph itself, or a copy that holds its weights: PyTorch puts them beside it by default.
+
+    Args:
+        most_bytes: of weights in the graph; more are written beside it, and declared.
 
     Raises:
         Unclear: it is not an ONNX file, or its weights are not beside it.
     """
     if not graph.is_file():
         raise Unclear(f"there is no file {graph}")
+    if _reads_files(graph):
+        copy = scratch / GRAPH
+        try:
+            model = onnx.load(graph)
+            if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > most_bytes:
+                for tensor in model.graph.initializer:
+                    if len(tensor.raw_data) >= SIDE_BYTES:
+                        set_external_data(tensor, SIDE_FILE)
+            onnx.save(model, copy)
+            find_side_files(copy.read_bytes())
+        except Exception as error:  # protobuf's and onnx's own, which share no base
+            raise Unclear(f"{graph} is not a whole ONNX file: {error}") from error
+        graph = copy
+    side = graph.parent / SIDE_FILE
+    beside = graph.parent == scratch and side.is_file()
+    sides = (SideFile(file=SIDE_FILE, sha256=sha256(side)),) if beside else None
+    return Whole(graph, Graph(file=GRAPH, sha256=sha256(graph), side_files=sides))
+
+
+def _reads_files(graph: Path) -> bool:
+    """Whether it reads other files; or is not understood, as onnx will say."""
     try:
-        model = onnx.load(graph, load_external_data=False)
-        if not any(uses_external_data(tensor) for tensor in model.graph.initializer):
-            return graph
-        whole = scratch / GRAPH
-        onnx.save(onnx.load(graph), whole)
-    except Exception as error:  # protobuf's and onnx's own, which share no base
-        raise Unclear(f"{graph} is not a whole ONNX file: {error}") from error
-    return whole
+        return bool(find_side_files(graph.read_bytes()))
+    except ValueError:
+        return True
 
 
 def _list_tensors(tensors: Mapping[str, TensorSpec]) -> str:

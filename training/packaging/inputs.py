@@ -85,12 +85,14 @@ def _propose_text(args: argparse.Namespace, found: Found, ask: Ask) -> dict[str,
     length = args.max_length or (truncation and truncation["max_length"])
     if not length:
         ask("say --max-length TOKENS: the most that the model was made for (BERT's is 512)")
-    return {
+    proposed = {
         "tokenizer": TOKENIZER,
         "max_length": length,
-        "pad_token": args.pad_token or (tokenizer and _pad_token(tokenizer, ask)),
         "inputs": [name for name in TEXT_INPUTS if name in found.inputs],
     }
+    if "attention_mask" not in found.inputs:
+        return proposed  # no text is padded
+    return {**proposed, "pad_token": args.pad_token or (tokenizer and _pad_token(tokenizer, ask))}
 
 
 def _read_tokenizer(path: Path | None) -> Tokenizer | None:

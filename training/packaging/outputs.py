@@ -2,15 +2,20 @@
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from service import meaning
+from training.packaging.activation import propose_activation
 from training.packaging.flags import Ask
 from training.packaging.graph import Found, Unclear
 
 LABELS = "labels.txt"
-# What is left to do where the graph ends with such an operator; a second softmax would flatten.
-ACTIVATIONS = {"Softmax": "none", "LogSoftmax": "log_softmax", "Sigmoid": "none"}
+TASKS = (
+    "the service classifies, of float[N, classes], and embeds, of float[N, width]; it has no task"
+    " for other outputs, such as those of detection, segmentation or text generation"
+)
 
 
 def propose_tasks(
@@ -21,16 +26,12 @@ def propose_tasks(
     if not args.labels and not args.embed:
         ask(
             "say --labels FILE (a label a line) if it classifies, --embed OUTPUT if it gives"
-            f" vectors: the graph gives {found.gives}"
+            f" vectors: the graph gives {found.gives}; {TASKS}"
         )
     if labels:
         output = _classify_output(args, found, labels, ask)
-        left = ACTIVATIONS.get(found.makers.get(output or "", ""), "softmax")
-        tasks["classify"] = {
-            "output": output,
-            "activation": args.activation or left,
-            "labels": LABELS,
-        }
+        activation = propose_activation(args, found, output, ask) if output else "softmax"
+        tasks["classify"] = {"output": output, "activation": activation, "labels": LABELS}
     if args.embed:
         tasks["embed"] = {"output": args.embed, "width": _embed_width(args, found, ask)}
     return tasks
@@ -42,16 +43,28 @@ def read_labels(path: Path) -> tuple[str, ...]:
     Raises:
         Unclear: it is neither.
     """
+    content = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8")
         if path.suffix.lower() != ".json":
-            return tuple(text.splitlines())
-        names = json.loads(text)["id2label"]
-        return tuple(names[str(number)] for number in range(len(names)))
+            labels = tuple(line.strip() for line in meaning.read_labels(content))
+        else:
+            names = json.loads(content)["id2label"]
+            labels = tuple(names[str(number)] for number in range(len(names)))
     except (ValueError, KeyError, TypeError) as error:
         raise Unclear(
             f"--labels: {path} has neither a label a line nor an id2label: {error}"
         ) from error
+    if not labels:
+        raise Unclear(f"--labels: {path} holds no label")
+    for number, label in enumerate(labels, start=1):
+        if not isinstance(label, str) or not label.strip():
+            raise Unclear(f"--labels: {path}: label {number} is {label!r}; each needs a name")
+    return labels
+
+
+def list_repeated(labels: tuple[str, ...]) -> str:
+    """Labels that stand there more than once: answers cannot tell them apart."""
+    return ", ".join(label for label, count in Counter(labels).items() if count > 1)
 
 
 def _classify_output(
@@ -60,12 +73,16 @@ def _classify_output(
     fitting = [
         name
         for name, spec in found.outputs.items()
+        if spec.dtype in ("float32", "float16")
         if len(spec.shape) == 2 and spec.shape[1] in (None, len(labels))
     ]
     if args.output in fitting:
         return str(args.output)
     if args.output or not fitting:
-        ask(f"--labels: {args.labels} has {len(labels)} labels; the graph gives {found.gives}")
+        ask(
+            f"--labels: {args.labels} has {len(labels)} labels; the graph gives {found.gives};"
+            f" {TASKS}"
+        )
         return None
     if len(fitting) > 1:
         ask(f"say --output, one of {', '.join(fitting)}: each has room for {len(labels)} labels")
@@ -78,6 +95,6 @@ def _embed_width(args: argparse.Namespace, found: Found, ask: Ask) -> int | None
         return spec.shape[1]
     ask(
         f"--embed {args.embed}: the service takes float[N, width], the width known; the graph"
-        f" gives {found.gives}: export it with its pooling"
+        f" gives {found.gives}: export it with its pooling; {TASKS}"
     )
     return None

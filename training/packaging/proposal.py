@@ -1,19 +1,23 @@
 """The manifest that a graph and the flags make together, or what is still to be said."""
 
 import argparse
-from pathlib import Path
 
 from pydantic import ValidationError
 
-from service.manifest import AudioPreprocessing, Manifest, sha256
+from service.manifest import AudioPreprocessing, Manifest
 from training.packaging.flags import MAX_BATCH, UNSTATED, refuse_foreign, spell
-from training.packaging.graph import GRAPH, Found, Unclear
+from training.packaging.graph import Found, Unclear, Whole
 from training.packaging.inputs import propose_preprocessing
 from training.packaging.outputs import propose_tasks, read_labels
 
+ONE_AT_A_TIME = (
+    "the graph takes one item at a time, so nothing is batched and throughput is low; export it"
+    ' with a dynamic batch (PyTorch: torch.onnx.export(..., dynamic_axes={"INPUT": {0: "batch"}}))'
+)
+
 
 def propose(
-    args: argparse.Namespace, found: Found, graph: Path, version: int
+    args: argparse.Namespace, found: Found, graph: Whole, version: int
 ) -> tuple[Manifest, tuple[str, ...]]:
     """The manifest of that graph, and its labels.
 
@@ -34,7 +38,7 @@ def propose(
     tasks = propose_tasks(args, found, labels, ask)
     if missing:
         raise Unclear(_list(missing))
-    digest = sha256(graph)
+    sides = graph.declared.side_files or ()
     content = {
         "format": 1,
         "name": args.name,
@@ -43,9 +47,8 @@ def propose(
         "preprocessing": preprocessing,
         "graphs": [
             {
-                "file": GRAPH,
+                **graph.declared.model_dump(exclude_none=True),
                 "precision": args.precision,
-                "sha256": digest,
                 "items_per_run": args.items_per_run,
             }
         ],
@@ -57,7 +60,8 @@ def propose(
         },
         "origin": {
             "source": args.source or args.file.name,
-            "sha256": digest,  # so that heads can name it as their encoder
+            # of the weights, so that heads can name it as their encoder
+            "sha256": sides[0].sha256 if sides else graph.declared.sha256,
             "licence": args.licence,
             "data": args.data,
         },
@@ -95,6 +99,8 @@ def _max_batch(args: argparse.Namespace, found: Found) -> int:
             f"the graph takes {found.takes}, batches of one size only: export it"
             " with a dynamic batch"
         )
+    if fixed and (args.max_batch or 1) > 1:
+        raise Unclear(f"--max-batch {args.max_batch}: {ONE_AT_A_TIME}")
     return 1 if fixed else args.max_batch or MAX_BATCH
 
 
