@@ -14,6 +14,8 @@ ALWAYS = 16  # items
 # Of the time that is left to a request. The pace is that of a moment ago: at ten times the capacity
 # one in twenty of those that were to wait for three quarters of their second came too late.
 MOST_OF_DEADLINE = 0.6
+# Of the time between two items, more is not learned from: the process may have been stopped.
+LONGEST = 10.0  # seconds, or five times what was measured at load
 # The pace is that of so many items, the latest most: of some batches, and of less than a second.
 MEMORY = 32
 
@@ -42,6 +44,7 @@ class Admission:
         self._always = (
             ALWAYS if pace * ALWAYS <= most_seconds else max(lanes, int(most_seconds / pace))
         )
+        self._longest = max(LONGEST, 5 * pace * lanes)
         self._items = 0  # that were let in, of requests that are not answered yet
         self._at_work = 0  # items
         self._looked = 0.0  # by the clock
@@ -94,7 +97,7 @@ class Admission:
         """The time since the last look went into items, if any is worked at."""
         now = perf_counter()
         if self._at_work:
-            self._busy += now - self._looked
+            self._busy += min(now - self._looked, self._longest)
         self._looked = now
 
 

@@ -296,6 +296,11 @@ class Batcher:
     def _is_at_work(self) -> bool:
         return any(lane.thread.is_alive() for lane in self._lanes)
 
+    def threads_at_work(self) -> list[int | None]:
+        """Of all lanes that have not ended, those that were given up included."""
+        lanes = [*self._lanes, *self._abandoned]
+        return [lane.thread.ident for lane in lanes if lane.thread.is_alive()]
+
     def _open_lane(self) -> Lane:
         lane = Lane(threading.Thread(target=lambda: self._work(lane), daemon=True))
         lane.thread.start()
@@ -427,9 +432,10 @@ class Batcher:
                 raise ValueError(f"{len(outcomes)} answers to {len(jobs)} items")
         except Exception as error:  # whatever the model raises is an answer to its callers
             self._series.batch_failed()
-            if not lane.abandoned:
+            nobody_waits = lane.abandoned or all(job.reply.done() for job in jobs)
+            if not nobody_waits:
                 self._log_once(error)
-            if len(jobs) == 1 or lane.abandoned:
+            if len(jobs) == 1 or nobody_waits:
                 return [BatchFailed(f"the model failed on this input: {error}") for _ in jobs]
             middle = len(jobs) // 2
             first = self._run(lane, jobs[:middle], alone=alone)

@@ -11,6 +11,7 @@ from pathlib import Path
 from random import random
 from types import MappingProxyType
 from typing import Literal, get_args
+from weakref import WeakSet
 
 from service.errors import (
     BadRequest,
@@ -99,6 +100,7 @@ class Repository:
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._looking: dict[str, asyncio.Future[list[Folder]]] = {}  # that have not come back
         self._leaving: defaultdict[str, list[Leaving]] = defaultdict(list)
+        self._alive: WeakSet[Served] = WeakSet()
         self._orphans: set[Key] = set()  # heads whose encoder is not there
         # Whom requests without a version have got, until something changes
         self._chosen: dict[tuple[Kind, Task | None, str | None], Served] = {}
@@ -347,6 +349,10 @@ class Repository:
         """All that lies in the folder, by name and version, the oldest version first."""
         return sorted(self._entries.values(), key=_order)
 
+    def alive(self) -> list[Served]:
+        """These, and those that are leaving, which a run that does not end may keep."""
+        return list(self._alive)
+
     def served(self) -> list[Served]:
         """The models that take work now."""
         return [entry.served for entry in self.entries() if entry.served]
@@ -551,6 +557,7 @@ class Repository:
             model = await asyncio.to_thread(load, folder, self._settings, self._find_encoder)
             encoders = tuple(map(self._serving, model.manifest.encoders, model.encoders))
             served = serve(model, self._settings, encoders)
+            self._alive.add(served)
         except EncoderMissing:
             raise
         except OperatorError as error:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 
 from service.admission import Admission
@@ -95,13 +96,15 @@ class Leaving:
 
     def __init__(self, served: Served) -> None:
         self._loop, self._free = asyncio.get_running_loop(), asyncio.Event()
-        self._batcher = served.batcher
+        self._batcher, self._session = served.batcher, served.model.session
         self._name = f"{served.model.manifest.name} version {served.model.manifest.version}"
         weakref.finalize(served, self._end).atexit = False
 
     def _end(self) -> None:
         self._batcher.close()
-        self._loop.call_soon_threadsafe(self._free.set)
+        self._session.interrupt(self._batcher.threads_at_work())  # nobody waits for their runs
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(self._free.set)
 
     async def finish(self, seconds: float) -> None:
         """Wait for its end, so long at most."""
@@ -116,5 +119,5 @@ class Leaving:
             except TimeoutError:
                 gc.collect()  # an error and its traceback hold each other, and what was in use
         await self._batcher.drain(seconds)
-        del self._batcher  # and with it the model
+        del self._batcher, self._session  # and with them the model
         await asyncio.to_thread(give_memory_back)

@@ -77,7 +77,7 @@ class Watch:
 
     async def _look_at_lanes(self) -> None:
         self._excuse_a_standstill()
-        self._stuck = _first(self._tend(each) for each in self._repository.served())
+        self._stuck = _first(self._tend(each) for each in self._repository.alive())
         self._tell()
 
     def _excuse_a_standstill(self) -> None:
@@ -85,7 +85,7 @@ class Watch:
         now = monotonic()
         late, self._looked = now - self._looked - PAUSE, now
         if late > LATE:
-            for served in self._repository.served():
+            for served in self._repository.alive():
                 served.batcher.excuse(late)
             if self._since:
                 self._since += late

@@ -136,6 +136,16 @@ async def test_the_pace_is_learned_while_others_of_the_request_still_wait(clock:
         assert model.wait > 90 * 0.02
 
 
+@pytest.mark.parametrize(("pace", "most"), [(0.1, 10.0), (20.0, 100.0)])
+async def test_an_hour_in_which_the_process_was_stopped_teaches_little(
+    clock: Clock, pace: float, most: float
+) -> None:
+    model = Admission(1.0, ModelSeries("admitted", 1), pace=pace)
+    with model:
+        clock.now += 3600.0
+    assert waits(model) <= pace + most / MEMORY
+
+
 async def test_time_in_which_nothing_is_worked_at_teaches_nothing(clock: Clock) -> None:
     model = admission(0.1)
     with enter([model], 1, NEVER):  # of a request that has nothing for this model, say

@@ -571,7 +571,7 @@ async def test_draining_needs_no_thread() -> None:
     assert total(await doubler.submit(number(1))) == 2
     with no_more_threads():
         await doubler.drain(10)
-    assert not doubler._is_at_work()
+    assert not doubler.threads_at_work()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

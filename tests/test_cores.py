@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from service.cores import CORES, NICENESS, QUIET_SECONDS, Cores, answer_here, give_way
+from service.errors import NotReady
 from service.limits import affinity
 from service.pipeline import Pipeline
 from tests.marks import has_two_cores, keeps_to_cores, knows_threads
@@ -170,6 +171,34 @@ async def test_threads_that_an_event_loop_makes_do_not_keep_to_its_core() -> Non
         CORES.keep_to(None)
         CORES.answered_by(None)
         pipeline.close()
+
+
+@pytest.mark.anyio
+async def test_a_file_is_refused_where_no_decoder_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pipeline = Pipeline(decoders=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(NotReady, match="no decoder is free: can't start new thread") as refusal:
+            await pipeline.decode(bytes, b"x", deadline=1e9)
+    assert refusal.value.retry_after == 1
+    assert await pipeline.decode(bytes, b"x", deadline=1e9) == b"x", "later there is one"
+    pipeline.close()
+    with pytest.raises(NotReady):
+        await pipeline.decode(bytes, b"x", deadline=1e9)
+
+
+@knows_threads
+def test_lanes_run_where_a_sandbox_forbids_to_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid(*_: int) -> None:
+        raise PermissionError("not permitted")
+
+    monkeypatch.setattr(os, "setpriority", forbid)
+    give_way()
 
 
 @knows_threads

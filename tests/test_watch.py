@@ -18,6 +18,7 @@ import pytest
 
 import service.watch
 from service.errors import BatchFailed
+from service.policy import Policy
 from service.routes import build_api, build_app
 from service.routes.state import State, build_state
 from service.settings import Settings
@@ -89,7 +90,7 @@ async def watched(
         example={"file": "example.png", "tolerance": {"fp32": 1e-4}},
         files={"example.png": example},
     )
-    settings = Settings(models=models, stuck_seconds=patience)
+    settings = Settings(models=models, stuck_seconds=patience, drain_seconds=0.2)
     api = build_api()
     api.state.sensorium = state = build_state(settings, models.parent)
     await state.repository.open()
@@ -124,8 +125,8 @@ async def wait_until_fewer(most: int) -> None:
             await asyncio.sleep(0.01)
 
 
-# Of brightness 218 it makes 2 ** 18 turns: about a tenth of a second.
-SLOWLY = png((10, 20, 218))
+# Of brightness 216 it makes 2 ** 16 turns: tens of milliseconds.
+SLOWLY = png((10, 20, 216))
 
 
 async def look_until_well(state: State) -> None:
@@ -163,6 +164,24 @@ async def test_a_slow_model_is_not_taken_for_a_stuck_one(tmp_path: Path) -> None
             assert (await client.get("/livez")).json() == {"status": "alive"}
         assert (await answering).status_code == 200
         assert await state.watch._try_example(served) is None
+
+
+async def test_a_run_that_does_not_end_is_stopped_when_its_model_is_unloaded(
+    tmp_path: Path,
+) -> None:
+    async with watched(tmp_path) as (state, client), asyncio.timeout(30):
+        [served] = state.repository.served()
+        lanes = served.batcher._lanes
+        headers = {"X-Timeout-Ms": "100"}
+        asking = (client.post("/v1/image/embed", content=BRIGHT, headers=headers) for _ in "123")
+        for late in await asyncio.gather(*asking):
+            assert late.json()["code"] == "deadline_exceeded"
+        del served
+        await state.repository.apply({"stalling": Policy(versions=frozenset())}, ["stalling"])
+        while any(lane.thread.is_alive() for lane in lanes):
+            await asyncio.sleep(0.01)
+            await state.watch._look_at_lanes()
+            gc.collect()  # as the watch does: errors hold the model
 
 
 async def test_the_watch_goes_on_where_no_thread_can_be_started(
