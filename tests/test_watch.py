@@ -177,7 +177,8 @@ async def test_a_run_that_does_not_end_is_stopped_when_its_model_is_unloaded(
         for late in await asyncio.gather(*asking):
             assert late.json()["code"] == "deadline_exceeded"
         del served
-        await state.repository.apply({"stalling": Policy(versions=frozenset())}, ["stalling"])
+        nothing = Policy(versions=frozenset())
+        await state.repository.apply({"stalling": nothing}, {}, ["stalling"])
         while any(lane.thread.is_alive() for lane in lanes):
             await asyncio.sleep(0.01)
             await state.watch._look_at_lanes()
