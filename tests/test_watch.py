@@ -18,7 +18,7 @@ import pytest
 
 import service.watch
 from service.errors import BatchFailed
-from service.policy import Policy
+from service.policy import Defaults, Policy
 from service.routes import build_api, build_app
 from service.routes.state import State, build_state
 from service.settings import Settings
@@ -178,7 +178,7 @@ async def test_a_run_that_does_not_end_is_stopped_when_its_model_is_unloaded(
             assert late.json()["code"] == "deadline_exceeded"
         del served
         nothing = Policy(versions=frozenset())
-        await state.repository.apply({"stalling": nothing}, {}, ["stalling"])
+        await state.repository.apply({"stalling": nothing}, Defaults(), ["stalling"])
         while any(lane.thread.is_alive() for lane in lanes):
             await asyncio.sleep(0.01)
             await state.watch._look_at_lanes()
