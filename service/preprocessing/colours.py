@@ -70,7 +70,9 @@ def eight_bits(
     if picture.mode == "La":
         return picture.convert("LA")
     if picture.has_transparency_data:
-        return picture if picture.mode in ("LA", "RGBA") else picture.convert("RGBA")
+        picture = picture if picture.mode in ("LA", "RGBA") else picture.convert("RGBA")
+        opaque = picture.getchannel("A").getextrema() == (255, 255)
+        return picture.convert(picture.mode.removesuffix("A")) if opaque else picture
     if picture.mode == "1":
         return picture.convert("L")
     if picture.mode == "CMYK" and "icc_profile" in picture.info:

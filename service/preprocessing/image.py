@@ -132,8 +132,12 @@ class ImagePreprocessor:
             check_filled(picture, payload)
             orientation = _orientation(picture)
             channels = eight_bits(picture, payload, shown)
-            resized = self._resize(channels, orientation in SIDES_SWAPPED)
-            upright = on_white(resized, picture.info)
+            transparent = channels.mode in ("LA", "RGBA")
+            if transparent:  # opaque colours are converted when they are few
+                channels = on_white(channels, picture.info)
+            upright = self._resize(channels, orientation in SIDES_SWAPPED)
+            if not transparent:
+                upright = on_white(upright, picture.info)
             if orientation in UPRIGHT:
                 upright = upright.transpose(UPRIGHT[orientation])
             return np.asarray(upright)
