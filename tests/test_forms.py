@@ -299,6 +299,14 @@ def media_type_variants() -> Iterator[Variant]:
     for kind in ("image/png", "image/jpeg", "text/plain", URLENCODED, "nonsense", None):
         yield Variant(f"a picture as {kind}", SEE, BLUE, kind, ["blue"])
         yield Variant(f"a recording as {kind}", HEAR, LOUD, kind, ["loud"])
+    uri = b"data:image/png;base64," + base64.b64encode(BLUE)
+    for other in (None, "text/plain", "image/png", URLENCODED):
+        yield Variant(f"a data URI as {other}", SEE, uri, other, ["blue"])
+        yield Variant(f"a data URI for a text as {other}", EMBED, uri,
+                      None if other == "image/png" else other,
+                      Refused(422, "the text is a data URI"))  # fmt: skip
+    yield Variant("a text that begins like a data URI", EMBED, b"data: red", None,
+                  ["data [UNK] red"])  # fmt: skip
     yield Variant("a GIF that begins like a field", SEE, GIF, URLENCODED, Refused(422, "read"))
 
 
@@ -367,6 +375,15 @@ def charset_variants() -> Iterator[Variant]:
                           ("windows-1252", b"\x81"), ("utf-16", b"\xff\xfe\x00\xd8")):  # fmt: skip
         yield Variant(f"not {charset}: {body!r}", EMBED, body, f"text/plain; charset={charset}",
                       Refused(422, "the text is not"))  # fmt: skip
+    for codec in ("utf-16-le", "utf-16-be"):
+        for other in (None, "text/plain", "text/plain; charset=utf-8", URLENCODED):
+            yield Variant(f"{codec} without a mark as {other}", EMBED, TEXT.encode(codec), other,
+                          Refused(422, "declare it"))  # fmt: skip
+        yield Variant(f"a file in {codec} without a mark", EMBED,
+                      form((FILE, TEXT.encode(codec))), FORM,
+                      Refused(422, "declare it"))  # fmt: skip
+        yield Variant(f"JSON in {codec} without a mark", EMBED, DOCUMENT.decode().encode(codec),
+                      JSON, [TEXT])  # fmt: skip
     yield Variant("not UTF-8", EMBED, b"caf\xe9", "text/plain", Refused(422, "not UTF-8"))
 
 
@@ -414,6 +431,8 @@ def json_variants() -> Iterator[Variant]:
         ("base64 that is none", EMBED, {"base64": "red!"}, Refused(422, "not base64")),
         ("base64 beyond ASCII", EMBED, {"base64": "réd!"}, Refused(422, "not base64")),
         ("base64 that goes on", EMBED, {"base64": "cg==cmVk"}, Refused(422, "not base64")),
+        ("a data URI as a text", EMBED, f"data:image/png;base64,{red}", Refused(422, "a data URI")),
+        ("a text like a data URI", EMBED, "data:red,sea", ["data [UNK] red [UNK] sea"]),
         ("empty base64", EMBED, {"base64": ""}, Refused(400, "no item")),
         ("null", EMBED, None, Refused(400, "no key input")),
         ("null among texts", EMBED, ["sea", None], ["sea", Refused(400, "a string or")]),

@@ -21,6 +21,8 @@ ITEM_BASE64 = {
     "properties": {"base64": {"type": "string", "contentEncoding": "base64"}},
 }
 
+DATA_URI = {"type": "string", "pattern": "^data:[^,]*,"}
+
 
 def _answer(model: str, **result: object) -> dict[str, Any]:
     return {"model": model, "version": "1", "results": [{"index": 0, "status": "ok", **result}]}
@@ -55,7 +57,7 @@ def request(kind: Kind) -> dict[str, Any]:
 
 
 def _bodies(modality: Modality) -> dict[str, Any]:
-    item: dict[str, Any] = ITEM_BASE64
+    item: dict[str, Any] = {"oneOf": [ITEM_BASE64, DATA_URI]}
     sample: object = {"base64": "UklGRiQAAABXQVZF..."}
     if modality == "text":
         item, sample = {"oneOf": [{"type": "string"}, ITEM_BASE64]}, "a quiet flat near the sea"

@@ -20,6 +20,7 @@ TEXT = re.compile(r"text/.*|(application|binary)/octet-stream|application/x-www-
 # A quote without an end goes on to the end: to look for another reading takes quadratic time.
 PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.?)*(?:"|\Z)|[^;]*)', re.DOTALL)
 DATA_URI = re.compile(r"data:([^,]{0,200}),", re.IGNORECASE)
+UTF_16 = re.compile(rb"(?:[^\0]\0){2}|(?:\0[^\0]){2}")  # of letters, without a byte order mark
 BASE64_URI = re.compile(r"data:[\w.+/-]*(;[\w.+=-]+){0,9};base64,[\w+/=%-]*\s*\Z", re.ASCII)
 # What no quoted-printable text holds: = that begins neither two digits nor the end of a line.
 NOT_QUOTED = re.compile(rb"=(?![0-9A-Fa-f]{2}|[ \t]*(?:\r?\n|\Z))")
@@ -62,28 +63,37 @@ def to_utf8(content: bytes, charset: str | None) -> bytes:
 
     Raises:
         UnknownMediaType: the charset is not known here.
-        Unreadable: the text is not of that charset.
+        Unreadable: the text is not of that charset, or of another where none was declared.
     """
     if content.startswith(BOM_UTF32_LE):
         charset = "utf-32"
     elif content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
         charset = "utf-16"
-    elif charset is None or content.startswith(BOM_UTF8):
-        return content
-    try:
-        codec = lookup(charset).name
-    except (LookupError, ValueError):
-        codec = ""
-    if not CODECS.fullmatch(codec):
-        raise UnknownMediaType(f"charset {charset[:40]} is not known here; send UTF-8")
+    elif content.startswith(BOM_UTF8):
+        charset = None
+    codec = _find_codec(charset) if charset else "utf-8"
     if codec in ("ascii", "utf-8"):
+        if UTF_16.match(content):
+            raise Unreadable(
+                "the text seems to be UTF-16; declare it: text/plain; charset=utf-16le"
+            )
         return content
     # As browsers do: most of what is called ISO 8859-1 is Windows-1252, which differs by 27 signs.
     codec = "cp1252" if codec == "iso8859-1" else codec
     try:
         return content.decode(codec).encode()
     except UnicodeError as error:
-        raise Unreadable(f"the text is not {charset[:40]}: {error.args[-1]}") from error
+        raise Unreadable(f"the text is not {codec}: {error.args[-1]}") from error
+
+
+def _find_codec(charset: str) -> str:
+    try:
+        codec = lookup(charset).name
+    except (LookupError, ValueError):
+        codec = ""
+    if not CODECS.fullmatch(codec):
+        raise UnknownMediaType(f"charset {charset[:40]} is not known here; send UTF-8")
+    return codec
 
 
 def decode_base64(text: str) -> bytes:

@@ -122,8 +122,7 @@ async def read_document(
     body = await read_body(request, settings)
     if media_type.name.startswith("multipart/"):
         raise UnknownMediaType(f"{media_type.name} is not taken on this route; send JSON")
-    body = to_utf8(body, media_type.charset)
-    document = without_nulls(parse_json(body) if body or not optional else {})
+    document = without_nulls(_parse(body, media_type) if body or not optional else {})
     if isinstance(document, dict):  # pydantic would describe each unknown name
         check_names(document, shape.model_fields, in_query)
     try:
@@ -150,6 +149,11 @@ def parse_json(body: bytes) -> Any:
         ) from None
     except ValueError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
+
+
+def _parse(body: bytes, media_type: MediaType) -> Any:
+    """As `parse_json`, which finds UTF-8, UTF-16 and UTF-32 by itself; or by the charset."""
+    return parse_json(to_utf8(body, media_type.charset) if media_type.charset else body)
 
 
 def bound_json(body: bytes, most_marks: int, most_values: int | None = None) -> None:
@@ -261,7 +265,9 @@ def _read_body(body: bytes, media_type: MediaType, kind: Modality, most: int) ->
     if kind == "text" and not is_json:
         return _read_text(body, media_type, most)
     if is_json or body[:1] in (b"{", b"["):  # no image and no recording begins with these
-        return _read_json(parse_json(to_utf8(body, media_type.charset)), kind, most)
+        return _read_json(_parse(body, media_type), kind, most)
+    if body[:5].lower() == b"data:":
+        return [decode_data_uri(body.decode("latin-1"))]
     if FILE_FIELD.match(body):
         raise UnknownMediaType(f"a URL-encoded form holds no files; send {FORMS}")
     return [body]
@@ -291,6 +297,8 @@ def _read_text(body: bytes, media_type: MediaType, most: int) -> list[Payload]:
         if isinstance(document, dict) and "input" in document:
             return _read_json(document, "text", most)
         raise UnknownMediaType(f"{MISNAMED.format('JSON', 'application/json')}: {FORMS}")
+    if body.startswith(b"data:"):
+        encode_text(body.decode("latin-1"))  # which refuses a data URI
     return [body]
 
 
