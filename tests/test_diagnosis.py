@@ -1,12 +1,16 @@
 """Three data sets made to underfit, overfit and fit are named so."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import nn
 
-from training.diagnosis import ADVICE, Diagnosis, diagnose
+from service.manifest import Kind
+from training.diagnosis import ADVICE, Diagnosis, Verdict, diagnose
+from training.fit import MODES, build_parser
+from training.fitting import flags_of
 from training.loop import Schedule, Score, measure, train
 from training.material import Batches, Part, part_of
 
@@ -89,4 +93,31 @@ def test_the_rule(known: float, new: float, guessing: float, verdict: str) -> No
     diagnosis = diagnose(Score(0.1, known), Score(0.2, new), guessing)
     assert diagnosis.verdict == verdict
     assert verdict in str(diagnosis)
-    assert ADVICE[diagnosis.verdict] in str(diagnosis)
+    without_flags = [what for what, flags in ADVICE[diagnosis.verdict].items() if not flags]
+    assert all(what in str(diagnosis) for what in without_flags)
+
+
+@pytest.mark.parametrize("verdict", ADVICE)
+@pytest.mark.parametrize(("what", "mode"), [(w, m) for w, modes in MODES.items() for m in modes])
+def test_every_flag_that_is_advised_is_one_of_the_mode(
+    what: Kind, mode: str, verdict: Verdict
+) -> None:
+    parser, _ = build_parser(what, mode)
+    known = {flag for action in parser._actions for flag in action.option_strings}
+    required = ["--data", "here", "--name", "mine"]
+    flags = flags_of(parser.parse_args(required))
+    assert flags <= known
+    said = str(Diagnosis(verdict, Score(1, 0.5), Score(1, 0.5), 0.5, flags))
+    advised = re.findall(r"--[a-z-]+", said)
+    assert set(advised) <= known
+    assert advised or verdict == "fits"
+    if verdict != "fits":
+        assert {"--epochs", "--patience", "--dropout", "--weight-decay", "--hidden"} <= set(advised)
+
+
+def test_every_flag_of_the_advice_is_one_of_some_mode() -> None:
+    parsers = [build_parser(what, mode)[0] for what, modes in MODES.items() for mode in modes]
+    known = {flag for p in parsers for action in p._actions for flag in action.option_strings}
+    assert {
+        flag for advice in ADVICE.values() for flags in advice.values() for flag in flags
+    } <= known

@@ -147,7 +147,7 @@ def test_an_encoder_of_another_modality_is_refused(
     options = ("--data", str(tmp_path / "data"), "--name", "mine", "--models", str(tmp_path))
     words = ("fit", "image", "--mode", "finetune", "--encoder", "all-minilm-l6-v2", *options)
     assert main(words) == 1
-    assert "all-minilm-l6-v2 reads no images" in capsys.readouterr().err
+    assert "all-minilm-l6-v2 reads text, not image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from service.manifest import Kind
 from tests.conftest import tone
-from training.diagnosis import ADVICE, diagnose
+from training.diagnosis import diagnose
 from training.finder import Sweep
 from training.layouts import Item
 from training.loop import Epoch, Score
@@ -61,7 +61,7 @@ def report(
         answers={"validation": guesses(len(labels), 4), "test": answers},
         epochs=(Epoch(1.0, Score(0.9, 0.5)), Epoch(0.5, Score(0.6, 0.75))),
         best=2,
-        diagnosis=diagnose(Score(0.1, 0.99), Score(0.6, 0.75), 0.5),
+        diagnosis=diagnose(Score(0.1, 0.99), Score(0.6, 0.75), 0.5, {"--dropout"}),
         sweep=Sweep((1e-4, 1e-3, 1e-2), (2.0, 1.0, 3.0), 2.5e-4),
         command="python -m training fit text --data 'my pets.csv'",
     )
@@ -85,7 +85,7 @@ def test_the_page_says_all_that_is_known() -> None:
         ["validation", "4", "0.000", "0.000", "0.800"],
         ["test", "4", "0.750", "0.733", "0.100"],
     ]
-    assert ADVICE["overfits"] in page
+    assert "get more or more varied data; strengthen dropout and weight decay (--dropout)" in page
     assert "python -m training fit text --data &#x27;my pets.csv&#x27;" in page
     curves, sweep, matrix, reliability = pictures_of(page)
     assert {drawn.format for drawn in (curves, sweep, matrix, reliability)} == {"PNG"}
@@ -144,10 +144,21 @@ def test_the_worst_class_comes_first_and_what_is_unknown_is_left_open() -> None:
 def test_the_surest_mistakes_come_first() -> None:
     answers = sure(2, [0, 1, 1, 0], [1, 0, 1, 1], [0.6, 0.9, 0.99, 0.7])
     assert rows_of(write_page(report(answers)), "Most confident mistakes: test") == [
-        ["text", "right", "answered", "probability"],
-        ["the text of row 1", "dog", "cat", "0.900"],
-        ["the text of row 3", "cat", "dog", "0.700"],
-        ["the text of row 0", "cat", "dog", "0.600"],
+        ["file", "text", "right", "answered", "probability"],
+        ["texts.csv, row 1", "the text of row 1", "dog", "cat", "0.900"],
+        ["texts.csv, row 3", "the text of row 3", "cat", "dog", "0.700"],
+        ["texts.csv, row 0", "the text of row 0", "cat", "dog", "0.600"],
+    ]
+
+
+@pytest.mark.parametrize("modality", ["image", "audio"])
+def test_mistakes_that_are_drawn_are_named_by_their_files(tmp_path: Path, modality: Kind) -> None:
+    items = (picture(tmp_path, 0), picture(tmp_path, 1))
+    page = write_page(report(replace(guesses(2, 2), items=items), modality=modality))
+    assert rows_of(page, "Most confident mistakes") == [
+        ["file", "right", "answered", "probability"],
+        [str(tmp_path / "0.png"), "cat", "dog", "0.800"],
+        [str(tmp_path / "1.png"), "dog", "cat", "0.800"],
     ]
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -24,7 +25,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 1 is returned when it failed and said why."""
+    """Run one command; 0, or 1 when it failed and said why, or 130 after Ctrl-C."""
     listed = "\n".join(f"  {name:10} {what}" for name, (_, what) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         "python -m training",
@@ -35,15 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     parser.add_argument("options", nargs=argparse.REMAINDER, metavar="...")
     args = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         module = importlib.import_module(f"training.{COMMANDS[args.command][0]}")
         if args.command == "fit":  # its flags depend on what is fitted, and how
             module.main(args.options)
         else:
             _run(args.command, module, args.options)
-    except (TrainingError, SensoriumError) as error:
+    except (TrainingError, SensoriumError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        hint = "; the same command with --resume goes on from here" if args.command == "fit" else ""
+        print(f"interrupted{hint}", file=sys.stderr)
+        return 130
     return 0
 
 

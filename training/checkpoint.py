@@ -30,6 +30,7 @@ class Checkpoint:
         return state
 
     def write(self, state: State) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # a run of the same recipe has ended
         partial = self.path.with_name(f".{os.getpid()}.{self.path.name}")
         torch.save(dict(state), partial)
         partial.replace(self.path)
@@ -43,7 +44,7 @@ class Run:
         identity: everything that the outcome depends on.
         resume: go on where an interrupted run stopped, else begin anew.
         """
-        self._folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self._folder = cache / hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]
         if not resume:
             self.finish()
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,6 @@ class Course:
     preprocessing: Preprocessing
     preprocessor: Preprocessor
     example: Item  # that travels with the model, where the command names none
-    read: Callable[[bytes], object]  # an example; raises CallerError if it cannot be read
     source: str  # where the weights come from, for the manifest
     facts: Mapping[str, str]  # for the card: of the network, of the preparation
     limits: tuple[str, ...] = ()  # for the card: what it cannot do

@@ -1,5 +1,6 @@
 """Diagnosis: does a network underfit, overfit or fit, in words."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,12 +14,35 @@ TAUGHT = 0.5
 # where the errors at least double.
 GAP, RATIO = 0.10, 2.0
 
-ADVICE: dict[Verdict, str] = {
-    "underfits": "train longer, raise the learning rate, weaken dropout and weight decay,"
-    " or take a larger network or a better encoder",
-    "overfits": "get more or more varied data, augment it, strengthen dropout and weight decay,"
-    " stop earlier, or take a smaller network",
-    "fits": "more data like this is what would help next",
+AUGMENTATION = (
+    "--zoom",
+    "--light",
+    "--hide",
+    "--absent",
+    "--noise",
+    "--mask-bands",
+    "--mask-frames",
+)
+ENCODERS = ("--encoder", "--image-encoder", "--text-encoder", "--audio-encoder")
+NETWORK = ("--hidden", "--filters")
+# What helps, and the flags of `fit` that do it; advice whose flags a mode lacks is left out there.
+ADVICE: dict[Verdict, dict[str, tuple[str, ...]]] = {
+    "underfits": {
+        "train longer": ("--epochs", "--patience"),
+        "raise the learning rate": ("--lr",),
+        "weaken dropout and weight decay": ("--dropout", "--weight-decay"),
+        "augment less": AUGMENTATION,
+        "take a larger network": NETWORK,
+        "take a better encoder": ENCODERS,
+    },
+    "overfits": {
+        "get more or more varied data": (),
+        "augment more": AUGMENTATION,
+        "strengthen dropout and weight decay": ("--dropout", "--weight-decay"),
+        "stop earlier": ("--patience", "--epochs"),
+        "take a smaller network": NETWORK,
+    },
+    "fits": {"get more data like this": ()},
 }
 
 
@@ -30,22 +54,33 @@ class Diagnosis:
     known: Score  # on the data that it was trained on, unchanged
     new: Score  # on the data that were held out
     guessing: float  # accuracy of naming the commonest label always
+    flags: Container[str]  # of the command that trained it
 
     def __str__(self) -> str:
         return (
             f"It {self.verdict}: {self.known.accuracy:.3f} right on what it was trained on,"
             f" {self.new.accuracy:.3f} on what was held out (guessing gives {self.guessing:.3f})."
-            f" Next: {ADVICE[self.verdict]}."
+            f" What may help: {'; '.join(self.advice)}."
         )
 
+    @property
+    def advice(self) -> list[str]:
+        """What to do next, each with the flags that do it."""
+        return [
+            f"{what} ({', '.join(known)})" if wanted else what
+            for what, wanted in ADVICE[self.verdict].items()
+            if (known := [flag for flag in wanted if flag in self.flags]) or not wanted
+        ]
 
-def diagnose(known: Score, new: Score, guessing: float) -> Diagnosis:
+
+def diagnose(known: Score, new: Score, guessing: float, flags: Container[str] = ()) -> Diagnosis:
     """Name the state of a trained network.
 
     Args:
         known: its score on the training data, as they are: no augmentation, no dropout.
         new: its score on the validation data.
         guessing: the share of the commonest label, 0..1.
+        flags: of the command that trained it, as they are typed: what can be advised.
     """
     errors, new_errors = 1 - known.accuracy, 1 - new.accuracy
     verdict: Verdict = "fits"
@@ -53,4 +88,4 @@ def diagnose(known: Score, new: Score, guessing: float) -> Diagnosis:
         verdict = "underfits"
     elif new_errors - errors > GAP and new_errors > RATIO * errors:
         verdict = "overfits"
-    return Diagnosis(verdict, known, new, guessing)
+    return Diagnosis(verdict, known, new, guessing, flags)

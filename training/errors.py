@@ -2,11 +2,13 @@
 
 TrainingError
 ├── DataUnavailable      a data set cannot be downloaded, or is not the one that is meant
+├── BadFlag              flags that do not go together, or do not suit the network
 ├── BadData              the data are not laid out, or not to be read, as training needs them
 ├── WeightsUnavailable   pip could not fetch them, or they are not the pinned ones
 ├── ExportFailed         the graph is not what the service takes
 ├── ParityFailed         the graph does not compute what the network computes
-└── FolderExists         that version of the model is there already
+├── FolderExists         that version of the model is there already
+└── CannotWrite          a folder cannot be written to
 """
 
 
@@ -16,6 +18,10 @@ class TrainingError(Exception):
 
 class DataUnavailable(TrainingError):
     """A public data set cannot be had, or is not the one that is meant."""
+
+
+class BadFlag(TrainingError):
+    """A flag is wrong beside the others, or for the network."""
 
 
 class BadData(TrainingError):
@@ -36,3 +42,7 @@ class ParityFailed(TrainingError):
 
 class FolderExists(TrainingError):
     """A released version is never overwritten."""
+
+
+class CannotWrite(TrainingError):
+    """A folder of models, or of what is kept between runs, cannot be written to."""

@@ -4,9 +4,11 @@ python -m training fetch flowers-102
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 from training.datasets import PUBLIC_DATA, PublicData, fetch
+from training.next_steps import spell_python
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +29,8 @@ def run(args: argparse.Namespace) -> None:
     folder = args.into or datasets / data.name
     fetch(data, folder, datasets / "downloads" / data.name)
     print(f"{data}\nhash: {_trust(data)}\nlies in: {folder}")
-    print(f"next: python -m training fit {data.modality} --data {folder} --name {data.name}")
+    command = [spell_python(), "-m", "training", "fit", data.modality]
+    print(f"next: {shlex.join([*command, '--data', str(folder), '--name', data.name])}")
 
 
 def _trust(data: PublicData) -> str:

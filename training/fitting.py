@@ -4,10 +4,11 @@ Learning rate, descent, temperature, scores, diagnosis, export, folder.
 """
 
 import argparse
+import copy
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from operator import itemgetter
@@ -23,21 +24,25 @@ from service.manifest import Kind
 from training.checkpoint import Checkpoint, Run
 from training.course import Course, unchanged
 from training.diagnosis import Diagnosis, diagnose
-from training.errors import BadData
+from training.errors import BadData, BadFlag
 from training.export import check_parity, export
 from training.finder import Sweep, find_learning_rate
-from training.folder import choose_version
+from training.flags import above, read_name, read_rate, read_words, real, share, whole
+from training.folder import check_writable, choose_version, name_example
 from training.importing import dynamic_axes
 from training.layouts import Item, Split
 from training.loop import Outcome, Schedule, Score, answer, measure, train
 from training.material import Batches, Inputs, Part
-from training.release import OUTPUT, PARITY_SIZES, Findings, release
+from training.next_steps import tell_next
+from training.release import OUTPUT, PARITY_SIZES, Findings, draft_manifest, release
 from training.scores import divide_scores, fit_temperature, score
 
 LEAST_STEPS = 8  # an epoch, so that a hundred items are not learned in thirty steps
 PARITY_LIMIT = 1e-4  # of a probability
 # Flags that say where things lie and how they are done; the others decide what comes out.
 PLACES = ("url", "models", "cache", "version", "replace", "resume", "threads")
+# Flags that the weights do not depend on: an interrupted run goes on under another name as well.
+WORDS = ("name", "description", "credit", "licence", "example", "example_source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,29 +76,70 @@ def add_recipe(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     """The flags that all modes have."""
     schedule, add = recipe.schedule, parser.add_argument
     add("--data", type=Path, required=True, help="a folder of classes, or a table of text,label")
-    add("--name", required=True, help="the model's name")
+    add("--name", type=read_name, required=True, help="the model's name")
     add("--models", type=Path, default=Path("models"), help="the folder of model folders")
     add("--cache", type=Path, default=Path(".cache"), help="for what need not be done twice")
-    add("--version", type=int, help="refused if it is there (default: the next free number)")
+    add("--version", type=whole(1), help="refused if it is there (default: the next free number)")
     add("--replace", action="store_true", help="put it in the place of an older --version")
     add("--resume", action="store_true", help="go on where an interrupted run stopped")
     add("--example", type=Path, help="the file that travels with the model"
         " (default: the first item held out)")  # fmt: skip
-    add("--example-source", default="an item of the data", help="its origin, for the card")
-    add("--description", help="what the model says, in one sentence")
-    add("--credit", help="the data's title and licence, for the card")
-    add("--licence", help="of the model, for the card")
+    add("--example-source", type=read_words, default="an item of the data",
+        help="its origin, for the card")  # fmt: skip
+    add("--description", type=read_words, help="what the model says, in one sentence")
+    add("--credit", type=read_words, help="the data's title and licence, for the card")
+    add("--licence", type=read_words, help="of the model, for the card")
     add("--lr", type=read_rate, default="auto" if recipe.sweep else schedule.learning_rate,
         help="learning rate, or auto: a sweep finds it (default: %(default)s)")  # fmt: skip
-    add("--epochs", type=int, default=schedule.epochs)
-    add("--patience", type=int, default=schedule.patience)
-    add("--weight-decay", type=float, default=schedule.weight_decay)
-    add("--label-smoothing", type=float, default=schedule.label_smoothing)
-    add("--batch", type=int, default=recipe.batch)
-    add("--balance", type=float, default=recipe.balance, help="0: as they come, 1: all alike")
-    add("--share", type=float, default=recipe.share, help="held out without a validation split")
-    add("--seed", type=int, default=recipe.seed)
-    add("--threads", type=int, default=recipe.threads, help="fewer where other work is done")
+    add_schedule(parser, schedule)
+    add("--batch", type=whole(1), default=recipe.batch, help="items a step (default: %(default)s)")
+    add("--balance", type=share, default=recipe.balance,
+        help="how classes are drawn: 0 as they come, 1 all as often (%(default)s)")  # fmt: skip
+    add("--share", type=above(0, 1), default=recipe.share,
+        help="of the items, held out where there is no validation split (%(default)s)")  # fmt: skip
+    add("--seed", type=whole(0), default=recipe.seed)
+    add("--threads", type=whole(1), default=recipe.threads, help="fewer where other work is done")
+
+
+def add_schedule(parser: argparse.ArgumentParser, schedule: Schedule) -> None:
+    """The flags of a descent."""
+    add = parser.add_argument
+    add("--epochs", type=whole(1), default=schedule.epochs, help="at most (%(default)s)")
+    add("--patience", type=whole(1), default=schedule.patience,
+        help="epochs without a better validation loss, then it stops (%(default)s)")  # fmt: skip
+    add("--warm-up", type=above(0, 1), default=schedule.warm_up,
+        help="share of the steps in which the learning rate rises (%(default)s)")  # fmt: skip
+    add("--weight-decay", type=real(0), default=schedule.weight_decay, help="(%(default)s)")
+    add("--label-smoothing", type=share, default=schedule.label_smoothing, help="(%(default)s)")
+
+
+def add_network(
+    parser: argparse.ArgumentParser, hidden: int, dropout: float, filters: Sequence[int] = ()
+) -> None:
+    """The flags of a network's size, and of its dropout."""
+    add = parser.add_argument
+    add("--hidden", type=whole(1), default=hidden, help="nodes of the hidden layer (%(default)s)")
+    add("--dropout", type=real(0, 0.99), default=dropout,
+        help="share of the features hidden in training (%(default)s)")  # fmt: skip
+    if filters:
+        add("--filters", type=whole(1), nargs=len(filters), default=list(filters), metavar="N",
+            help="of each stage of convolutions (%(default)s)")  # fmt: skip
+
+
+def prepare_folders(args: argparse.Namespace) -> int:
+    """The version to write, after a look at all that needs neither the data nor the network.
+
+    Raises:
+        TrainingError: the folder could not be written in the end.
+    """
+    if args.replace and args.version is None:
+        raise BadFlag("--replace needs --version: the number that is replaced")
+    if args.example is not None and not args.example.is_file():
+        raise BadData(f"--example {args.example}: there is no such file")
+    version = choose_version(args.models / args.name, args.version, replace=args.replace)
+    check_writable("--models", args.models)
+    check_writable("--cache", args.cache)
+    return version
 
 
 def run(args: argparse.Namespace, modality: Kind, mode: Mode) -> None:
@@ -103,14 +149,15 @@ def run(args: argparse.Namespace, modality: Kind, mode: Mode) -> None:
         TrainingError: with a sentence for whoever typed the command.
     """
     began = time.monotonic()
-    version = choose_version(args.models / args.name, args.version, replace=args.replace)
+    version = prepare_folders(args)
     torch.set_num_threads(args.threads)
     course = mode.prepare(args, modality)
-    check_example(args.example, course.read)
+    training, validation = course.parts["train"], course.parts["valid"]
+    check_network(course.network, training, batch_size(args.batch, len(training)))
+    draft = draft_manifest(args, modality, version, course)
     items = chain.from_iterable(part.items for part in course.parts.values())
     kept = Run(args.cache / "runs", identify(args, modality, items), resume=args.resume)
     prepared, began = time.monotonic() - began, time.monotonic()
-    training, validation = course.parts["train"], course.parts["valid"]
     recipe = _recipe(args, course)
     checkpoint = kept.checkpoint("fit")
     sweep, outcome = fit(
@@ -128,7 +175,7 @@ def run(args: argparse.Namespace, modality: Kind, mode: Mode) -> None:
             f"{split}: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f},"
             f" calibration error {found.calibration_error:.3f}"
         )
-    diagnosis = _diagnose(network, course)
+    diagnosis = _diagnose(network, course, args)
     print(diagnosis)
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch, "model.onnx")
@@ -148,12 +195,13 @@ def run(args: argparse.Namespace, modality: Kind, mode: Mode) -> None:
         parser = argparse.ArgumentParser()
         mode.add_arguments(parser, modality)
         command = write_command(args, parser, f"{modality} --mode {args.mode}", example)
-        folder = release(args, modality, version, course, findings, graph, command)
+        folder = release(args, modality, draft, course, findings, graph, command)
     kept.finish()
     print(
         f"{folder} written: prepared in {prepared:.0f} s, fitted in {findings.fit_seconds:.0f} s;"
         f" PyTorch and onnxruntime differ by at most {findings.parity:.1g}"
     )
+    print(tell_next(folder))
 
 
 def fit(
@@ -173,7 +221,7 @@ def fit(
     def batches() -> Batches:
         return Batches(
             training.labels,
-            min(recipe.batch, max(1, len(training) // LEAST_STEPS)),
+            batch_size(recipe.batch, len(training)),
             lambda places, random: vary(training.take(places), random),
             recipe.seed,
             balance=recipe.balance,
@@ -219,10 +267,35 @@ def _spread(part: Part, size: int) -> Tensor:
     return torch.linspace(0, len(part) - 1, size).long()
 
 
-def _diagnose(network: nn.Module, course: Course) -> Diagnosis:
+def _diagnose(network: nn.Module, course: Course, args: argparse.Namespace) -> Diagnosis:
     known, new = (measure(network, course.parts[split]) for split in ("train", "valid"))
     labels = course.parts["train"].labels
-    return diagnose(known, new, labels.bincount().max().item() / len(labels))
+    return diagnose(known, new, labels.bincount().max().item() / len(labels), flags_of(args))
+
+
+def batch_size(wanted: int, items: int) -> int:
+    """Of few items, smaller batches, so that an epoch has steps enough."""
+    return min(wanted, max(1, items // LEAST_STEPS))
+
+
+def flags_of(args: argparse.Namespace) -> frozenset[str]:
+    """The flags that this mode has, as they are typed."""
+    return frozenset(f"--{name.replace('_', '-')}" for name in vars(args))
+
+
+def check_network(network: nn.Module, part: Part, batch: int) -> None:
+    """Say before the work, not after it, that the network cannot take such inputs.
+
+    Raises:
+        BadFlag: they are too small for it.
+    """
+    try:
+        with torch.inference_mode():
+            copy.deepcopy(network).train()(*part.take(torch.zeros(batch, dtype=torch.long)))
+    except (RuntimeError, ValueError) as error:  # of a convolution, of batch normalisation
+        raise BadFlag(
+            f"the network cannot take inputs of this size; make them larger: {error}"
+        ) from error
 
 
 def check_example(example: Path | None, read: Callable[[bytes], object]) -> None:
@@ -246,6 +319,7 @@ def _recipe(args: argparse.Namespace, course: Course) -> Recipe:
         weight_decay=args.weight_decay,
         label_smoothing=args.label_smoothing,
         patience=args.patience,
+        warm_up=args.warm_up,
         layers=course.layers,
     )
     return Recipe(
@@ -260,8 +334,8 @@ def _recipe(args: argparse.Namespace, course: Course) -> Recipe:
 
 
 def identify(args: argparse.Namespace, modality: Kind, items: Iterable[Item]) -> str:
-    """All that decides what comes out: the flags, and the material."""
-    flags = {name: value for name, value in vars(args).items() if name not in PLACES}
+    """All that decides the weights: the flags, and the material."""
+    flags = {n: value for n, value in vars(args).items() if n not in (*PLACES, *WORDS)}
     states = [_state(item) for item in items]
     return "\n".join([modality, str(sorted(flags.items(), key=itemgetter(0))), *states])
 
@@ -287,14 +361,9 @@ def write_command(
     command = ["python", "-m", "training", "fit", *what.split()]
     for name, value in vars(args).items():
         if name == "example" and value:
-            value = example.with_suffix(value.suffix.lower())
+            value = example.with_name(name_example(value))
         if name not in (*PLACES, "mode") and value != parser.get_default(name):
             flag = name.replace("_", "-")
             values = value if isinstance(value, list) else [value]
             command += [f"--no-{flag}"] if value is False else [f"--{flag}", *map(str, values)]
     return shlex.join(command)
-
-
-def read_rate(text: str) -> float | str:
-    """A learning rate, or auto."""
-    return text if text == "auto" else float(text)

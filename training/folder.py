@@ -1,6 +1,7 @@
 """A model folder is written whole, and proven by the code that will serve it, or not at all."""
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from service.manifest import Manifest, write_manifest
 from service.model import FindEncoder, answer_example, load, no_encoder
 from service.settings import Settings
-from training.errors import FolderExists
+from training.errors import CannotWrite, FolderExists
 
 Content = bytes | str | Path  # of one file; a path is copied from
 
@@ -56,12 +57,38 @@ def write_folder(
     return target
 
 
+def check_writable(flag: str, folder: Path) -> None:
+    """Say before the work, not after it, that a folder cannot be written to.
+
+    Raises:
+        CannotWrite: it cannot, or is no folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".writable-", dir=folder):
+            pass
+    except OSError as error:
+        raise CannotWrite(
+            f"{flag} {folder}: cannot be written to: {error.strerror}; choose another folder"
+        ) from error
+
+
+def name_example(source: Path) -> str:
+    """The name that an example file has in a model folder."""
+    suffix = source.suffix.lower()
+    known = re.fullmatch(r"\.[a-z0-9]+", suffix) and suffix != ".json"  # of the expected answer
+    return f"example{suffix if known else ''}"
+
+
 def choose_version(model: Path, wanted: int | None, *, replace: bool = False) -> int:
     """The version to write into a model's folder: the wanted one, else the next number.
 
     Raises:
         FolderExists: the wanted one is there already, and `replace` is not set.
+        CannotWrite: a file has the model's name.
     """
+    if model.exists() and not model.is_dir():
+        raise CannotWrite(f"{model} is a file; remove it, or choose another name")
     versions = [int(path.name) for path in model.glob("*") if path.name.isdecimal()]
     version = wanted or max(versions, default=0) + 1
     check_free(model / str(version), replace=replace)
@@ -84,7 +111,7 @@ def _write(path: Path, content: Content) -> None:
     if isinstance(content, Path):
         shutil.copyfile(content, path)
     elif isinstance(content, str):
-        path.write_text(content, encoding="utf-8")
+        path.write_bytes(content.encode(errors="replace"))  # names of files may be no text
     else:
         path.write_bytes(content)
 

@@ -9,6 +9,7 @@ python -m training fit image --data pictures/ --name objects \
 import argparse
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,13 +17,14 @@ import torch
 from service.manifest import Kind, Modality, VectorPreprocessing
 from service.preprocessing import VectorPreprocessor
 from training.course import Course, first_held_out
-from training.fitting import Recipe, add_recipe
-from training.layouts import LabelledData, find_items, split_items
+from training.errors import BadData, BadFlag
+from training.fitting import Recipe, add_network, add_recipe
+from training.layouts import Item, LabelledData, check_splits, find_items, split_items
 from training.loop import Schedule
 from training.material import Part, part_of
-from training.networks.classifier import Classifier
+from training.networks.classifier import DROPOUT, Classifier
 from training.samples import tell_skipped
-from training.vectors import Encoded, encode
+from training.vectors import Encoded, EncoderUnavailable, encode
 
 RECIPE = Recipe(
     Schedule(
@@ -38,7 +40,11 @@ RECIPE = Recipe(
 HIDDEN = 512  # nodes: as wide as the vectors are, about
 ENCODERS = {"image": "efficientnet-lite0", "text": "all-minilm-l6-v2"}
 INPUT = "vector"
-NETWORK = "Linear, ReLU, Dropout(0.2), Linear, LogSoftmax"
+
+
+def describe(dropout: float) -> str:
+    """The network in words, for the card."""
+    return f"Linear, ReLU, Dropout({dropout:g}), Linear, LogSoftmax"
 
 
 def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
@@ -47,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
     add = parser.add_argument
     add("--encoder", nargs="+", default=[ENCODERS[modality]], metavar="NAME",
         help="whose vectors; those of several are joined (default: %(default)s)")  # fmt: skip
-    add("--hidden", type=int, default=HIDDEN, help="nodes of the hidden layer")
+    add_network(parser, HIDDEN, DROPOUT)
     if modality == "image":
         add("--mirror", action=argparse.BooleanOptionalAction, default=True,
             help="learn of every picture and its mirror image")  # fmt: skip
@@ -61,6 +67,9 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
     """
     assert modality != "multimodal"
     data, cache = find_items(args.data, modality), args.cache / "vectors"
+    check_splits(data, args.share, args.seed)
+    check_encoders(args.models, args.encoder)
+    check_example(args, modality, args.encoder[0])
     encoded = [encode(data.items, args.models, name, modality, cache) for name in args.encoder]
     course = build_course(args, data, [{modality}] * len(data.items), encoded)
     if modality != "image" or not args.mirror:
@@ -75,6 +84,36 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
         parts={**course.parts, "train": _add(known, course, mirrored)},
         facts={**course.facts, "Augmentation": "each picture to learn of, and its mirror image"},
     )
+
+
+def check_encoders(models: Path, names: Sequence[str]) -> None:
+    """Say before the work, not after it, that vectors could not be had or joined.
+
+    Raises:
+        EncoderUnavailable: one is not among the models.
+        BadFlag: one is named twice.
+    """
+    for name in names:
+        if not (models / name).is_dir():
+            raise EncoderUnavailable(
+                f"there is no model {name} in {models}; `python -m training import` brings encoders"
+            )
+        if names.count(name) > 1:
+            raise BadFlag(f"{name} is named twice; name each encoder once")
+
+
+def check_example(args: argparse.Namespace, modality: Modality, encoder: str) -> None:
+    """Say before the work, not after it, that the example cannot be used.
+
+    Raises:
+        BadData: the encoder cannot read it.
+    """
+    if args.example:
+        item = Item(str(args.example), args.example, "")
+        for sentence in encode(
+            [item], args.models, encoder, modality, args.cache / "vectors"
+        ).unreadable:
+            raise BadData(f"--example {sentence}")
 
 
 def _add(known: Part, course: Course, encoded: Sequence[Encoded]) -> Part:
@@ -138,14 +177,14 @@ def build_course(
     return Course(
         labels=data.labels,
         parts=parts,
-        network=Classifier(inputs, args.hidden, len(data.labels)),
+        network=Classifier(inputs, args.hidden, len(data.labels), args.dropout),
         preprocessing=preprocessor.spec,
         preprocessor=preprocessor,
         example=first_held_out(parts),
-        read=encoded[0].encoder.decode,
         source=f"trained here, on vectors of {names}",
         facts={
-            "Network": f"{NETWORK} on the vectors of {names}, which must be served beside it",
+            "Network": f"{describe(args.dropout)} on the vectors of {names}, which must be served"
+            " beside it",
             "Vectors": f"{sum(one.computed for one in encoded):,} computed, the others kept from"
             " an earlier run",
         },

@@ -10,7 +10,7 @@ text, as many as there are, and label; a cell may be empty.
 import csv
 import json
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -102,11 +102,23 @@ def find_rows(data: Path) -> tuple[LabelledData, dict[str, Mapping[Modality, Ite
     return _label_splits(data, found, skipped), parts
 
 
+def check_labels(labels: Iterable[str]) -> None:
+    """Raises:
+    BadData: one cannot be written to labels.txt.
+    """
+    for label in labels:
+        try:
+            label.encode()
+        except UnicodeEncodeError:
+            raise BadData(f"the class {label!r} is not named in UTF-8; rename it") from None
+
+
 def _label_splits(
     data: Path, found: Mapping[Split, Sequence[Item]], skipped: list[str]
 ) -> LabelledData:
     training = found.get("train", [])
     labels = sorted({item.label for item in training})
+    check_labels(labels)
     if len(labels) < 2:
         raise BadData(
             f"{data} holds {len(labels)} classes to train on, two are needed: DIR/<class>/files,"
@@ -136,6 +148,15 @@ def hold_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.b
         members = random.permutation(np.flatnonzero(labels == label))
         held[members[: max(1, round(share * len(members)))]] = True
     return held
+
+
+def check_splits(data: LabelledData, share: float, seed: int) -> None:
+    """Say before the files are read that a class has too few.
+
+    Raises:
+        BadData: it has, though all of them could be read.
+    """
+    split_items(data, range(len(data.items)), share, seed, len(data.skipped))
 
 
 def split_items(

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from training.checkpoint import Checkpoint
 from training.material import Batches, Part
 
-WARM_UP = 0.15  # share of the steps in which the learning rate rises, before it falls to nothing
 AVERAGING = 0.98  # of the weights over about fifty steps: calmer curves, a flatter minimum
 TOLD = 5.0  # seconds: an epoch that takes longer is worth a line
 ANSWERED = 128  # samples at once where nothing is learned
@@ -43,6 +42,7 @@ class Schedule:
     weight_decay: float
     label_smoothing: float
     patience: int  # epochs that may pass without a better validation loss
+    warm_up: float = 0.15  # share of the steps in which the learning rate rises, before it falls
     layers: Callable[[nn.Module], list[Layers]] = all_alike
 
 
@@ -99,7 +99,7 @@ def train(
         optimizer,
         [group["lr"] for group in optimizer.param_groups],
         schedule.epochs * len(batches),
-        pct_start=WARM_UP,
+        pct_start=schedule.warm_up,
     )
     best_network = copy.deepcopy(averaged.module)
     changing = {

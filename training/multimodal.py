@@ -16,9 +16,11 @@ from service.manifest import Kind, Modality, VectorPreprocessing
 from training import head
 from training.course import Course
 from training.errors import BadData
-from training.fitting import add_recipe
-from training.layouts import Item, find_rows
+from training.fitting import add_network, add_recipe
+from training.flags import real
+from training.layouts import Item, check_splits, find_rows
 from training.material import Inputs
+from training.networks.classifier import DROPOUT
 from training.vectors import Encoded, encode
 
 ABSENT = 0.2  # how often a part is hidden in training, so that the head learns to do without
@@ -31,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:  # n
     for part in get_args(Modality):
         add(f"--{part}-encoder", default=head.ENCODERS.get(part), help=f"of the column {part}"
             " (default: %(default)s)")  # fmt: skip
-    add("--hidden", type=int, default=head.HIDDEN, help="nodes of the hidden layer")
-    add("--absent", type=float, default=ABSENT, help="share of the parts hidden in training")
+    add_network(parser, head.HIDDEN, DROPOUT)
+    add("--absent", type=real(0, 0.99), default=ABSENT,
+        help="share of the parts hidden in training (%(default)s)")  # fmt: skip
 
 
 def prepare(args: argparse.Namespace, modality: Kind) -> Course:  # noqa: ARG001
@@ -46,7 +49,13 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:  # noqa: ARG001
     there = [m for m in get_args(Modality) if any(m in row for row in parts)]
     if len(there) < 2:
         raise BadData(f"{args.data} has {there[0]}s only, which are fitted by `fit {there[0]}`")
-    encoded = [_encode(args, modality, parts) for modality in there]
+    names = [_encoder(args, modality) for modality in there]
+    head.check_encoders(args.models, names)
+    check_splits(data, args.share, args.seed)
+    head.check_example(args, there[0], names[0])
+    encoded = [
+        _encode(args, modality, name, parts) for modality, name in zip(there, names, strict=True)
+    ]
     course = head.build_course(args, data, parts, encoded)
     assert isinstance(course.preprocessing, VectorPreprocessing)
     held_out = course.parts.get("test", course.parts["valid"]).items
@@ -74,13 +83,20 @@ def hide_parts(spec: VectorPreprocessing, share: float) -> Callable[[Inputs, Gen
     return vary
 
 
+def _encoder(args: argparse.Namespace, modality: Modality) -> str:
+    name: str | None = getattr(args, f"{modality}_encoder")
+    if name is None:
+        raise BadData(f"there is no encoder of {modality} files; name one: --{modality}-encoder")
+    return name
+
+
 def _encode(
-    args: argparse.Namespace, modality: Modality, parts: Sequence[Mapping[Modality, Item]]
+    args: argparse.Namespace,
+    modality: Modality,
+    encoder: str,
+    parts: Sequence[Mapping[Modality, Item]],
 ) -> Encoded:
     """The vectors of one column, by the places of the rows."""
-    encoder = getattr(args, f"{modality}_encoder")
-    if encoder is None:
-        raise BadData(f"there is no encoder of {modality} files; name one: --{modality}-encoder")
     places = [place for place, row in enumerate(parts) if modality in row]
     items = [parts[place][modality] for place in places]
     encoded = encode(items, args.models, encoder, modality, args.cache / "vectors")

@@ -214,10 +214,18 @@ def _mistakes(answers: Answers, labels: Sequence[str], modality: Kind) -> str:
     if look := {"image": see, "audio": hear}.get(modality):
         tiles = [Tile(*words, look(item)) for item, words in zip(items, said, strict=True)]
         axes = f"<p>{AXES}</p>\n" if modality == "audio" else ""
-        return axes + _picture(draw_sheet(tiles), "One item beside the other")
-    names = [quote(item) if modality == "text" else item.name for item in items]
-    rows = [(name, *words) for name, words in zip(names, said, strict=True)]
-    return _table((modality, "right", "answered", "probability"), rows)
+        sheet = axes + _picture(draw_sheet(tiles), "One item beside the other") + "\n"
+        return sheet + _named(items, said)
+    if modality == "text":
+        quoted = [(quote(item), *words) for item, words in zip(items, said, strict=True)]
+        return _named(items, quoted, "text")
+    return _named(items, said)
+
+
+def _named(items: Sequence[Item], said: Sequence[Sequence[Cell]], *more: str) -> str:
+    """Where each of the items lies, and what was said of it."""
+    rows = [(item.name, *words) for item, words in zip(items, said, strict=True)]
+    return _table(("file", *more, "right", "answered", "probability"), rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:

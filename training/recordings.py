@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.errors import BadData
+from training.layouts import check_labels
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SUFFIXES = "wav|flac|ogg|oga|opus|mp3|aiff?|au|caf|w64|sph"
@@ -55,6 +56,7 @@ def find_recordings(folder: Path) -> Recordings:
     names = sorted((path.name for path in folder.iterdir() if _is_class(path)), key=_spoken_order)
     if len(names) < 2:
         raise BadData(f"{folder} holds {len(names)} classes, two are needed: {layout}")
+    check_labels(names)
     takes: list[Recording] = []
     for label, name in enumerate(names):
         found = [_recording(path, label) for path in sorted((folder / name).iterdir())]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from service.manifest import (
@@ -16,12 +17,14 @@ from service.manifest import (
     Manifest,
     Origin,
     Tasks,
+    first_fault,
     sha256,
 )
 from training.course import Course
 from training.diagnosis import Diagnosis
+from training.errors import BadData
 from training.finder import Sweep
-from training.folder import Content, write_folder
+from training.folder import Content, name_example, write_folder
 from training.layouts import Split
 from training.loop import Outcome
 from training.material import Part
@@ -32,6 +35,16 @@ OUTPUT = "log_probabilities"
 GRAPH, LABELS, PAGE = "model.onnx", "labels.txt", "report.html"
 TOLERANCE = 1e-3  # of a probability, between this machine's onnxruntime and another's
 NAMED = 5  # labels in a description; more are in labels.txt
+UNKNOWN = "0" * 64  # a hash, until there is a graph
+A: Mapping[Kind, str] = {
+    "image": "an image",
+    "text": "a text",
+    "audio": "an audio file",
+    "multimodal": "an item of several modalities",
+}
+NAMES: Mapping[Kind, str] = {
+    "image": "images", "text": "texts", "audio": "audio files", "multimodal": "items",
+}  # fmt: skip
 PARITY_SIZES = (1, 2, 3, 8, 16)
 SPLITS: Mapping[Split, str] = {"train": "training", "valid": "validation", "test": "test"}
 
@@ -52,10 +65,47 @@ class Findings:
     fit_seconds: float
 
 
+def draft_manifest(
+    args: argparse.Namespace, modality: Kind, version: int, course: Course
+) -> Manifest:
+    """The manifest of what is to be trained, all but the graph's hash and the figures.
+
+    Raises:
+        BadData: there could be no such manifest.
+    """
+    source = args.example or course.example.content
+    try:
+        return Manifest(
+            format=1,
+            name=args.name,
+            version=version,
+            description=args.description or _describe(modality, course.labels),
+            preprocessing=course.preprocessing,
+            graphs=(Graph(file=GRAPH, sha256=UNKNOWN, items_per_run=course.items_per_run),),
+            tasks=Tasks(classify=Classify(output=OUTPUT, activation="log_softmax", labels=LABELS)),
+            example=Example(
+                file=name_example(source) if isinstance(source, Path) else "example.txt",
+                tolerance={"fp32": TOLERANCE},
+            ),
+            origin=Origin(
+                source=course.source,
+                licence=args.licence or "that of its data",
+                data=args.credit or name_data(NAMES[modality], args.data),
+            ),
+        )
+    except ValidationError as error:
+        raise BadData(f"the model could not be described: {first_fault(error)}") from error
+
+
+def name_data(what: str, folder: Path) -> str:
+    """Where the data lie, for a manifest; the folder's name may be no text."""
+    return f"{what} in {folder.resolve().name}".encode(errors="replace").decode()
+
+
 def release(
     args: argparse.Namespace,
     modality: Kind,
-    version: int,
+    draft: Manifest,
     course: Course,
     findings: Findings,
     graph: Path,
@@ -64,30 +114,20 @@ def release(
     """Write the model folder, and prove it by the serving path.
 
     Args:
+        draft: the manifest without the graph's hash and the figures.
         command: what trains this model again.
     """
-    content = args.example or course.example.content
-    example = f"example{content.suffix.lower() if isinstance(content, Path) else '.txt'}"
-    manifest = Manifest(
-        format=1,
-        name=args.name,
-        version=version,
-        description=args.description or _describe(modality, course.labels),
-        preprocessing=course.preprocessing,
-        graphs=(Graph(file=GRAPH, sha256=sha256(graph), items_per_run=course.items_per_run),),
-        tasks=Tasks(classify=Classify(output=OUTPUT, activation="log_softmax", labels=LABELS)),
-        example=Example(file=example, tolerance={"fp32": TOLERANCE}),
-        origin=Origin(
-            source=course.source,
-            licence=args.licence or "that of its data",
-            data=args.credit or f"{modality}s in {args.data.resolve().name}",
-        ),
-        evaluation=tuple(_figures(findings)),
+    [drafted] = draft.graphs
+    manifest = draft.model_copy(
+        update={
+            "graphs": (drafted.model_copy(update={"sha256": sha256(graph)}),),
+            "evaluation": tuple(_figures(findings)),
+        }
     )
     files: dict[str, Content] = {
         GRAPH: graph,
         LABELS: "".join(f"{label}\n" for label in course.labels),
-        example: content,
+        manifest.example.file: args.example or course.example.content,
         manifest.card: _card(args, manifest, course, findings, command),
         PAGE: write_page(_report(modality, manifest, course, findings, command)),
         **course.files,
@@ -131,7 +171,7 @@ def _report(
 
 def _describe(modality: Kind, labels: tuple[str, ...]) -> str:
     named = ", ".join(labels[:NAMED]) + (" ..." if len(labels) > NAMED else "")
-    return f"Says of a {modality} which of {len(labels)} classes it is of: {named}."
+    return f"Says of {A[modality]} which of {len(labels)} classes it is of: {named}."
 
 
 def _figures(findings: Findings) -> list[Figure]:

@@ -6,23 +6,26 @@ python -m training fit audio --seconds 2 --data sounds/ --name birds
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Generator
 
 from service.limits import InputLimits, core_budget
-from service.manifest import AudioPreprocessing, ImagePreprocessing, Kind, LogMel
+from service.manifest import ImagePreprocessing, Kind, LogMel
 from service.preprocessing import build_preprocessor
 from training.augmentation import Augmentation, augment
 from training.course import Course, first_held_out
-from training.fitting import Recipe, add_recipe
-from training.layouts import find_items
+from training.fitting import Recipe, add_network, add_recipe, check_example
+from training.flags import add_augmentation, add_hearing, read_augmentation, read_hearing, whole
+from training.layouts import check_splits, find_items
 from training.loop import Schedule
 from training.material import Inputs
+from training.networks import picture, spectrogram
 from training.networks.picture import PictureNet
 from training.networks.spectrogram import SpectrogramNet
-from training.pictures import vary_pictures
+from training.pictures import add_variation, read_variation
 from training.samples import decode_items, tell_skipped
 
 RECIPE = Recipe(
@@ -62,10 +65,15 @@ AUGMENTATION = Augmentation(
 def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
     """The flags of a network from scratch."""
     add_recipe(parser, RECIPE)
+    network = picture if modality == "image" else spectrogram
+    add_network(parser, network.HIDDEN, network.DROPOUT, network.FILTERS)
     if modality == "image":
-        parser.add_argument("--size", type=int, default=SIZE, help="pixels of a side")
+        parser.add_argument("--size", type=whole(1, 4096), default=SIZE,
+            help="pixels of a side (default: %(default)s)")  # fmt: skip
+        add_variation(parser)
     else:
-        parser.add_argument("--seconds", type=float, default=SECONDS, help="that it hears")
+        add_hearing(parser, SECONDS, RATE, LOG_MEL)
+        add_augmentation(parser, AUGMENTATION)
 
 
 def prepare(args: argparse.Namespace, modality: Kind) -> Course:
@@ -75,14 +83,22 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
         TrainingError: with a sentence for whoever typed the command.
     """
     assert modality in ("image", "audio")
-    spec = _see(args.size) if modality == "image" else _hear(args.seconds)
+    spec = _see(args.size) if modality == "image" else read_hearing(args, keep="centre")
     preprocessor = build_preprocessor(spec, Path(), InputLimits())
-    decoded = decode_items(find_items(args.data, modality), preprocessor)
+    check_example(args.example, preprocessor.decode)
+    data = find_items(args.data, modality)
+    check_splits(data, args.share, args.seed)
+    decoded = decode_items(data, preprocessor)
     skipped = (*decoded.data.skipped, *decoded.unreadable)
     tell_skipped(skipped)
     classes = len(decoded.data.labels)
     torch.manual_seed(args.seed)
-    network = PictureNet(classes) if modality == "image" else SpectrogramNet(classes, LOG_MEL.bands)
+    size = (args.filters, args.hidden, args.dropout)
+    network = (
+        PictureNet(classes, *size)
+        if modality == "image"
+        else SpectrogramNet(classes, args.bands, *size)
+    )
     parameters = sum(weights.numel() for weights in network.parameters())
     parts = decoded.parts(args.share, args.seed)
     return Course(
@@ -92,30 +108,23 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
         preprocessing=spec,
         preprocessor=preprocessor,
         example=first_held_out(parts),
-        read=preprocessor.decode,
         source="trained here, from scratch",
         facts={"Network": f"convolutions, {parameters:,} parameters, from scratch"},
         skipped=len(skipped),
-        vary=vary_pictures if modality == "image" else vary_spectrograms,
+        vary=read_variation(args) if modality == "image" else _vary_spectrograms(args),
     )
 
 
-def vary_spectrograms(inputs: Inputs, random: Generator) -> Inputs:
-    """Change each log-mel spectrogram in its own way: float32[n, bands, frames] -> the same."""
-    [spectrograms] = inputs
-    return (augment(spectrograms, AUGMENTATION, math.log(LOG_MEL.floor), random),)
+def _vary_spectrograms(args: argparse.Namespace) -> Callable[[Inputs, Generator], Inputs]:
+    """Changes each log-mel spectrogram in its own way: float32[n, bands, frames] -> the same."""
+    augmentation, silence = read_augmentation(args), math.log(args.floor)
+
+    def vary(inputs: Inputs, random: Generator) -> Inputs:
+        [spectrograms] = inputs
+        return (augment(spectrograms, augmentation, silence, random),)
+
+    return vary
 
 
 def _see(size: int) -> ImagePreprocessing:
     return ImagePreprocessing(modality="image", input="pixels", size=(size, size))
-
-
-def _hear(seconds: float) -> AudioPreprocessing:
-    return AudioPreprocessing(
-        modality="audio",
-        input="spectrogram",
-        sample_rate=RATE,
-        seconds=seconds,
-        keep="centre",
-        log_mel=LOG_MEL,
-    )

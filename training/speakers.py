@@ -38,14 +38,36 @@ from training.diagnosis import diagnose
 from training.disturbance import DISTURBANCES
 from training.export import check_parity, export
 from training.finder import find_learning_rate
-from training.fitting import check_example, identify, read_rate, write_command
-from training.folder import Content, choose_version, write_folder
+from training.fitting import (
+    add_network,
+    add_schedule,
+    check_example,
+    check_network,
+    flags_of,
+    identify,
+    prepare_folders,
+    write_command,
+)
+from training.flags import (
+    above,
+    add_augmentation,
+    add_hearing,
+    read_augmentation,
+    read_hearing,
+    read_name,
+    read_rate,
+    read_words,
+    whole,
+)
+from training.folder import Content, name_example, write_folder
 from training.loop import Outcome, Schedule, Score, answer, measure, train
 from training.material import Batches, Inputs, part_of
 from training.measures import accuracy
-from training.networks.spectrogram import SpectrogramNet
+from training.networks.spectrogram import DROPOUT, FILTERS, HIDDEN, SpectrogramNet
+from training.next_steps import tell_next
 from training.page import Answers
 from training.recordings import DIGITS, Recordings, find_recordings
+from training.release import name_data
 from training.report import Findings, HeldOut, draw_confusion, write_card, write_report
 from training.scores import divide_scores, fit_temperature
 from training.spectrograms import Indices, Spectrograms, compute_spectrograms
@@ -107,6 +129,11 @@ class Recipe:
     schedule: Schedule = SCHEDULE
     batch: int = BATCH
     seed: int = SEED
+    augmentation: Augmentation = AUGMENTATION
+    filters: tuple[int, ...] = FILTERS
+    hidden: int = HIDDEN
+    dropout: float = DROPOUT
+    floor: float = LOG_MEL.floor
 
 
 def add_arguments(parser: argparse.ArgumentParser, modality: Kind = "audio") -> None:  # noqa: ARG001
@@ -116,26 +143,29 @@ def add_arguments(parser: argparse.ArgumentParser, modality: Kind = "audio") -> 
     add("--url", default=DIGITS_URL, help="where the digits are downloaded from")
     add("--cache", type=Path, default=Path(".cache"), help="for what need not be done twice")
     add("--resume", action="store_true", help="go on where an interrupted run stopped")
-    add("--name", default=NAME, help="the model's name (default: %(default)s)")
+    add("--name", type=read_name, default=NAME, help="the model's name (default: %(default)s)")
     add("--models", type=Path, default=Path("models"), help="the folder of model folders")
-    add("--version", type=int, help="refused if it is there (default: the next free number)")
+    add("--version", type=whole(1), help="refused if it is there (default: the next free number)")
     add("--replace", action="store_true", help="put it in the place of an older --version")
     add("--example", type=Path, help="the recording that travels with the model"
         " (default: the first test take)")  # fmt: skip
-    add(
-        "--example-source", default="a recording of the test split", help="its origin, for the card"
-    )
-    add("--credit", help="the data's title and licence, for the card")
-    add("--licence", help="of the model, for the card")
-    add("--epochs", type=int, default=SCHEDULE.epochs)
-    add("--patience", type=int, default=SCHEDULE.patience)
+    add("--example-source", type=read_words, default="a recording of the test split",
+        help="its origin, for the card")  # fmt: skip
+    add("--description", type=read_words, help="what the model says, in one sentence")
+    add("--credit", type=read_words, help="the data's title and licence, for the card")
+    add("--licence", type=read_words, help="of the model, for the card")
     add("--lr", type=read_rate, default=SCHEDULE.learning_rate,
         help="or auto: a sweep finds it (default: %(default)s)")  # fmt: skip
-    add("--weight-decay", type=float, default=SCHEDULE.weight_decay)
-    add("--label-smoothing", type=float, default=SCHEDULE.label_smoothing)
-    add("--batch", type=int, default=BATCH)
-    add("--seed", type=int, default=SEED)
-    add("--threads", type=int, default=core_budget(), help="less where other work is done")
+    add_schedule(parser, SCHEDULE)
+    add("--batch", type=whole(1), default=BATCH, help="recordings a step (default: %(default)s)")
+    add("--seed", type=whole(0), default=SEED)
+    add("--threads", type=whole(1), default=core_budget(), help="less where other work is done")
+    add_network(parser, HIDDEN, DROPOUT, FILTERS)
+    assert PREPROCESSING.log_mel is not None
+    add_hearing(parser, PREPROCESSING.seconds, PREPROCESSING.sample_rate, PREPROCESSING.log_mel)
+    add_augmentation(parser, AUGMENTATION)
+    add("--speeds", type=above(0.25, 4), nargs="*", default=list(OTHER_SPEEDS), metavar="FACTOR",
+        help="at which each recording is heard as well (default: %(default)s)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
@@ -145,14 +175,16 @@ def run(args: argparse.Namespace) -> None:
         TrainingError: with a sentence for whoever typed the command.
     """
     began = time.monotonic()
-    version = choose_version(args.models / args.name, args.version, replace=args.replace)
+    version = prepare_folders(args)
+    preprocessing = read_hearing(args, PREPROCESSING.keep)
+    check_example(args.example, AudioPreprocessor(preprocessing, InputLimits()).decode)
     data = find_recordings(args.data or fetch_digits(args.cache / "datasets", args.url))
-    check_example(args.example, AudioPreprocessor(PREPROCESSING, InputLimits()).decode)
     torch.set_num_threads(args.threads)
     recipe = _recipe(args)
-    material = compute_spectrograms(data, PREPROCESSING, OTHER_SPEEDS)
+    material = compute_spectrograms(data, preprocessing, args.speeds)
     kept = Run(args.cache / "runs", identify(args, "audio", material.items), resume=args.resume)
     training, test = material.split_by_take()
+    check_network(_begin(material, training, recipe)[0], material.unchanged(training), args.batch)
     sweep = None
     if args.lr == "auto":
         schedule = recipe.schedule
@@ -184,24 +216,26 @@ def run(args: argparse.Namespace) -> None:
     print(f"official test split: {accuracy(answers.right, answers.given):.3f}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch, GRAPH)
-        parity = _export(network, material, test, graph)
+        parity = _export(network, preprocessing.input, material, test, graph)
         findings = Findings(
             folds=tuple(folds),
             test=answers,
-            disturbed=_try_disturbances(network, data),
+            disturbed=_try_disturbances(network, preprocessing, data),
             outcome=outcome,
             sweep=sweep,
             learning_rate=recipe.schedule.learning_rate,
             temperature=temperature,
-            diagnosis=diagnose(known, new, material.commonest),
+            diagnosis=diagnose(known, new, material.commonest, flags_of(args)),
             parameters=sum(weights.numel() for weights in network.parameters()),
             parity=parity,
             minutes=(time.monotonic() - began) / 60,
             threads=args.threads,
         )
-        folder = _release(args, version, data, findings, graph)
+        folder = _release(args, version, preprocessing, data, findings, graph)
     kept.finish()
+    print(findings.diagnosis)
     print(f"{folder} written; PyTorch and onnxruntime differ by at most {parity:.1g}")
+    print(tell_next(folder))
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
@@ -211,8 +245,18 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         weight_decay=args.weight_decay,
         label_smoothing=args.label_smoothing,
         patience=args.patience,
+        warm_up=args.warm_up,
     )
-    return Recipe(schedule, args.batch, args.seed)
+    return Recipe(
+        schedule,
+        args.batch,
+        args.seed,
+        read_augmentation(args),
+        tuple(args.filters),
+        args.hidden,
+        args.dropout,
+        args.floor,
+    )
 
 
 def _hold_out(
@@ -284,15 +328,17 @@ def _begin(
     material: Spectrograms, training: Indices, recipe: Recipe
 ) -> tuple[SpectrogramNet, Batches]:
     torch.manual_seed(recipe.seed)
-    network = SpectrogramNet(material.classes, material.bands)
+    network = SpectrogramNet(
+        material.classes, material.bands, recipe.filters, recipe.hidden, recipe.dropout
+    )
     takes = torch.from_numpy(training)
     speeds = len(material.at_speeds)
-    silence = math.log(LOG_MEL.floor)
+    silence = math.log(recipe.floor)
 
     def draw(chosen: Tensor, random: torch.Generator) -> Inputs:
         speed = torch.randint(speeds, chosen.shape, generator=random)
         at_speed = material.at_speeds[speed, takes[chosen]]
-        return (augment(at_speed, AUGMENTATION, silence, random),)
+        return (augment(at_speed, recipe.augmentation, silence, random),)
 
     return network, Batches(material.labels[takes], recipe.batch, draw, recipe.seed)
 
@@ -305,23 +351,26 @@ def _answers(network: nn.Module, material: Spectrograms, takes: Indices) -> Answ
     )
 
 
-def _try_disturbances(network: nn.Module, data: Recordings) -> dict[str, float]:
+def _try_disturbances(
+    network: nn.Module, preprocessing: AudioPreprocessing, data: Recordings
+) -> dict[str, float]:
     """Accuracy on the test takes after each of the disturbances."""
-    preprocessor = AudioPreprocessor(PREPROCESSING, InputLimits())
+    preprocessor = AudioPreprocessor(preprocessing, InputLimits())
     takes = [take for take in data.takes if take.is_test]
     labels = torch.tensor([take.label for take in takes])
     accuracies = {}
     for what, disturb in DISTURBANCES.items():
         samples = [preprocessor.decode(disturb(take.path)) for take in takes]
         feeds = preprocessor.collate(samples)
-        score = measure(network, part_of(torch.from_numpy(feeds[PREPROCESSING.input]), labels))
+        score = measure(network, part_of(torch.from_numpy(feeds[preprocessing.input]), labels))
         accuracies[what] = score.accuracy
     return accuracies
 
 
-def _export(network: nn.Module, material: Spectrograms, test: Indices, graph: Path) -> float:
+def _export(
+    network: nn.Module, name: str, material: Spectrograms, test: Indices, graph: Path
+) -> float:
     """Write the graph; the greatest difference between it and the network."""
-    name = PREPROCESSING.input
     [takes] = material.unchanged(test).take(torch.arange(len(test)))
     export(network, {name: takes[:2]}, [OUTPUT], {name: {0: "batch"}}, graph)
     # Spread over the split, so that a batch holds several words and speakers.
@@ -330,23 +379,26 @@ def _export(network: nn.Module, material: Spectrograms, test: Indices, graph: Pa
 
 
 def _release(
-    args: argparse.Namespace, version: int, data: Recordings, findings: Findings, graph: Path
+    args: argparse.Namespace,
+    version: int,
+    preprocessing: AudioPreprocessing,
+    data: Recordings,
+    findings: Findings,
+    graph: Path,
 ) -> Path:
     """Write the model folder, and prove it by the serving path."""
     test_takes = [take.path for take in data.takes if take.is_test]
     recording: Path = args.example or test_takes[0]
-    example = f"example{recording.suffix.lower()}"
+    example = name_example(recording)
     own = args.name != NAME or data.labels != DIGITS
-    credit = f"recordings in {data.folder.name}/" if own else CREDIT
+    credit = name_data("recordings", data.folder) if own else CREDIT
     licence = "that of its data" if own else LICENCE
     manifest = Manifest(
         format=1,
         name=args.name,
         version=version,
-        description=DESCRIPTION.format(
-            labels=f"{', '.join(data.labels[:-1])} or {data.labels[-1]}"
-        ),
-        preprocessing=PREPROCESSING,
+        description=args.description or _describe(data.labels),
+        preprocessing=preprocessing,
         graphs=(Graph(file=GRAPH, sha256=sha256(graph)),),
         tasks=Tasks(classify=Classify(output=OUTPUT, activation="log_softmax", labels=LABELS)),
         example=Example(file=example, tolerance={"fp32": TOLERANCE}),
@@ -374,6 +426,10 @@ def _release(
         "report.html": write_report(manifest, findings, data.labels, command),
     }
     return write_folder(args.models, manifest, files, replace=args.replace)
+
+
+def _describe(labels: Sequence[str]) -> str:
+    return DESCRIPTION.format(labels=f"{', '.join(labels[:-1])} or {labels[-1]}")
 
 
 def _figure(accuracy: float, data: str) -> Figure:

@@ -79,7 +79,8 @@ def compute_spectrograms(
         speakers=np.array([take.speaker for take in data.takes]),
         is_test=np.array([take.is_test for take in data.takes]),
         items=tuple(
-            Item(take.path.name, take.path, data.labels[take.label]) for take in data.takes
+            Item(f"{take.path.parent.name}/{take.path.name}", take.path, data.labels[take.label])
+            for take in data.takes
         ),
     )
 

@@ -14,7 +14,9 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, vectors: Tensor, hidden: int, classes: int) -> None:
+    def __init__(
+        self, vectors: Tensor, hidden: int, classes: int, dropout: float = DROPOUT
+    ) -> None:
         """Args:
         vectors: float32[n, width] that it will be trained on: their mean and deviation are kept.
         """
@@ -25,7 +27,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", std.clamp(min=max(SMALLEST_STD * std.mean().item(), 1e-6)))
         self.hidden = nn.Linear(width, hidden)
         self.relu = nn.ReLU()
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden, classes)
         self.logsoftmax = nn.LogSoftmax(dim=1)
 

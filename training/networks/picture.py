@@ -1,5 +1,7 @@
 """A small convolutional network that learns pictures from nothing: edges, textures, parts."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -15,18 +17,24 @@ class PictureNet(nn.Module):
     for Image Recognition", 2015).
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(
+        self,
+        classes: int,
+        filters: Sequence[int] = FILTERS,
+        hidden: int = HIDDEN,
+        dropout: float = DROPOUT,
+    ) -> None:
         super().__init__()
         stages, channels = [], 3
-        for number, filters in enumerate(FILTERS):
-            stages.append(Stage(channels, filters, stride=2 if number else 1))
-            channels = filters
+        for number, wanted in enumerate(filters):
+            stages.append(Stage(channels, wanted, stride=2 if number else 1))
+            channels = wanted
         self.stages = nn.ModuleList(stages)
         self.head = nn.Sequential(
-            nn.Linear(2 * channels, HIDDEN),
+            nn.Linear(2 * channels, hidden),
             nn.ReLU(),
-            nn.Dropout(DROPOUT),
-            nn.Linear(HIDDEN, classes),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, classes),
             nn.LogSoftmax(dim=1),
         )
 

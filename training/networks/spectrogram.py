@@ -1,5 +1,7 @@
 """A small convolutional network that tells short sounds apart by their log-mel spectrogram."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -25,9 +27,16 @@ class SpectrogramNet(nn.Module):
     convolutions' own padding is.
     """
 
-    def __init__(self, classes: int, bands: int) -> None:
+    def __init__(
+        self,
+        classes: int,
+        bands: int,
+        filters: Sequence[int] = FILTERS,
+        hidden: int = HIDDEN,
+        dropout: float = DROPOUT,
+    ) -> None:
         super().__init__()
-        first, second, third, fourth = FILTERS
+        first, second, third, fourth = filters
         self.picture = nn.Sequential(
             convolve(1, first, stride=2),
             convolve(first, second),
@@ -38,16 +47,16 @@ class SpectrogramNet(nn.Module):
         )
         height = fourth * (bands // SHRINKAGE)
         self.time = nn.Sequential(
-            nn.Dropout1d(DROPOUT),  # of whole rows: no formant may be relied on alone
+            nn.Dropout1d(dropout),  # of whole rows: no formant may be relied on alone
             nn.Conv1d(height, WIDTH, CONTEXT, padding=CONTEXT // 2, bias=False),
             nn.BatchNorm1d(WIDTH),
             nn.ReLU(),
         )
         self.head = nn.Sequential(
-            nn.Linear(2 * WIDTH, HIDDEN),
+            nn.Linear(2 * WIDTH, hidden),
             nn.ReLU(),
-            nn.Dropout(DROPOUT),
-            nn.Linear(HIDDEN, classes),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, classes),
             nn.LogSoftmax(dim=1),
         )
         _put_channels_last(self.picture)
