@@ -197,11 +197,21 @@ def _open(
     )
     providers = [provider] if provider == CPU else [provider, CPU]
     try:
-        session = onnxruntime.InferenceSession(file.content, options, providers=providers)
+        session = onnxruntime.InferenceSession(
+            file.content,
+            options,
+            providers=providers,
+            enable_fallback=0,  # to the CPU, also in the middle of a run
+        )
     except Exception as error:  # onnxruntime's own exceptions share no public base
+        if provider != CPU and isinstance(error, ValueError | RuntimeError):
+            raise ProviderMissing(f"{file.path}: {provider} cannot start: {error}") from error
         raise BadModel(f"{file.path}: onnxruntime cannot load it: {error}") from error
     if session.get_providers()[0] != provider:
-        raise ProviderMissing(f"{provider} is installed but cannot start on this machine")
+        onnxruntime.set_default_logger_severity(FATAL)  # it has written the cause, once is enough
+        raise ProviderMissing(
+            f"{file.path}: {provider} is installed but cannot start on this machine"
+        )
     session._model_bytes = None  # it would keep a second copy of all weights
     return session
 

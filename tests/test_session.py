@@ -23,6 +23,14 @@ CPU_ONLY = ["AzureExecutionProvider", "CPUExecutionProvider"]
 WITH_CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
+GATHER = """
+<ir_version: 9, opset_import: ["" : 18]>
+gather (int64[N] ids) => (float[N] found) <float[2] table = {1, 2}> {
+    found = Gather(table, ids)
+}
+"""
+
+
 def test_a_graph_runs_and_describes_itself(tmp_path: Path) -> None:
     session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, threads=1)
     assert session.inputs["pixels"].dtype == "uint8"
@@ -54,8 +62,26 @@ def test_a_provider_that_was_asked_for_is_never_replaced() -> None:
 def test_a_provider_that_is_built_in_but_cannot_start_is_missing(tmp_path: Path) -> None:
     """onnxruntime itself falls back in silence; this machine's CPU build does so for CUDA."""
     graph = write_colours(tmp_path) / "model.onnx"
-    with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(ProviderMissing):
+    refused = pytest.raises(ProviderMissing, match=f"{graph}: CUDA.* cannot start")
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"), refused:
         Session(graph, Provider.CUDA, threads=1)
+
+
+def test_a_session_stays_on_its_provider(tmp_path: Path) -> None:
+    """By default onnxruntime moves it to the CPU when a run fails, while other threads use it."""
+    session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, threads=1)
+    assert not session._session._enable_fallback
+
+
+def test_errors_of_a_graph_are_raised_and_not_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(onnx.parser.parse_model(GATHER).SerializeToString())
+    session = Session(graph, Provider.CPU, threads=1)
+    with pytest.raises(Exception, match="idx=9"):
+        session.run({"ids": np.array([9])}, ["found"])
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_lone_run_gives_the_same_on_all_cores(tmp_path: Path) -> None:
