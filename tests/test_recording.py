@@ -1,8 +1,10 @@
 """Every container, codec, chunk order and false length: decoded completely, or refused."""
 
 import io
+import json
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -454,9 +456,38 @@ def mp3_variants(kind: str, payload: bytes, whole: NDArray[np.float64]) -> Itera
     yield Variant(f"{kind}, then another rate", payload + other, "changes its sample rate")
 
 
+def floods() -> Iterator[Variant]:
+    """Many small parts, which take long to walk through."""
+    many = 100_001
+    for name, payload in {
+        "WAV": riff(chunk(b"fmt ", LAYOUT) + chunk(b"abcd", b"") * many),
+        "AIFF": chunk(b"FORM", b"AIFF" + chunk(b"abcd", b"") * many),
+        "CAF": b"caff\0\1\0\0" + (b"free" + bytes(8)) * many,
+        "MP3": (b"\xff\xf3\x14\xc4" + bytes(20)) * many,
+    }.items():
+        yield Variant(f"{name} of many parts", payload, "more than 100,000 frames, pages or chunks")
+    streams = numbered(encode("OGG", "VORBIS"), 1) * 101
+    yield Variant("OGG of many streams", streams, "101 streams; at most 100")
+    yield Variant("ID3 many times", b"ID3\3\0\0\0\0\0\0" * many, "send WAV, FLAC")
+    for name, content in {
+        "nothing": b"",
+        "a FLAC's first bytes": b"fLaC",
+        "an OGG's first bytes": b"OggS",
+        "a CAF's first bytes": b"caff\0\1\0\0",
+        "an AU's first bytes": b".snd",
+        "a NIST's first bytes": b"NIST_1A\n",
+        "an MP3's first bytes": b"\xff\xfb\x90\x00",
+        "MP4": b"\0\0\0\x20ftypM4A ",
+        "WebM": b"\x1aE\xdf\xa3" + bytes(20),
+        "AAC": b"\xff\xf1\x50\x80" + bytes(20),
+        "AMR": b"#!AMR\n",
+    }.items():
+        yield Variant(name, content, "send |save it anew")
+
+
 FAMILIES = {
     family.__name__: family
-    for family in (written, wav_lengths, wav_chunks, containers, flacs, oggs, mp3s)
+    for family in (written, wav_lengths, wav_chunks, containers, flacs, oggs, mp3s, floods)
 }
 
 
@@ -499,3 +530,30 @@ def test_no_variant_is_decoded_in_part(family: str) -> None:
     variants = list(FAMILIES[family]())
     wrong = [f"{variant.name}: {problem}" for variant in variants if (problem := outcome(variant))]
     assert not wrong, f"{len(wrong)} of {len(variants)}:\n" + "\n".join(wrong)
+
+
+TAKEN = (".wav", ".aif", ".aiff", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".sph")
+
+
+def test_files_from_many_programs_are_decoded_completely_or_refused(shared_data: Path) -> None:
+    """Another decoder's report says how long each is, and what is damaged."""
+    folder = shared_data / "media"
+    if not folder.is_dir():
+        pytest.skip("there is no folder media in the shared data")
+    reports = json.loads((folder / "facts.json").read_text())
+    decoded, wrong = 0, []
+    for path in sorted((folder / "audio").iterdir()):
+        report = reports.get(f"audio/{path.name}", {})
+        damaged = bool(report.get("decode_errors")) or not report.get("decoded_seconds")
+        try:
+            found = recording.read(path.read_bytes(), 600, centre=False, most=600)
+        except CallerError as error:
+            if (path.suffix in TAKEN and not damaged) or not has(str(error), "send |no sound"):
+                wrong.append(f"{path.name}: {error}")
+            continue
+        decoded += 1
+        seconds = len(found.wave) / found.rate
+        if damaged or abs(seconds - report["decoded_seconds"]) > 0.01:
+            wrong.append(f"{path.name}: {seconds:.3f} s")
+    assert not wrong
+    assert decoded > 20

@@ -22,7 +22,7 @@ COMMON = (
     *(b"id3 ", b"ID3 ", b"COMM", b"SSND", b"FVER", b"NAME", b"AUTH", b"ANNO", b"COMT", b"MARK"),
 )
 W64_NAME = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # follows the four letters of a chunk's name
-MP3_IN_WAV = b"\x55"
+MP3_IN_WAV = 0x55
 
 
 class Chunk(NamedTuple):
@@ -40,6 +40,8 @@ def wav(payload: bytes) -> bytes:
     Raises:
         Unreadable: the sound is cut, missing, or there are several.
     """
+    if _is_plain(payload):
+        return payload
     order: Order = "big" if payload.startswith(b"RIFX") else "little"
     chunks = list(_chunks(payload, order))
     if any(chunk.name in (b"RIFF", b"RIFX") for chunk in chunks):
@@ -48,20 +50,23 @@ def wav(payload: bytes) -> bytes:
     if payload.startswith((b"RF64", b"BW64")) and sound.size == 2**32 - 1:
         sizes = _only(chunks, b"ds64").of(payload)
         sound = sound._replace(size=int.from_bytes(sizes[8:16], order))
-    elif (
-        int.from_bytes(payload[4:8], order) == len(payload) - 8
-        and payload[20:21] != MP3_IN_WAV
-        and chunks[:2] == [layout, sound]
-        and 0 < sound.size <= len(payload) - sound.start
-    ):
-        return payload
     return _wav(payload, layout.of(payload), sound, order)
+
+
+def _is_plain(payload: bytes) -> bool:
+    """Whether a WAV has one `fmt ` and one `data` chunk up to its end, as nearly all have."""
+    if not payload.startswith(b"RIFF") or payload[12:16] != b"fmt " or payload[20:21] == b"\x55":
+        return False
+    data = 20 + int.from_bytes(payload[16:20], "little")
+    size = int.from_bytes(payload[data + 4 : data + 8], "little")
+    return payload[data : data + 4] == b"data" and 0 < size == len(payload) - data - 8
 
 
 def w64(payload: bytes) -> bytes:
     """A Wave64 as a WAV: its chunks have long names, and sizes of 64 bits that count the header."""
-    chunks, at = [], 40
+    chunks, at, count = [], 40, 0
     while at + 24 <= len(payload):
+        streams.check_parts(count := count + 1)
         size = int.from_bytes(payload[at + 16 : at + 24], "little")
         if payload[at + 4 : at + 16] == W64_NAME:
             chunks.append(Chunk(payload[at : at + 4], at + 24, max(0, size - 24)))
@@ -72,7 +77,7 @@ def w64(payload: bytes) -> bytes:
 def _wav(payload: bytes, layout: bytes, sound: Chunk, order: Order) -> bytes:
     frame = int.from_bytes(layout[12:14], order)
     content = payload[sound.start : sound.start + _true_size(payload, sound, frame)]
-    if layout[:1] == MP3_IN_WAV:
+    if layout[:2] == MP3_IN_WAV.to_bytes(2, order):
         return streams.mp3(content)
     parts = (b"fmt ", layout), (b"data", content)
     body = b"WAVE" + b"".join(_chunk(name, part, order) for name, part in parts)
@@ -110,8 +115,9 @@ def au(payload: bytes) -> bytes:
 
 def caf(payload: bytes) -> bytes:
     """A Core Audio file with the length that it has; -1 is its own way to say "to the end"."""
-    at = 8
+    at, count = 8, 0
     while at + 12 <= len(payload):
+        streams.check_parts(count := count + 1)
         name, size = payload[at : at + 4], int.from_bytes(payload[at + 4 : at + 12], "big")
         if name == b"data":
             size = _true_size(payload, Chunk(name, at + 12, size % 2**32), 0)
@@ -135,9 +141,10 @@ def nist(payload: bytes) -> bytes:
 
 
 def _chunks(payload: bytes, order: Order) -> Iterator[Chunk]:
-    at = 12
+    at, count = 12, 0
     while at + 8 <= len(payload):
         chunk = Chunk(payload[at : at + 4], at + 8, int.from_bytes(payload[at + 4 : at + 8], order))
+        streams.check_parts(count := count + 1)
         yield chunk
         at = chunk.start + chunk.size
         if chunk.size % 2 and payload[at : at + 4] not in COMMON:

@@ -3,7 +3,6 @@
 import io
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from service.preprocessing.streams import FORMATS
 RATES = range(1_000, 384_001)  # Hz, up to those of bats; anything else is a damaged header
 MOST_CHANNELS = 8  # 7.1; a WAV can claim 1,024
 LOUDEST = 2.0**32  # where full scale is 1; beyond any integer's, and float32 does not overflow
-BLOCK = 2**19  # samples that are decoded at a time
+BLOCK = 2**20  # samples that are decoded at a time
 UNSAFE = ("ALAC", "DWVW")  # codecs of libsndfile that fail or crash
 # What browsers and telephones record, which belongs to another decoder.
 FOREIGN = (
@@ -58,12 +57,8 @@ def read(payload: bytes, seconds: float, centre: bool, most: float) -> Sound:
         TooLarge: it lasts more than `most` seconds, or has too many channels.
     """
     try:
-        with ExitStack() as opened:
-            files = [
-                opened.enter_context(soundfile.SoundFile(io.BytesIO(stream)))
-                for stream in _streams(payload)
-            ]
-            return _read(files, seconds, centre, most)
+        files = [soundfile.SoundFile(io.BytesIO(stream)) for stream in _streams(payload)]
+        return _read(files, seconds, centre, most)
     except (Unreadable, TooLarge):
         raise
     except soundfile.LibsndfileError as error:
@@ -132,6 +127,7 @@ def _mono(file: soundfile.SoundFile, first: int, count: int) -> Floats:
         file.seek(first)
         first = 0
     step = max(1, BLOCK // file.channels)
+    integers = file.subtype.startswith("PCM")  # which are numbers, and at most 1
     pieces: list[Floats] = []
     end = first + count
     for start in range(0, end, step):
@@ -140,11 +136,13 @@ def _mono(file: soundfile.SoundFile, first: int, count: int) -> Floats:
         if len(channels) < asked:
             found = start + len(channels)
             raise Unreadable(f"the recording is damaged: sample {found:,} cannot be decoded")
-        if not np.isfinite(channels).all():
-            raise Unreadable("the recording holds samples that are not numbers")
-        if start + asked > first:
-            channels = channels[max(0, first - start) :]
+        if start + asked <= first:
+            continue
+        channels = channels[max(0, first - start) :]
+        if not integers:
+            if not np.isfinite(channels).all():
+                raise Unreadable("the recording holds samples that are not numbers")
             # Without limits, the sums of mixing and resampling overflow.
             channels = channels.clip(-LOUDEST, LOUDEST)
-            pieces.append(channels[:, 0] if file.channels == 1 else channels.mean(axis=1))
+        pieces.append(channels[:, 0] if file.channels == 1 else channels.mean(axis=1))
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

@@ -7,9 +7,11 @@ or estimates. So frames and pages are walked first, and the headers are given th
 import zlib
 from functools import cache
 
-from service.errors import Unreadable
+from service.errors import TooLarge, Unreadable
 
 FORMATS = "WAV, FLAC, OGG, MP3, AIFF, AU, CAF, W64 or NIST"
+MOST_PARTS = 100_000  # frames, pages or chunks: 40 minutes of an MP3, and a second of walking
+MOST_STREAMS = 100  # that follow each other in an OGG
 SEARCHED = 2**16  # bytes in front of an MP3's first frame, besides tags
 # kbit/s of an MP3's frame by MPEG version; index 0 means "free" and 15 is invalid.
 BITRATES = {
@@ -24,9 +26,21 @@ FLAC_TRIES = 1000  # places that may look like the last frame's header
 FIRST_PAGE = 2  # the flag of an OGG stream's first page
 
 
+def check_parts(count: int) -> None:
+    """Raises:
+    TooLarge: walking through a file takes too long.
+    """
+    if count > MOST_PARTS:
+        raise TooLarge(
+            f"the recording has more than {MOST_PARTS:,} frames, pages or chunks; send it in parts"
+        )
+
+
 def after_tags(payload: bytes, start: int = 0) -> int:
-    """Where the ID3v2 tags end that begin at `start`."""
-    while payload.startswith(b"ID3", start) and len(payload) >= start + 10:
+    """Where the ID3v2 tags end that begin at `start`; a file has a few at most."""
+    for _ in range(10):
+        if not payload.startswith(b"ID3", start) or len(payload) < start + 10:
+            break
         size = 0
         for byte in payload[start + 6 : start + 10]:  # 7 bits each
             size = size << 7 | byte & 0x7F
@@ -120,6 +134,7 @@ def _mp3_runs(payload: bytes, at: int) -> tuple[int, list[tuple[int, int]]]:
         kind = frame[1], payload[at + 3] >> 6 == MONO
         at += frame[0]
         count += 1
+        check_parts(count)
     if at > len(payload):
         raise Unreadable("the MP3 is cut: its last frame is incomplete; send the whole file")
     return count, [*runs, (first, at)]
@@ -141,11 +156,13 @@ def flac(payload: bytes) -> bytes:
     Raises:
         Unreadable: the header declares more.
     """
+    if len(payload) < 42:
+        raise Unreadable("the FLAC is cut in its header; send the whole file")
     at = 4
-    while len(payload) >= at + 4:
+    for _ in range(MOST_PARTS):
         last, size = payload[at] & 0x80, int.from_bytes(payload[at + 1 : at + 4], "big")
         at += 4 + size
-        if last:
+        if last or at + 4 > len(payload):
             break
     fields = int.from_bytes(payload[18:26], "big")
     declared = fields & 2**36 - 1
@@ -212,8 +229,9 @@ def ogg(payload: bytes) -> list[bytes]:
     streams: list[list[tuple[int, int, int]]] = []  # of each page: start, start of its body, end
     expected: dict[int, int] = {}  # the number of the next page by its stream's serial number
     current = skipped = -1
-    at, opening = 0, False
+    at, count, opening = 0, 0, False
     while at < len(payload):
+        check_parts(count := count + 1)
         body, end = _ogg_page(payload, at)
         serial = int.from_bytes(payload[at + 14 : at + 18], "little")
         number = int.from_bytes(payload[at + 18 : at + 22], "little")
@@ -231,6 +249,8 @@ def ogg(payload: bytes) -> list[bytes]:
             expected[serial] = number + 1 & 2**32 - 1
             streams[-1].append((at, body, end))
         at = end
+    if len(streams) > MOST_STREAMS:
+        raise TooLarge(f"the OGG holds {len(streams)} streams; at most {MOST_STREAMS} are taken")
     return [_ogg_stream(payload, pages) for pages in streams]
 
 
