@@ -49,9 +49,11 @@ def interpret(values: Array, meaning: Classify | Embed) -> Floats:
     scores = probabilities(values, meaning)
     lowest, highest = scores.min(), scores.max()
     if not (lowest >= -ROUNDING and highest <= 1 + ROUNDING):  # nor a NaN, which is no number
+        outside = f"{lowest if lowest < 0 else highest:.3g}, which is no probability,"
+        found = outside if np.isfinite([lowest, highest]).all() else "NaN or infinity"
         raise BatchFailed(
-            f"output {meaning.output} holds {lowest if lowest < 0 else highest:.3g} for this input,"
-            f" after activation {meaning.activation}: not a probability"
+            f"output {meaning.output} holds {found} for this input,"
+            f" after activation {meaning.activation}"
         )
     return scores.clip(0, 1) if lowest < 0 or highest > 1 else scores
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import perf_counter
 from typing import TypeVar
 
-from service.errors import CallerError, SensoriumError
+from service.errors import BatchFailed, CallerError, SensoriumError
 from service.routes.problems import code_of
 from service.served import Served
 
@@ -61,7 +61,7 @@ async def _counted(
     """One item's answer, counted.
 
     Raises:
-        CallerError: the item cannot be used; the sentence begins with its name.
+        CallerError, BatchFailed: there is none; the sentence begins with its name.
         SensoriumError: there is no answer.
     """
     started = perf_counter()
@@ -69,7 +69,7 @@ async def _counted(
         found = await predict(item)
     except SensoriumError as error:
         count([served], error, started)
-        if isinstance(error, CallerError):
+        if isinstance(error, CallerError | BatchFailed):
             error.args = (f"{name}: {error}",)  # which leaves what else it says
         raise
     count([served], found, started)
