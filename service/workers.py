@@ -67,6 +67,7 @@ class Workers:
         open_state(folder)
         self._socket = folder / f"{os.getpid()}.socket"
         self._server: asyncio.Server | None = None
+        self._deaf: str | None = None  # why it has no socket
         self._kept: dict[str, str] = {}  # of the defaults, what the folder has
 
     async def open(self) -> None:
@@ -109,6 +110,8 @@ class Workers:
 
     def close(self) -> None:
         """Take part no more."""
+        if self._server:
+            self._server.close()
         self._socket.unlink(missing_ok=True)
 
     async def change(self, edits: Mapping[str, Edit], deadline: float) -> Reasons:
@@ -180,8 +183,9 @@ class Workers:
     def _alone(self, deadline: float) -> Iterator[None]:
         """No other call, and no other worker, changes the file meanwhile."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
             lock = (self._folder / "lock").open("w")
+        except FileNotFoundError:  # making it anew might hide that a volume is not mounted
+            raise StateUnusable("the state folder is gone; make it again") from None
         except OSError as error:
             raise StateUnusable(f"the state folder cannot be used: {error.strerror}") from error
         with lock:
@@ -272,13 +276,15 @@ class Workers:
         if self._server:
             self._server.close()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
             self._socket.unlink(missing_ok=True)  # of a dead one that had this number
             with short_path(self._folder) as folder:
                 socket = folder / self._socket.name
                 self._server = await asyncio.start_unix_server(self._answer, socket)
+            self._deaf = None
         except OSError as error:
-            logger.error("this worker cannot be told of changes: %s: %s", self._folder, error)
+            if self._deaf != (reason := str(error)):
+                logger.error("this worker cannot be told of changes: %s", reason)
+            self._deaf = reason
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answer = Answer(reasons={}, error=None)

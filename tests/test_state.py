@@ -54,11 +54,17 @@ def test_calls_at_the_same_moment_lose_nothing(tmp_path: Path, count: int) -> No
 
 
 @BOTH
-def test_an_emptied_state_folder_is_made_again(tmp_path: Path, count: int) -> None:
+def test_an_emptied_state_folder_is_filled_again(tmp_path: Path, count: int) -> None:
     with serving(tmp_path, count) as (url, _, state):
         assert change(url, "others/unload").status_code == 200
-        for empty in (shutil.rmtree, lambda folder: [file.unlink() for file in folder.iterdir()]):
-            empty(state)
+        for deleted in (True, False):
+            shutil.rmtree(state)
+            if deleted:  # a volume that is not mounted looks like this
+                answer = change(url, "colours/unload")
+                assert (answer.status_code, state.exists()) == (503, False)
+                assert "the state folder is gone" in answer.json()["error"]
+                assert ready(url, "colours") == {"1"}
+            state.mkdir()
             assert change(url, "colours/unload").status_code == 200
             wait_for(lambda: len(workers(state)) == count)
             assert {frozenset(ready(url, "colours")) for _ in range(8)} == {frozenset()}
