@@ -505,14 +505,20 @@ class Repository:
     def default(self, kind: Kind, task: Task | None) -> str | None:
         """The model of requests that name none: the one that was set, else the only one.
 
-        Of several it is the one that was there alone before the others came.
+        Of several it is the one that was there alone before the others came, else the only one
+        that is no head on an encoder.
         """
         use = _use(kind, task)
         if name := self.defaults.chosen.get(use) or self._settings.default_models.get(use):
             return name
         able = self.able(kind, task)
         first = able[0] if len(able) == 1 else self.defaults.first.get(use)
-        return first if first in able else None
+        if first in able:
+            return first
+        entries = self._entries.values()
+        heads = {entry.name for entry in entries if entry.served and entry.served.encoders}
+        rest = [name for name in able if name not in heads]
+        return rest[0] if len(rest) == 1 else None
 
     def default_uses(self) -> dict[str, str]:
         """What requests that name no model may ask for, with the model that answers."""

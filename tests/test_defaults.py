@@ -63,6 +63,20 @@ async def test_a_model_that_is_added_does_not_take_the_requests(tmp_path: Path) 
 
 
 @pytest.mark.anyio
+async def test_a_head_that_is_there_from_the_start_does_not_take_the_requests(
+    tmp_path: Path,
+) -> None:
+    """As after `training fit` and a new start, where no state is kept."""
+    models = tmp_path / "models"
+    write_colours(models)
+    write_warmth(models, "aaa")
+    async with serving(models) as (_, client):
+        assert await model_of(client) == "colours"
+        assert (await client.post("/v2/repository/models/aaa/unload")).status_code == 200
+        assert await model_of(client) == "colours"
+
+
+@pytest.mark.anyio
 async def test_of_several_from_the_start_one_is_named_or_set(tmp_path: Path) -> None:
     models = tmp_path / "models"
     write_colours(models)
