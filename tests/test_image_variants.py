@@ -452,6 +452,12 @@ def damaged_pngs() -> Iterator[tuple[str, bytes, Pixels]]:
     for name in (b"transparency", b"icc_profile", b"gamma", b"exif", b"srgb", b"interlace"):
         named = chunk(b"tEXt", name + b"\0hello")
         yield f"text called {name.decode()}", good[:33] + named + good[33:], colours()
+    black = np.zeros_like(colours())
+    yield "as black as missing pixels", png(black, 8, 2), black
+    clear = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+    yield "as clear as missing pixels", png(clear, 8, 6), np.full_like(black, 255)
+    yield "of 16 bits, as black as missing pixels", png(black[..., :1].astype(int), 16, 0), black
+    yield "of 1 bit, as black as missing pixels", png(black[..., :1], 1, 0), black
     yield "no end", good[:-12], colours()
     yield "half an end", good[:-6], colours()
     yield "half a chunk behind the pixels", good[:-12] + text[:15], colours()
@@ -550,6 +556,14 @@ def others() -> Iterator[tuple[str, bytes, Pixels]]:
         yield f"{name}, EXIF that leads nowhere", payload[:2] + exif + payload[2:], colours()
         exif = b"\xff\xe1\0\x0cExif\0\0noth"
         yield f"{name}, EXIF that is none", payload[:2] + exif + payload[2:], colours()
+    flat = np.full_like(colours(), 128)
+    for options in ({}, {"progressive": True}, {"restart_marker_blocks": 2}):
+        payload = encode(Image.fromarray(flat), "JPEG", **options)
+        yield f"JPEG, as grey as missing pixels, {options}", payload, flat
+        grey_one = encode(Image.fromarray(flat[..., 0]), "JPEG", **options)
+        yield f"JPEG of one channel, as grey as missing pixels, {options}", grey_one, flat
+        more = encode(Image.fromarray(flat), "MPO", save_all=True, append_images=[picture])
+        yield f"MPO, as grey as missing pixels, {options}", more, flat
     inks = np.dstack([255 - colours(), np.zeros_like(grey())])
     payload = encode(Image.fromarray(inks, "CMYK"), "JPEG", quality=100)
     yield "JPEG, CMYK", payload, colours()

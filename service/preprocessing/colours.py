@@ -2,11 +2,12 @@
 
 import io
 import itertools
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import Image, ImageChops, ImageCms, TiffImagePlugin
 from PIL.TiffImagePlugin import (
     BITSPERSAMPLE,
     COLORMAP,
@@ -113,7 +114,7 @@ def _deep_grey(picture: Image.Image) -> Image.Image:
         levels = levels if sign == SIGNED else levels.view(np.uint32)
         if levels.min() >= 0 and levels.max() < 65536:
             bits, sign = (8 if levels.max() < 256 else 16), UNSIGNED
-    grey = ((levels >> (bits - 8)) + (128 if sign == SIGNED else 0)).astype(np.uint8)
+    grey = (levels >> (bits - 8)).astype(np.uint8) ^ (128 if sign == SIGNED else 0)
     shown = Image.fromarray(255 - grey if inverted else grey)
     transparent = picture.info.get("transparency")
     if isinstance(transparent, int):
@@ -133,21 +134,26 @@ def _corrected(picture: TiffImageFile) -> Image.Image:
 
 def _transparent_png(picture: Image.Image, payload: bytes) -> Image.Image:
     """The level or colour that a PNG declares transparent, at the depth of its file, as alpha."""
-    depth = payload[24]
-    pixels: Array = np.asarray(picture).astype(np.uint16)
-    if depth == 16:  # Pillow keeps the upper byte of three channels; read as if turned, the lower
+    depth, declared = payload[24], picture.info.pop("transparency")
+    top = 2**depth - 1
+    levels = [level & top for level in (declared if isinstance(declared, tuple) else (declared,))]
+    hidden = _where(picture, [level * 255 // top if depth < 16 else level >> 8 for level in levels])
+    if depth == 16:  # Pillow keeps the upper bytes of three channels; in the other order, the lower
         with Image.open(io.BytesIO(payload), formats=("PNG",)) as lower:
             [tile] = lower.tile
             lower.tile = [tile._replace(args="RGB;16L")]
-            pixels = pixels << 8 | np.asarray(lower)
-    elif depth < 8:
-        pixels = pixels // (255 // (2**depth - 1))
-    transparent = np.array(picture.info["transparency"]) & (2**depth - 1)
-    hidden = (pixels.reshape(*pixels.shape[:2], -1) == transparent).all(axis=-1)
-    shown = picture.copy()
-    shown.info.pop("transparency")
-    shown.putalpha(Image.fromarray(np.where(hidden, 0, 255).astype(np.uint8)))
-    return shown
+            hidden = ImageChops.darker(hidden, _where(lower, [level & 255 for level in levels]))
+    picture.putalpha(ImageChops.invert(hidden))
+    return picture
+
+
+def _where(picture: Image.Image, levels: Sequence[int]) -> Image.Image:
+    """White where each channel has its level, else black."""
+    masks = [
+        channel.point([255 * (level == wanted) for level in range(256)])
+        for channel, wanted in zip(picture.split(), levels, strict=True)
+    ]
+    return reduce(ImageChops.darker, masks)
 
 
 def _in_srgb(picture: Image.Image, profile: bytes) -> Image.Image:

@@ -50,7 +50,7 @@ def check_filled(picture: Image.Image, payload: bytes) -> None:
     last = picture.getpixel((picture.width - 1, picture.height - 1))
     levels = last if isinstance(last, tuple) else (last,)
     if picture.format in ("JPEG", "MPO") and set(levels) <= {127, 128}:
-        _mended_jpeg(payload)
+        _mended_jpeg(payload, picture.size)
     elif picture.format == "PNG" and not any(levels) and not payload[28]:  # not interlaced
         width, height, depth, colour = struct.unpack_from(">IIBB", payload, 16)
         line = 1 + (width * depth * CHANNELS[colour] + 7) // 8
@@ -64,7 +64,12 @@ def _inflated(payload: bytes) -> int:
     for kind, content, _ in _chunks(payload):
         if kind == b"IDAT":
             for start in range(0, len(content), PIECE):
-                total += len(stream.decompress(content[start : start + PIECE]))
+                try:
+                    total += len(stream.decompress(content[start : start + PIECE]))
+                except zlib.error:
+                    return total
+                if stream.eof:
+                    return total
     return total
 
 
@@ -111,11 +116,14 @@ def _inflates(profile: bytes) -> bool:
     return compressed.startswith(b"\0") and stream.eof
 
 
-def _mended_jpeg(payload: bytes) -> bytes:
+def _mended_jpeg(payload: bytes, size: tuple[int, int] | None = None) -> bytes:
     """With an end behind the last scan, if no pixel of it is missing.
 
     Whether a scan is whole only the decoder can tell, and it fills up silently what is missing:
     other bits behind the scan must not change a pixel.
+
+    Args:
+        size: that the pixels are compared at; their own if it is not given.
     """
     end, complete = _scans(payload)
     scans = payload[:end].rstrip(b"\xff")
@@ -124,6 +132,7 @@ def _mended_jpeg(payload: bytes) -> bytes:
         candidate = scans + behind + END_OF_JPEG
         with Image.open(io.BytesIO(candidate), formats=("JPEG",)) as picture:
             picture.decodermaxblock = len(candidate)
+            picture.draft(None, size)
             checksums.add(crc32(picture.tobytes()))
     if len(checksums) > 1 or not complete:
         raise Unreadable("the JPEG ends before its last pixel; send the whole file")
@@ -133,13 +142,16 @@ def _mended_jpeg(payload: bytes) -> bytes:
 def _scans(payload: bytes) -> tuple[int, bool]:
     """Where the first picture of a JPEG ends, and whether its scans bring all coefficients.
 
-    The end is its end marker, the start of a second picture, or the end of the file.
+    The end is its end marker, the start of a second picture, or the end of the file. With an end
+    marker the scans count as complete: the coarser picture is what the file was written with.
     """
     place, missing = len(JPEG), {0: 1}  # component -> a bit for each of its 64 coefficients
     for _ in range(MOST_PIECES):
         found = SEGMENT.search(payload, place)
         if not found or found.group() in (JPEG, END_OF_JPEG):
-            return found.start() if found else len(payload), not any(missing.values())
+            ended = found is not None and found.group() == END_OF_JPEG
+            end = found.start() if found else len(payload)
+            return end, ended or not any(missing.values())
         start = found.end() + 2
         place = found.end() + int.from_bytes(payload[found.end() : start])
         if found.group() == START_OF_SCAN:
