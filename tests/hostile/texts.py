@@ -31,7 +31,12 @@ def _not_texts(rng: Random) -> Iterator[File]:
     yield File("Latin-1", "Köln".encode("latin-1"), UNREADABLE)
     yield File("a zip archive", archive(), ANY)
     yield File("a picture", b"\x89PNG\r\n\x1a\n" + noise(rng, 100), UNREADABLE)
-    for name, blank in {"spaces": b" \t\r\n ", "a mark of byte order": b"\xef\xbb\xbf"}.items():
+    for name, blank in {
+        "spaces": b" \t\r\n ",
+        "a mark of byte order": b"\xef\xbb\xbf",
+        "a combining character": ZALGO.encode(),
+        "zero-width spaces": b"\xe2\x80\x8b" * 10,
+    }.items():
         yield File(f"nothing but {name}", blank, UNREADABLE)
 
 
@@ -42,8 +47,6 @@ def _odd(rng: Random) -> Iterator[File]:
         "control characters": "".join(map(chr, range(1, 32))) + "x",
         "right-to-left marks": f"red {RIGHT_TO_LEFT} cat",
         "ten thousand combining characters": "a" + ZALGO * 10_000,
-        "nothing but a combining character": ZALGO,
-        "nothing but zero-width spaces": "\u200b" * 10,
         "noncharacters": "\ufffe\uffff",
         "a character of the private use area": "\ue000",
         "flags and families": "\U0001f1e9\U0001f1ea\U0001f468\u200d\U0001f469",
