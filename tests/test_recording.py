@@ -195,6 +195,47 @@ def wav_chunks() -> Iterator[Variant]:
         yield Variant(f"{name} in WAV", riff(other, data), "codec is not taken; send WAV")
 
 
+def wav_layouts() -> Iterator[Variant]:
+    """Samples of any width in frames of any size."""
+    whole = sound(8000)
+    guid = bytes.fromhex("000000001000800000aa00389b71")
+
+    def layout(bits: int, frame: int, tag: int = 1, valid: int = 0) -> bytes:
+        plain = struct.pack("<HHIIHH", tag, 1, 8000, 8000 * frame, frame, bits)
+        return plain + (struct.pack("<HHIH", 22, valid, 4, 1) + guid if tag == 0xFFFE else b"")
+
+    def samples(bits: int, width: int) -> bytes:
+        numbers = (whole * (2 ** (bits - 1) - 1)).round().astype(int) << (width * 8 - bits)
+        return b"".join(int(number).to_bytes(width, "little", signed=True) for number in numbers)
+
+    for name, head, content in (
+        ("12 bits in 16", layout(12, 2), samples(12, 2)),
+        ("20 bits in 24", layout(20, 3), samples(20, 3)),
+        ("24 bits in 32", layout(24, 4), samples(24, 4)),
+        ("20 valid bits of 24", layout(24, 3, 0xFFFE, 20), samples(20, 3)),
+        ("24 valid bits of 32", layout(32, 4, 0xFFFE, 24), samples(24, 4)),
+        ("16 bits of 16, none of them valid", layout(16, 2, 0xFFFE), samples(16, 2)),
+        ("frames of no byte", layout(16, 0), PCM),
+        ("frames of one byte", layout(16, 1), PCM),
+    ):
+        parts = chunk(b"fmt ", head), chunk(b"data", content)
+        yield Variant(name, riff(*parts), whole)
+        yield Variant(f"{name}, no length", riff(parts[0], chunk(b"data", content, 0)), whole)
+    for bits, frame, tag in (
+        *((bits, 2, 1) for bits in (1, 4, 7, 8, 17, 31)),
+        *((16, 4, 1), (16, 8, 1), (24, 4, 0xFFFE), (32, 8, 3), (12, 4, 1)),
+    ):
+        parts = chunk(b"fmt ", layout(bits, frame, tag)), chunk(b"data", PCM)
+        name = f"{bits} bits in frames of {frame} bytes, {tag}"
+        yield Variant(name, riff(*parts), "do not agree; save the recording anew")
+    for bits in (0, 33, 64):
+        parts = chunk(b"fmt ", layout(bits, max(1, -(-bits // 8)))), chunk(b"data", PCM)
+        yield Variant(f"{bits} bits", riff(*parts), "send WAV, FLAC|do not agree")
+    for length in (0, 12, 14):
+        parts = chunk(b"fmt ", LAYOUT[:length]), chunk(b"data", PCM)
+        yield Variant(f"fmt of {length} bytes", riff(*parts), "send WAV, FLAC|save")
+
+
 def containers() -> Iterator[Variant]:
     """False lengths in the other containers."""
     whole = sound(8000)
@@ -462,7 +503,7 @@ def floods() -> Iterator[Variant]:
     for name, payload in {
         "WAV": riff(chunk(b"fmt ", LAYOUT) + chunk(b"abcd", b"") * many),
         "AIFF": chunk(b"FORM", b"AIFF" + chunk(b"abcd", b"") * many),
-        "CAF": b"caff\0\1\0\0" + (b"free" + bytes(8)) * many,
+        "CAF": encode("CAF", "PCM_16")[:52] + (b"free" + bytes(8)) * many,
         "MP3": (b"\xff\xf3\x14\xc4" + bytes(20)) * many,
     }.items():
         yield Variant(f"{name} of many parts", payload, "more than 100,000 frames, pages or chunks")
@@ -487,7 +528,17 @@ def floods() -> Iterator[Variant]:
 
 FAMILIES = {
     family.__name__: family
-    for family in (written, wav_lengths, wav_chunks, containers, flacs, oggs, mp3s, floods)
+    for family in (
+        written,
+        wav_lengths,
+        wav_chunks,
+        wav_layouts,
+        containers,
+        flacs,
+        oggs,
+        mp3s,
+        floods,
+    )
 }
 
 

@@ -6,6 +6,7 @@ Any other length beyond the end of the file means that the file is cut.
 """
 
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -23,6 +24,9 @@ COMMON = (
 )
 W64_NAME = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # follows the four letters of a chunk's name
 MP3_IN_WAV = 0x55
+FMT = {"little": "<HH8xHH", "big": ">HH8xHH"}  # format, channels, bytes of a frame, bits
+UNCOMPRESSED = (1, 3, 0xFFFE)  # integers, floats, and either with more facts
+CAF_CODECS = (b"lpcm", b"alaw", b"ulaw")  # not ALAC, whose decoder in libsndfile is not safe
 
 
 class Chunk(NamedTuple):
@@ -41,6 +45,7 @@ def wav(payload: bytes) -> bytes:
         Unreadable: the sound is cut, missing, or there are several.
     """
     if _is_plain(payload):
+        _check_layout(payload[20:36], "little")
         return payload
     order: Order = "big" if payload.startswith(b"RIFX") else "little"
     chunks = list(_chunks(payload, order))
@@ -74,7 +79,26 @@ def w64(payload: bytes) -> bytes:
     return _wav(payload, _only(chunks, b"fmt ").of(payload), _only(chunks, b"data"), "little")
 
 
+def _check_layout(layout: bytes, order: Order) -> None:
+    """libsndfile reads samples one behind the other, however many bytes a frame has.
+
+    Raises:
+        Unreadable: frames have more bytes than their samples, or samples end within a byte.
+    """
+    layout = layout[:16].ljust(16, b"\0")
+    tag, channels, frame, bits = struct.unpack(FMT[order], layout)
+    packed = channels * ((bits + 7) // 8)
+    if tag not in UNCOMPRESSED or frame == packed or (frame < packed and bits % 8 == 0):
+        return
+    if (tag, bits, frame) != (1, 24, 4 * channels):  # this one it knows
+        raise Unreadable(
+            f"{bits} bits in a sample and {frame} bytes in a frame of {channels} channels"
+            " do not agree; save the recording anew"
+        )
+
+
 def _wav(payload: bytes, layout: bytes, sound: Chunk, order: Order) -> bytes:
+    _check_layout(layout, order)
     frame = int.from_bytes(layout[12:14], order)
     content = payload[sound.start : sound.start + _true_size(payload, sound, frame)]
     if layout[:2] == MP3_IN_WAV.to_bytes(2, order):
@@ -115,6 +139,8 @@ def au(payload: bytes) -> bytes:
 
 def caf(payload: bytes) -> bytes:
     """A Core Audio file with the length that it has; -1 is its own way to say "to the end"."""
+    if payload[28:32] not in CAF_CODECS:
+        raise Unreadable(f"this codec in CAF is not taken; send {streams.FORMATS}")
     at, count = 8, 0
     while at + 12 <= len(payload):
         streams.check_parts(count := count + 1)

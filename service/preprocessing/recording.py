@@ -17,7 +17,7 @@ RATES = range(1_000, 384_001)  # Hz, up to those of bats; anything else is a dam
 MOST_CHANNELS = 8  # 7.1; a WAV can claim 1,024
 LOUDEST = 2.0**32  # where full scale is 1; beyond any integer's, and float32 does not overflow
 BLOCK = 2**20  # samples that are decoded at a time
-UNSAFE = ("ALAC", "DWVW")  # codecs of libsndfile that fail or crash
+UNSAFE = ("ALAC", "DWVW")  # codecs that libsndfile does not decode reliably
 # What browsers and telephones record, which belongs to another decoder.
 FOREIGN = (
     (4, b"ftyp", "MP4"),

@@ -27,8 +27,10 @@ FIRST_PAGE = 2  # the flag of an OGG stream's first page
 
 
 def check_parts(count: int) -> None:
-    """Raises:
-    TooLarge: walking through a file takes too long.
+    """Limit the time that it takes to walk through a file.
+
+    Raises:
+        TooLarge: it has too many parts.
     """
     if count > MOST_PARTS:
         raise TooLarge(
@@ -194,7 +196,7 @@ def _flac_samples(payload: bytes, start: int) -> int:
 
 def _flac_end(head: bytes, fixed: int, like: bytes) -> int:
     """The samples up to the end of the frame with this header; 0: these bytes are no header."""
-    if (head[2] ^ like[0]) & 0x0F or (head[3] ^ like[1]) & 0x0F:
+    if (head[2] ^ like[0]) & 0x0F or (head[3] ^ like[1]) & 0x0F or head[2] < 0x10:
         return 0
     code, more = head[2] >> 4, 8 - (head[4] ^ 0xFF).bit_length()
     number = head[4] & 0x7F >> more
@@ -208,7 +210,7 @@ def _flac_end(head: bytes, fixed: int, like: bytes) -> int:
     else:
         block = 192 if code == 1 else 576 << code - 2 if code < 6 else 256 << code - 8
     at += {12: 1, 13: 2, 14: 2}.get(head[2] & 0x0F, 0)
-    return number * fixed + block if code and _crc8(head[:at]) == head[at] else 0
+    return number * fixed + block if _crc8(head[:at]) == head[at] else 0
 
 
 def _crc8(content: bytes) -> int:
