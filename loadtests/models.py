@@ -29,6 +29,7 @@ class Model:
     modalities: frozenset[str]
     tasks: frozenset[str]
     created: int  # seconds since 1970
+    default_for: frozenset[str] = frozenset()  # requests that name no model: image/classify, ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,9 @@ def list_models(url: str) -> list[Model]:
 def choose_targets(models: Sequence[Model], named: Iterable[str] = ()) -> dict[Modality, Target]:
     """The model that each modality's scenarios ask, and for what.
 
-    Without names, the oldest of a modality is asked, so that a new model does not change what a
-    load test measures. A modality without a model is left to the service, which then says why it
-    refuses. With names, these models are asked and no others.
+    Without names, the service's default is asked, else the oldest of a modality, so that a new
+    model does not change what a load test measures. A modality without a model is left to the
+    service, which then says why it refuses. With names, these models are asked and no others.
 
     Raises:
         NoModel: none of that name is ready, or two of them take the same modality.
@@ -102,9 +103,10 @@ def _choose(modality: Modality, models: Sequence[Model]) -> Target:
     first = FIRST_CHOICE[modality]
     other: Task = "embed" if first == "classify" else "classify"
     for task in (first, other):
-        for model in models:
-            if modality in model.modalities and task in model.tasks:
-                return Target(modality, task, model.name)
+        able = [m for m in models if modality in m.modalities and task in m.tasks]
+        defaults = [model for model in able if f"{modality}/{task}" in model.default_for]
+        if able:
+            return Target(modality, task, (defaults or able)[0].name)
     return Target(modality, first)
 
 
@@ -118,4 +120,5 @@ def _read(card: Mapping[str, Any]) -> Model:
         modalities=frozenset(taken if len(taken) == 1 else ()),
         tasks=frozenset(manifest["tasks"]),
         created=card["created"],
+        default_for=frozenset(card.get("default_for", ())),
     )

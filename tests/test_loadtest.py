@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,11 @@ LISTED = [
             "/v1/image/classify by the model that the service chooses,"
             " /v1/text/embed by vectors, /v1/audio/embed by birds",
         ),
+        (
+            [replace(LISTED[1], default_for=frozenset(["image/classify"])), *LISTED],
+            "",
+            "/v1/image/classify by cats",
+        ),
         (LISTED, "cats", "/v1/image/classify by cats"),
         (LISTED, "intents cats", "/v1/text/classify by intents, /v1/image/classify by cats"),
         (LISTED, "cats zebras", "zebras and cats both take image; name one of them"),
@@ -207,7 +213,7 @@ LISTED = [
         (LISTED, "products", "products takes several modalities at once"),
     ],
 )
-def test_each_modality_asks_the_oldest_or_the_named_model(
+def test_each_modality_asks_the_default_the_oldest_or_the_named_model(
     models: list[Model], named: str, expected: str
 ) -> None:
     try:
