@@ -118,7 +118,7 @@ def _batches(model: Candidate, example: Sample, payload: bytes) -> Iterator[list
     largest = model.manifest.batching.max_batch
     yield [example]
     if largest == 1:
-        yield [example]  # a graph that answers by chance has another answer now
+        yield [example]  # one that answers by chance, or keeps a state, differs now
         return
     others = _others(model.preprocessor, example, payload)
     yield [example, others[0]]
@@ -199,7 +199,9 @@ def _compare(
             f"{path}: example.expected: {task} differs by {difference:.2g}"
             f" in a batch of {size}; {tolerance:.2g} is allowed"
         )
-        if size > 1:
+        if size == 1:
+            reason += ". If it changes from run to run, export it in evaluation mode"
+        else:
             reason += (
                 ". The graph mixes the items of a batch: export it in evaluation mode (PyTorch:"
                 " model.eval()) and with its attention_mask applied, or say batching.max_batch: 1."

@@ -430,7 +430,8 @@ def test_a_graph_in_training_mode_is_refused(folder: Path) -> None:
     onnx.save(found, folder / "graph.onnx")
     with pytest.raises(BadModel, match=r"mixes the items of a batch.*model\.eval\(\)"):
         package(folder, IMAGE)
-    package(folder, f"{IMAGE} --max-batch 1")
+    with pytest.raises(BadModel, match="export it in evaluation mode"):
+        package(folder, f"{IMAGE} --max-batch 1")
 
 
 @pytest.mark.parametrize("values", ["NaN", "2.5"])

@@ -223,6 +223,10 @@ def test_a_graph_that_mixes_the_items_of_a_batch_is_served_only_by_one(
         manifest["batching"]["max_batch"] = most
 
     folder = write_colours(tmp_path, graph=mixed, change=change)
+    if most == 1 and way == "training":  # onnxruntime writes its moments back at each run
+        with pytest.raises(BadModel, match="export it in evaluation mode"):
+            load(folder, Settings())
+        return
     if most == 1:
         assert load(folder, Settings()).labels
         return
@@ -230,15 +234,13 @@ def test_a_graph_that_mixes_the_items_of_a_batch_is_served_only_by_one(
         load(folder, Settings())
 
 
-@pytest.mark.parametrize("seed", ["", ", seed = 1"])
-@pytest.mark.parametrize("most", [1, 8])
-def test_a_graph_that_answers_by_chance_is_refused(tmp_path: Path, seed: str, most: int) -> None:
+@pytest.mark.parametrize("most", [1, 2, 8])
+def test_a_graph_that_answers_by_chance_is_refused(tmp_path: Path, most: int) -> None:
     """As an export in training mode does, whose Dropout drops."""
     chance = (
         COLOURS.replace("<int64[2] sides", "<bool yes = {1}, float half = {0.5}, int64[2] sides")
         .replace("vector = ReduceMean", "mean = ReduceMean")
-        .replace("logits =", "vector = Dropout<seed0>(mean, half, yes)\n logits =")
-        .replace("<seed0>", f"<{seed.removeprefix(', ')}>" if seed else "")
+        .replace("logits =", "vector = Dropout(mean, half, yes)\n logits =")
     )
 
     def change(manifest: dict[str, Any]) -> None:
