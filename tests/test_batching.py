@@ -635,6 +635,23 @@ async def test_each_half_of_a_batch_that_failed_has_the_time_of_a_run_of_its_own
     assert began == sorted(set(began))
 
 
+async def test_a_batch_that_fails_is_not_run_again_for_callers_who_have_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = Doubler(held=True)
+    async with batcher(model) as doubler:
+        with doubler._changed:
+            callers = [asyncio.create_task(doubler.submit(number(-n))) for n in (1, 2)]
+            await asyncio.sleep(0)
+        await model.has_started()
+        for caller in callers:
+            caller.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+        model.go.set()
+    assert model.batches == [[-1, -2]]
+    assert not caplog.records
+
+
 async def test_an_error_of_a_model_is_logged_once_with_its_name(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

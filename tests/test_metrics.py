@@ -72,6 +72,13 @@ def test_an_odd_file_does_not_stop_the_metrics(tmp_path: Path, name: str) -> Non
     assert value(run(READ, tmp_path), done) == 1
 
 
+def test_a_file_that_goes_while_it_is_read_does_not_stop_the_metrics(tmp_path: Path) -> None:
+    run(WORK, tmp_path)
+    (tmp_path / "gauge_livesum_7.db").symlink_to(tmp_path / "gone")  # listed, and not there
+    done = 'sensorium_items_total{model="colours",outcome="ok",version="1"}'
+    assert value(run(READ, tmp_path), done) == 1
+
+
 def test_two_workers_may_forget_a_dead_one_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,9 +6,11 @@ import gc
 import math
 import time
 import weakref
+from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
@@ -22,6 +24,7 @@ from service.policy import Defaults, Policy
 from service.routes import build_api, build_app
 from service.routes.state import State, build_state
 from service.settings import Settings
+from service.speed import Speed
 from tests.conftest import png, write_model
 
 pytestmark = pytest.mark.anyio
@@ -164,6 +167,26 @@ async def test_a_slow_model_is_not_taken_for_a_stuck_one(tmp_path: Path) -> None
             assert (await client.get("/livez")).json() == {"status": "alive"}
         assert (await answering).status_code == 200
         assert await state.watch._try_example(served) is None
+
+
+async def test_a_slow_model_spends_no_time_on_the_watch(
+    tmp_path: Path, counted: Counter[str]
+) -> None:
+    async with watched(tmp_path) as (state, _):
+        [served] = state.repository.served()
+        await state.watch._try_example(served)
+        assert counted["run"] > 0
+        slow = replace(served, model=replace(served.model, speed=Speed(item=60.0)))
+        state.repository._entries = {
+            key: replace(entry, served=slow) for key, entry in state.repository._entries.items()
+        }
+        counted.clear()
+        await state.watch._try_example(slow)
+        assert counted["run"] == 1
+        state.watch._examples[slow] = (time.monotonic() - 1000, None)
+        await state.watch._try_example(slow)
+        state.watch._tidy()
+        assert counted == {"run": 1}
 
 
 async def test_a_run_that_does_not_end_is_stopped_when_its_model_is_unloaded(

@@ -1,0 +1,34 @@
+"""A shadow that fails is told of, and disturbs nobody."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.metrics import SHADOWED
+from service.model import load
+from service.pipeline import Pipeline, Prediction, Timings
+from service.served import serve
+from service.settings import Settings
+from service.shadow import _compare
+from tests.conftest import write_colours
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_shadow_that_fails_is_counted_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(models=tmp_path)
+    served = serve(load(write_colours(tmp_path), settings), settings)
+    pipeline = Pipeline(decoders=1)
+    given = Prediction(np.zeros(3, np.float32), False, 1, Timings(0, 0, 0, 0))
+    failed = SHADOWED.labels("colours", "1", "failed")
+    before = failed._value.get()
+    nothing_to_read = {}  # type: ignore[var-annotated]
+    await _compare(pipeline, (served, "classify"), served, nothing_to_read, given, math.inf)
+    assert failed._value.get() == before + 1
+    assert "colours version 1 failed as a shadow" in caplog.text
+    await served.batcher.drain(10)
+    pipeline.close()
