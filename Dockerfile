@@ -40,9 +40,10 @@ ENV PATH=/app/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     BENTOML_HOME=/tmp/bentoml \
     BENTOML_DO_NOT_TRACK=True \
+    BENTOML_HOST=0.0.0.0 \
     BENTOML_PORT=3000 \
     MPLCONFIGDIR=/tmp/matplotlib
 USER 10001:10001
 EXPOSE 3000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-c", "import os, urllib.request as web; web.build_opener(web.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['BENTOML_PORT'] + '/readyz', timeout=4)"]
-CMD ["bentoml", "serve", "service.app:Sensorium", "--timeout-graceful-shutdown", "30"]
+CMD ["bentoml", "serve", "service.app:Sensorium"]

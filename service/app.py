@@ -94,6 +94,8 @@ class Front:
     name="sensorium",
     workers=settings.workers,
     metrics={"enabled": False},  # they count what BentoML's own routes answer: nothing
+    # Without keys, only this machine may use it, unless --host or BENTOML_HOST says otherwise.
+    http={"host": "0.0.0.0" if settings.keys else "127.0.0.1"},
 )
 class Sensorium:
     """One service for pictures, text and sound."""

@@ -22,6 +22,7 @@ from service.errors import BadRequest, BodyTimeout, SensoriumError, TooLarge
 from service.routes.edge import new_id
 from service.routes.problems import describe, respond
 from service.settings import Settings
+from service.supervision import supervise
 
 CHECKED = {"bentoml": "1.4.39", "httptools": "0.9.0", "uvicorn": "0.54.0"}
 SWEEP_SECONDS = 1.0
@@ -56,7 +57,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._sweeper = asyncio.create_task(self._sweep())
+        self._sweeper = supervise("the check of connections", self._sweep)
 
     async def _sweep(self) -> None:
         """Check all connections by one timer, so that a request does not need one of its own."""

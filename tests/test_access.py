@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from service import keys
@@ -75,7 +76,7 @@ async def test_health_asks_for_no_key_and_all_else_for_one(
     async with serving(small_models, keys=key_file) as client:
         for path in ("/", "/livez", "/readyz"):
             assert (await client.get(path)).status_code == 200
-        for path in ("/metrics", "/v1/models", "/openapi.json", "/nowhere", "/livez/"):
+        for path in ("/metrics", "/v1/models", "/openapi.json", "/nowhere", "/v1/"):
             problem(await client.get(path), 401, "unauthenticated")
 
 
@@ -531,21 +532,37 @@ def test_what_cannot_work_ends_the_start_with_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("host", "with_keys", "loud"),
-    [("0.0.0.0", False, True), ("0.0.0.0", True, False), ("127.0.0.1", False, False)],
+    ("host", "with_keys", "address", "loud"),
+    [
+        (None, False, "127.0.0.1", False),
+        (None, True, "0.0.0.0", False),
+        ("0.0.0.0", False, "0.0.0.0", True),
+        ("0.0.0.0", True, "0.0.0.0", False),
+        ("127.0.0.1", True, "127.0.0.1", False),
+    ],
 )
-def test_a_door_that_is_open_to_all_is_loud(
-    tmp_path: Path, small_models: Path, key_file: Path, host: str, with_keys: bool, loud: bool
+def test_without_keys_only_this_machine_is_served_unless_a_host_is_given(
+    tmp_path: Path,
+    small_models: Path,
+    key_file: Path,
+    host: str | None,
+    with_keys: bool,
+    address: str,
+    loud: bool,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
+        port = probe.getsockname()[1]
     settings = {"SENSORIUM_KEYS": str(key_file)} if with_keys else {}
-    with started(tmp_path, small_models, "--host", host, "--port", port, **settings) as process:
+    options = ["--port", str(port), *(("--host", host) if host else ())]
+    with started(tmp_path, small_models, *options, **settings) as process:
         assert process.stdout
         said = []
         for line in process.stdout:
             said.append(line)
             if "Starting production" in line:
                 break
+        sockets = psutil.Process(process.pid).net_connections("inet")
         process.terminate()
+    listening = [each.laddr for each in sockets if each.status == psutil.CONN_LISTEN]
+    assert [(each.ip, each.port) for each in listening] == [(address, port)], said
     assert ("ANYBODY WHO REACHES 0.0.0.0" in "".join(said)) == loud, said

@@ -86,7 +86,13 @@ async def test_other_encodings_are_refused_and_the_known_ones_named(
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"red", gzip.compress(b"red")[:-1], gzip.compress(b"red") * 2, zlib.compress(b"red")],
+    [
+        b"",
+        b"red",
+        gzip.compress(b"red")[:-1],
+        gzip.compress(b"red") + b"red",
+        zlib.compress(b"red"),
+    ],
     ids=["nothing", "plain", "cut", "two", "deflate"],
 )
 async def test_a_body_that_is_not_what_its_encoding_says(

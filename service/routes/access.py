@@ -36,18 +36,23 @@ class Access:
             Unauthenticated: there is none, or none that is known.
             Forbidden: it is not good for what is needed.
         """
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            given = headers.get("x-api-key", "")
-        if not given:
+        given = [*_bearer_keys(headers), *headers.getlist("x-api-key")]
+        if not any(given):
             raise Unauthenticated("send a key: Authorization: Bearer KEY, or X-API-Key: KEY")
-        key = self._keys.find(given.strip())
-        if key is None:
+        known = [key for key in (self._keys.find(each.strip()) for each in given) if key]
+        if not known:
             raise Unauthenticated("the key is not known here")
+        key = next((key for key in known if needed in key.scopes), known[0])
         if needed not in key.scopes:
             has = ", ".join(sorted(key.scopes))
             raise Forbidden(f"this wants a key with scope {needed}; {key.name} has: {has}")
         return key.name
+
+
+def _bearer_keys(headers: Headers) -> list[str]:
+    """Those of `Authorization`; one of another scheme is for a proxy, and no obstacle."""
+    given = (value.split(maxsplit=1) for value in headers.getlist("authorization"))
+    return [words[1] for words in given if len(words) == 2 and words[0].lower() == "bearer"]
 
 
 def _permission(path: str) -> Permission | None:

@@ -1,12 +1,13 @@
 """The edge: every request gets an id and a bounded body; every answer says how to treat it."""
 
+import asyncio
 import itertools
 import re
 import secrets
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BadRequest, QueueFull, TooLarge
+from service.errors import BadRequest, QueueFull, TooLarge, UnknownEncoding
 from service.routes.problems import describe, respond
 from service.settings import Settings
 
@@ -34,6 +35,7 @@ class Edge:
         self._app = app
         self._max_body_bytes = settings.max_body_bytes
         self._max_held_bytes = settings.max_held_bytes
+        self._inflating = asyncio.Lock()
         self._held = 0  # bytes of the bodies of all requests whose response is not ready yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,7 +45,12 @@ class Edge:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if USABLE_ID.fullmatch(given) else new_id()
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["arrived"] = asyncio.get_running_loop().time()
+        head_only = scope["method"] == "HEAD"
+        if head_only or scope["path"].endswith("/"):
+            scope = _simplify(scope)
         received = held = 0  # bytes
 
         def hold(size: int) -> None:
@@ -78,15 +85,24 @@ class Edge:
                 release()  # the response is ready, and its client may take long to read it
                 own = (b"x-request-id", request_id.encode())
                 message["headers"] = [*message["headers"], own, *SAFETY]
+            elif head_only:
+                message["body"] = b""
             await send(message)
 
-        scope["state"]["hold"] = (
-            hold  # what is made of the body, such as inflated bytes, counts too
-        )
+        # What is made of a body, such as inflated bytes, counts as well.
+        state["hold"], state["inflating"] = hold, self._inflating
         declared = headers.get(b"content-length", b"0")
         if not LENGTH.fullmatch(declared):
             error = BadRequest("Content-Length is not a number")
             await respond(describe(error, request_id), scope["path"])(scope, receive, send_with_id)
+        elif b"transfer-encoding" in headers and (coding := _unknown_coding(scope)):
+            unknown = UnknownEncoding(
+                f"Transfer-Encoding {coding[:100]} is not taken; send chunked alone, and compress"
+                " by Content-Encoding: gzip"
+            )
+            await respond(describe(unknown, request_id), scope["path"])(
+                scope, receive, send_with_id
+            )
         elif int(declared) > self._max_body_bytes:
             refusal = respond(describe(self._too_large(), request_id), scope["path"])
             refusal.headers["Connection"] = "close"  # so much is not read to its end
@@ -99,3 +115,16 @@ class Edge:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body has more than {self._max_body_bytes:,} bytes; send less at once")
+
+
+def _unknown_coding(scope: Scope) -> str:
+    """The transfer coding, unless the server has undone it already."""
+    codings = b", ".join(v for name, v in scope["headers"] if name == b"transfer-encoding")
+    return "" if codings.strip().lower() == b"chunked" else codings.decode("latin-1")
+
+
+def _simplify(scope: Scope) -> Scope:
+    """HEAD is a GET whose body is not sent, and a path says the same with a slash at its end."""
+    method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    path, raw_path = scope["path"].rstrip("/") or "/", scope.get("raw_path", b"").rstrip(b"/")
+    return {**scope, "method": method, "path": path, "raw_path": raw_path or b"/"}
