@@ -24,6 +24,7 @@ PIECE = 2**14  # bytes that are decompressed at once, to 16 MiB at most
 START_OF_SCAN, END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
 FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of what lists the components
 SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # not a restart marker, nor an escaped 0xFF
+FEW_SCANS = 20  # of a JPEG that is decoded once more; programs write ten
 # Bits that change a picture whose decoder needs them; behind each restart marker once more.
 NOISE = b"\x55" * 64 + b"".join(b"\xff%c" % (0xD0 + n % 8) + b"\x55" * 64 for n in range(16))
 
@@ -126,6 +127,8 @@ def _mended_jpeg(payload: bytes, size: tuple[int, int] | None = None) -> bytes:
         size: that the pixels are compared at; their own if it is not given.
     """
     end, complete = _scans(payload)
+    if not complete:
+        raise Unreadable("the JPEG ends before its last scan; send the whole file")
     scans = payload[:end].rstrip(b"\xff")
     checksums = set()
     for behind in (b"", NOISE):
@@ -134,7 +137,7 @@ def _mended_jpeg(payload: bytes, size: tuple[int, int] | None = None) -> bytes:
             picture.decodermaxblock = len(candidate)
             picture.draft(None, size)
             checksums.add(crc32(picture.tobytes()))
-    if len(checksums) > 1 or not complete:
+    if len(checksums) > 1:
         raise Unreadable("the JPEG ends before its last pixel; send the whole file")
     return scans + END_OF_JPEG
 
@@ -145,7 +148,11 @@ def _scans(payload: bytes) -> tuple[int, bool]:
     The end is its end marker, the start of a second picture, or the end of the file. With an end
     marker the scans count as complete: the coarser picture is what the file was written with.
     """
-    place, missing = len(JPEG), {0: 1}  # component -> a bit for each of its 64 coefficients
+    place, scans, missing = (
+        len(JPEG),
+        0,
+        {0: 1},
+    )  # component -> a bit for each of its 64 coefficients
     for _ in range(MOST_PIECES):
         found = SEGMENT.search(payload, place)
         if not found or found.group() in (JPEG, END_OF_JPEG):
@@ -155,6 +162,11 @@ def _scans(payload: bytes) -> tuple[int, bool]:
         start = found.end() + 2
         place = found.end() + int.from_bytes(payload[found.end() : start])
         if found.group() == START_OF_SCAN:
+            scans += 1
+            if scans > FEW_SCANS:
+                raise Unreadable(
+                    f"the JPEG is damaged and has over {FEW_SCANS} scans; save it anew"
+                )
             components, limits = payload[start + 1 : place - 3 : 2], payload[place - 3 : place]
             if limits[2] & 15 == 0:  # up to the last bit
                 brought = (2 << limits[1]) - (1 << limits[0])
