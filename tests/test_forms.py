@@ -2,10 +2,13 @@
 
 import base64
 import binascii
+import codecs
+import encodings
 import json
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from encodings.aliases import aliases
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +16,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from service.errors import UnknownMediaType
+from service.routes.media import to_utf8
 from service.routes.multipart import MOST_LOOKALIKES
 from tests.conftest import VOCABULARY, png, tone
 from tests.test_routes import serving
@@ -520,6 +525,26 @@ def mistakes(variant: Variant, response: httpx.Response) -> str:
 async def client(small_models: Path) -> AsyncIterator[httpx.AsyncClient]:
     async with serving(small_models) as client:
         yield client
+
+
+def test_all_charsets_that_may_be_named_are_there_and_others_are_not_kept() -> None:
+    words = "red cat"
+    names = {*aliases, *aliases.values(), *(f"iso-8859-{n}" for n in range(20)), "utf-8-sig"}
+    known = 0
+    for name in sorted(names | {f"cp{n}" for n in range(1245, 1265)}):
+        try:
+            found = to_utf8(words.encode(codecs.lookup(name).name), name)
+            assert found.removeprefix(codecs.BOM_UTF8) == words.encode()
+            known += 1
+        except (UnknownMediaType, LookupError, TypeError):
+            with pytest.raises(UnknownMediaType):
+                to_utf8(b"red", name)
+    assert known > 100
+    before = len(encodings._cache)
+    for number in range(100):
+        with pytest.raises(UnknownMediaType):
+            to_utf8(b"red", f"unknown-{number}")
+    assert len(encodings._cache) == before
 
 
 async def test_every_variant_is_read_as_it_is_meant_or_refused_in_words(

@@ -6,7 +6,9 @@ minutes.
 
 import binascii
 import re
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_LE, lookup
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_LE
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -26,8 +28,8 @@ BASE64_URI = re.compile(r"data:[\w.+/-]*(;[\w.+=-]+){0,9};base64,[\w+/=%-]*\s*\Z
 NOT_QUOTED = re.compile(rb"=(?![0-9A-Fa-f]{2}|[ \t]*(?:\r?\n|\Z))")
 BASE64 = bytes.maketrans(b"-_", b"+/")  # the alphabet for URLs as well
 CODECS = re.compile(
-    r"ascii|utf-8(-sig)?|utf-(16|32)(-[bl]e)?|iso8859-\d+|cp125\d|koi8-[ru]|mac-roman"
-    r"|gb2312|gbk|gb18030|big5|shift_jis|cp932|euc_(jp|kr)"
+    r"ascii|latin_1|utf_8|utf_8_sig|utf_(16|32)(_[bl]e)?|iso8859_([1-9]|1[013456])|cp125[0-8]"
+    r"|koi8_[ru]|mac_roman|gb2312|gbk|gb18030|big5|shift_jis|cp932|euc_(jp|kr)"
 )
 
 
@@ -71,15 +73,15 @@ def to_utf8(content: bytes, charset: str | None) -> bytes:
         charset = "utf-16"
     elif content.startswith(BOM_UTF8):
         charset = None
-    codec = _find_codec(charset) if charset else "utf-8"
-    if codec in ("ascii", "utf-8"):
+    codec = _find_codec(charset) if charset else "utf_8"
+    if codec in ("ascii", "utf_8"):
         if UTF_16.match(content):
             raise Unreadable(
                 "the text seems to be UTF-16; declare it: text/plain; charset=utf-16le"
             )
         return content
     # As browsers do: most of what is called ISO 8859-1 is Windows-1252, which differs by 27 signs.
-    codec = "cp1252" if codec == "iso8859-1" else codec
+    codec = "cp1252" if codec in ("latin_1", "iso8859_1") else codec
     try:
         return content.decode(codec).encode()
     except UnicodeError as error:
@@ -87,10 +89,13 @@ def to_utf8(content: bytes, charset: str | None) -> bytes:
 
 
 def _find_codec(charset: str) -> str:
-    try:
-        codec = lookup(charset).name
-    except (LookupError, ValueError):
-        codec = ""
+    """Python's name of a charset: by its aliases, for `codecs.lookup` keeps what it does not find.
+
+    Raises:
+        UnknownMediaType: it is not known here.
+    """
+    name = normalize_encoding(charset[:40]).lower()
+    codec = aliases.get(name, name)
     if not CODECS.fullmatch(codec):
         raise UnknownMediaType(f"charset {charset[:40]} is not known here; send UTF-8")
     return codec

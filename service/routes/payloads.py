@@ -222,13 +222,13 @@ def _read_part(part: Part, modality: Modality, charset: str | None = None) -> Pa
     """The part's content, or why it has none; a field is a text, or a data URI.
 
     Args:
-        charset: of fields that name none.
+        charset: of a field that names none.
 
     Raises:
         BadRequest: it is not an item at all.
     """
-    if not part.is_file and part.name in IN_QUERY:
-        check_names([part.name], (), IN_QUERY)
+    if not part.is_file:
+        _check_field(part.name)
     try:
         content = part.decode()
         if modality == "text":
@@ -236,7 +236,7 @@ def _read_part(part: Part, modality: Modality, charset: str | None = None) -> Pa
                 raise UnknownMediaType(
                     f"part {part.name} is {part.media_type.name}; send a text as text/plain"
                 )
-            return to_utf8(content, part.media_type.charset or charset)
+            return to_utf8(content, part.media_type.charset or (None if part.is_file else charset))
         if not part.is_file and content[:5].lower() == b"data:":
             return decode_data_uri(content.decode("latin-1"))
     except CallerError as error:
@@ -315,8 +315,7 @@ def _read_fields(body: bytes, most: int) -> list[Payload]:
     except ValueError as error:
         raise TooLarge(f"the form holds more than {most} fields") from error
     for name, _ in fields:
-        if name in IN_QUERY:
-            check_names([name], (), IN_QUERY)
+        _check_field(name)
         if name not in ("text", "input"):
             raise BadRequest(
                 f"field {name[:100]} of the URL-encoded form: name a text text;"
@@ -324,6 +323,11 @@ def _read_fields(body: bytes, most: int) -> list[Payload]:
                 name[:100],
             )
     return [text.encode() for _, text in fields]
+
+
+def _check_field(name: str) -> None:
+    if name in IN_QUERY:  # it would be taken for a text
+        raise BadRequest(f"{name} goes into the query, not into the body: ?{name}=...", name)
 
 
 def _read_json(document: object, modality: Modality, most: int) -> list[Payload]:
