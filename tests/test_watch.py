@@ -187,6 +187,7 @@ async def test_a_slow_model_spends_no_time_on_the_watch(
         await state.watch._try_example(slow)
         state.watch._tidy()
         assert counted == {"run": 1}
+        assert slow.model.session._used, "it would have run to give memory back"
 
 
 async def test_a_run_that_does_not_end_is_stopped_when_its_model_is_unloaded(
