@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from service.errors import CallerError
+from service.errors import CallerError, Unreadable
 from service.preprocessing import recording
 from tests.hostile.sounds import _ogg_checksum as ogg_checksum
 
@@ -94,6 +94,8 @@ def written() -> Iterator[Variant]:
     for form in OTHER_FORMS:
         subtype = soundfile.default_subtype(form)
         yield Variant(f"{form} {subtype}", encode(form, subtype), "send WAV, FLAC, OGG, MP3")
+    dwvw = encode("AIFF", "DWVW_16")
+    yield Variant("AIFF DWVW", dwvw, "DWVW in AIFF is not taken; send WAV")
     yield Variant("CAF ALAC", encode("CAF", "ALAC_16"), "send WAV, FLAC, OGG, MP3")
 
 
@@ -522,6 +524,7 @@ def floods() -> Iterator[Variant]:
         "WebM": b"\x1aE\xdf\xa3" + bytes(20),
         "AAC": b"\xff\xf1\x50\x80" + bytes(20),
         "AMR": b"#!AMR\n",
+        "MPEG layer II": b"\xff\xfd\x50\x00" + bytes(200),
     }.items():
         yield Variant(name, content, "send |save it anew")
 
@@ -560,6 +563,15 @@ def outcome(variant: Variant) -> str:
     if off > variant.tolerance or len(found) < len(variant.expected) - 1200:
         return f"{len(found)} samples, off by up to {off:.4f}"
     return centred(variant.payload, whole)
+
+
+def test_damage_behind_what_is_wanted_is_found() -> None:
+    for form in ("FLAC", "OGG", "MP3", "WAV"):
+        payload = encode(form, soundfile.default_subtype(form), 16000)
+        damaged = payload[:-200] + payload[-100:]
+        for centre in (False, True):
+            with pytest.raises(Unreadable, match=r"damaged|cut"):
+                recording.read(damaged, 0.1, centre, most=600)
 
 
 def centred(payload: bytes, whole: recording.Sound) -> str:

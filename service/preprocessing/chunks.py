@@ -114,6 +114,8 @@ def aiff(payload: bytes) -> bytes:
     if any(chunk.name == b"FORM" for chunk in chunks):
         raise Unreadable("the file holds several recordings; send each by itself")
     layout, sound = _only(chunks, b"COMM").of(payload), _only(chunks, b"SSND")
+    if layout[18:22] == b"DWVW":  # which libsndfile does not decode reliably
+        raise Unreadable(f"DWVW in AIFF is not taken; send {streams.FORMATS}")
     channels, bits = (int.from_bytes(layout[at : at + 2], "big") for at in (0, 6))
     frames = int.from_bytes(layout[2:6], "big")
     if sound.size == 8 and frames:  # nothing but the chunk's own fields: the size is not filled in
