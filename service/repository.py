@@ -606,8 +606,11 @@ class Repository:
         return [
             Entry(entry.name, entry.version, "loading", seen=entry.seen)
             for entry in self._entries.values()
-            if (entry.served and not serving.issuperset(entry.served.encoders))
-            or entry.key in self._orphans
+            if self.policy(entry.name).wants(entry.version)
+            and (
+                entry.key in self._orphans
+                or (entry.served and not serving.issuperset(entry.served.encoders))
+            )
         ]
 
     def policy(self, name: str) -> Policy:
