@@ -692,6 +692,9 @@ def unreadable() -> Iterator[tuple[str, bytes]]:
         yield f"HEIC, {tenths} tenths", heic[: len(heic) * tenths // 10]
     for width, height in ((16, 16), (300, 24), (32, 25), (60_000, 60_000)):
         yield f"HEIC, declared {width} x {height}", number(heic, b"ispe", 4, width, height)
+    for curve_number in (16, 18):  # PQ, HLG
+        high = heic.replace(b"nclx\0\1\0\x0d", b"nclx\0\x09\0" + bytes([curve_number]))
+        yield f"HEIC, transfer characteristics {curve_number}", high
     avif = encode(large, "AVIF")
     for width, height in ((64, 48), (60_000, 60_000)):
         yield f"AVIF, declared {width} x {height}", number(avif, b"ispe", 4, width, height)

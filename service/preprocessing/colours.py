@@ -25,7 +25,7 @@ from service.preprocessing.sample import Array
 UNSIGNED, SIGNED = 1, 2  # sample formats of a TIFF
 TiffImagePlugin.READ_LIBTIFF = True  # Pillow's own reader confuses 16 bits in separate planes
 for order, direction in itertools.product((II, MM), (0, 1)):  # white is zero, or black
-    for sign, bits, mode, stored in (  # libtiff hands all over in the order of this machine
+    for sign, bits, mode, stored in (  # libtiff delivers samples in this machine's byte order
         (SIGNED, 8, "L", "L" if direction else "L;I"),
         (UNSIGNED, 12, "I;16", "I;12"),
         (UNSIGNED, 16, "I;16", "I;16N"),
@@ -123,7 +123,7 @@ def _deep_grey(picture: Image.Image) -> Image.Image:
 
 
 def _corrected(picture: TiffImageFile) -> Image.Image:
-    """What Pillow overlooks: the sign of 8 bits, and colour maps of 8 bits instead of 16."""
+    """Apply the sign of 8-bit samples, and colour maps of 8 bits instead of 16; Pillow does not."""
     tags = picture.tag_v2
     if picture.mode == "L" and tags.get(SAMPLEFORMAT, (UNSIGNED,))[0] == SIGNED:
         return picture.point(lambda level: level ^ 128)
@@ -157,7 +157,7 @@ def _where(picture: Image.Image, levels: Sequence[int]) -> Image.Image:
 
 
 def _in_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
-    """The colours without alpha, converted; as they are if the profile is broken or not theirs."""
+    """The colours without alpha, converted; unchanged if the profile is broken or does not fit."""
     mode = SPACES.get(profile[16:20], "")
     colours = picture.mode.removesuffix("A")
     if (colours == "L" and mode == "RGB") or (
@@ -177,7 +177,7 @@ def _is_grey(picture: Image.Image) -> bool:
 
 @lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From the profile to sRGB; None where there is nothing to convert, or no way to."""
+    """From the profile to sRGB; None if it is broken or differs from sRGB too little to matter."""
     try:
         transform = ImageCms.buildTransform(io.BytesIO(profile), SRGB, mode, "RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Containers: what surrounds the pixels of an image file may be broken without hiding them."""
+"""Containers: an image file is readable while its pixels are complete, whatever else is damaged."""
 
 import io
 import re
@@ -22,10 +22,10 @@ USEFUL = {b"gAMA": 4, b"iCCP": 3, b"sRGB": 1, b"eXIf": 0, b"tRNS": 1}  # with th
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG's colour type
 PIECE = 2**14  # bytes that are decompressed at once, to 16 MiB at most
 START_OF_SCAN, END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
-FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of what lists the components
+FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of frame headers
 SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # not a restart marker, nor an escaped 0xFF
 FEW_SCANS = 20  # of a JPEG that is decoded once more; programs write ten
-# Bits that change a picture whose decoder needs them; behind each restart marker once more.
+# Bits that change the pixels if the decoder still needs bits; repeated for each restart marker.
 NOISE = b"\x55" * 64 + b"".join(b"\xff%c" % (0xD0 + n % 8) + b"\x55" * 64 for n in range(16))
 
 
@@ -43,7 +43,7 @@ def mended(payload: bytes) -> bytes | None:
 
 
 def check_filled(picture: Image.Image, payload: bytes) -> None:
-    """That decoding did not end early: what it leaves out of a JPEG is grey, of a PNG black.
+    """Reject an image whose decoding ended early: missing pixels of a JPEG are grey, of a PNG black.
 
     Raises:
         Unreadable: pixels are missing.
@@ -120,8 +120,8 @@ def _inflates(profile: bytes) -> bool:
 def _mended_jpeg(payload: bytes, size: tuple[int, int] | None = None) -> bytes:
     """With an end behind the last scan, if no pixel of it is missing.
 
-    Whether a scan is whole only the decoder can tell, and it fills up silently what is missing:
-    other bits behind the scan must not change a pixel.
+    Only the decoder can tell whether a scan is complete, and it fills missing pixels silently. So
+    the scans are decoded with different bits behind them, which must not change a pixel.
 
     Args:
         size: that the pixels are compared at; their own if it is not given.

@@ -4,6 +4,7 @@ import io
 import struct
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pi_heif
@@ -36,6 +37,7 @@ MOST_SCANS = 100  # of a JPEG; a progressive one has some ten: each passes over 
 METERED = 2**20  # bytes of a file; a smaller one is walked to its end in a few tenths of a second
 MOST_METADATA = 8 * 2**20  # bytes before the pixels: colour profile, EXIF, XMP
 TILE_TYPES = {False: (3, 4), True: (3, 4, 16)}  # of a TIFF, a BigTIFF: whole, without a sign
+HIGH_RANGE = (16, 18)  # transfer characteristics of ITU-T H.273: PQ, HLG
 MOST_PROFILES = 4  # of a PNG, which has one: Pillow inflates each to 1 MiB
 PIECE = 800  # bytes of these that each reading counts for, so that there are 10,000
 
@@ -97,7 +99,7 @@ class ImagePreprocessor:
         try:
             if payload.startswith(ICON):
                 payload = largest_icon(payload)
-            if payload[4:12] == b"ftypavis":  # a film, of which the still image is read
+            if payload[4:12] == b"ftypavis":  # an image sequence: its still image is read
                 payload = payload[:8] + b"avif" + payload[12:]
             try:
                 return self._decoded(payload)
@@ -124,6 +126,8 @@ class ImagePreprocessor:
             _check_scans(picture, payload, file.tell())
             if isinstance(picture, TiffImageFile):
                 _check_tags(payload)
+            if picture.format == "HEIF":
+                _check_range(picture.info.get("nclx_profile") or {})
             self._reduce_while_decoding(picture)
             if isinstance(picture, JpegImageFile):
                 picture.decodermaxblock = len(payload)  # at once, not in pieces of 64 KB
@@ -133,7 +137,7 @@ class ImagePreprocessor:
             orientation = _orientation(picture)
             channels = eight_bits(picture, payload, shown)
             transparent = channels.mode in ("LA", "RGBA")
-            if transparent:  # opaque colours are converted when they are few
+            if transparent:  # opaque images are converted after resizing, which is cheaper
                 channels = on_white(channels, picture.info)
             upright = self._resize(channels, orientation in SIDES_SWAPPED)
             if not transparent:
@@ -207,6 +211,12 @@ def _tile(picture: Image.Image) -> tuple[int, int]:
     if not isinstance(picture, TiffImageFile):
         return 0, 0
     return picture.tag_v2.get(TILEWIDTH, 0), picture.tag_v2.get(TILELENGTH, 0)
+
+
+def _check_range(colours: dict[str, Any]) -> None:
+    """By the curve that HEIC declares; with a colour profile it declares none."""
+    if colours.get("transfer_characteristics") in HIGH_RANGE:
+        raise Unreadable("the image has high dynamic range (PQ or HLG); save it as sRGB")
 
 
 def _check_tags(payload: bytes) -> None:
