@@ -84,6 +84,14 @@ def test_texts_in_json(client: Any) -> None:
     assert result.as_numpy("vector").argmax(axis=1).tolist() == [7, 2]
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_texts_without_a_second_dimension(client: Any, binary: bool) -> None:
+    texts = np.array([b"sea", b"red"], object)
+    given = tensor("text", texts, "BYTES", binary)
+    result = client.infer("words", [given], parameters={"content_type": "str"})
+    assert result.as_numpy("vector").argmax(axis=1).tolist() == [7, 2]
+
+
 def test_classes(client: Any) -> None:
     outputs = [http.InferRequestedOutput("scores", class_count=2)]
     result = client.infer("colours", [files(GREEN)], outputs=outputs)
@@ -109,7 +117,7 @@ def test_compression(client: Any, algorithm: str) -> None:
     ("model", "given", "status", "sentence"),
     [
         ("nothing", files(RED), "404", "there is no model nothing"),
-        ("colours", tensor("image", np.array([RED], object), "BYTES"), "400", "BYTES[-1, 1]"),
+        ("colours", tensor("image", np.array([[[RED]]], object), "BYTES"), "400", "BYTES[-1, 1]"),
         ("colours", tensor("photo", np.array([[RED]], object), "BYTES"), "400", "has: image"),
         ("colours", files(RED, b"x"), "422", "item 1: not an image"),
         ("colours:tensors", tensor("pixels", PIXELS[..., :2], "UINT8"), "400", "UINT8[2, 8, 8, 2]"),
