@@ -43,7 +43,7 @@ def mended(payload: bytes) -> bytes | None:
 
 
 def check_filled(picture: Image.Image, payload: bytes) -> None:
-    """Reject an image whose decoding ended early: missing pixels of a JPEG are grey, of a PNG black.
+    """Reject an image whose decoding ended early: grey pixels of a JPEG, black ones of a PNG.
 
     Raises:
         Unreadable: pixels are missing.
