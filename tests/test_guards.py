@@ -175,7 +175,7 @@ async def test_work_that_waits_is_given_up_when_its_caller_leaves(
     client: httpx.AsyncClient, path: str, body: dict[str, object]
 ) -> None:
     app = client._transport.app  # type: ignore[attr-defined]
-    served = app._app._app._api.state.sensorium.repository.pick("words")
+    served = app._app._api.state.sensorium.repository.pick("words")
     served.admission._busy = 3600.0  # more than anybody waits for
     messages: list[Message] = [
         {"type": "http.request", "body": json.dumps(body).encode()},

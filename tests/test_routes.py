@@ -555,6 +555,9 @@ async def test_metrics_count_what_was_done(client: httpx.AsyncClient) -> None:
         ("GET", "/v1/models/colours", "/v1/models/{name}", 200),
         ("GET", "/v1/models/nobody", "/v1/models/{name}", 404),
         ("GET", "/livez", "/livez", 200),
+        ("HEAD", "/livez", "/livez", 200),
+        ("GET", "/livez/", "/livez", 200),
+        ("POST", "/v1/image/classify/", "/v1/image/classify", 200),
         ("GET", "/v2/models/words/versions/1", "/v2/models/{name}/versions/{version}", 200),
         ("GET", "/any/path/a/client/thinks/of", "other", 404),
         ("GET", "/v1/image/classify/x", "other", 404),
@@ -729,7 +732,7 @@ async def test_a_document_is_no_form(client: httpx.AsyncClient, path: str, kind:
 async def test_an_unexpected_failure_is_a_500_without_its_secrets(small_models: Path) -> None:
     async with serving(small_models) as client:
         app = client._transport.app  # type: ignore[attr-defined]
-        app._app._app._api.state.sensorium = None
+        app._app._api.state.sensorium = None
         response = await client.post("/v1/image/classify", content=RED)
         document = problem(response, 500, "internal")
         assert "NoneType" not in document["detail"]

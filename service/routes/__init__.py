@@ -12,7 +12,6 @@ from service.routes.direct import Direct
 from service.routes.edge import Edge
 from service.routes.quotas import Quotas
 from service.routes.request_log import RequestLog
-from service.routes.traffic import Traffic
 from service.routes.v2 import infer, statistics
 from service.routes.v2 import models as v2_models
 from service.settings import Settings
@@ -66,4 +65,4 @@ def build_app(api: FastAPI, settings: Settings) -> ASGIApp:
             allow_headers=("Authorization", "X-API-Key", "X-Request-Id", "X-Timeout-Ms"),
             expose_headers=("Retry-After", "Server-Timing", "X-Request-Id"),
         )
-    return Traffic(app)
+    return app

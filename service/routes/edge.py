@@ -4,11 +4,13 @@ import asyncio
 import itertools
 import re
 import secrets
+from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BadRequest, QueueFull, TooLarge, UnknownEncoding
 from service.routes.problems import describe, respond
+from service.routes.traffic import record
 from service.settings import Settings
 
 USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -48,7 +50,8 @@ class Edge:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         state["arrived"] = asyncio.get_running_loop().time()
-        head_only = scope["method"] == "HEAD"
+        begun, method, status = perf_counter(), scope["method"], 0
+        head_only = method == "HEAD"
         if head_only or scope["path"].endswith("/"):
             scope = _simplify(scope)
         received = held = 0  # bytes
@@ -81,7 +84,9 @@ class Edge:
             return message
 
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 release()  # the response is ready, and its client may take long to read it
                 own = (b"x-request-id", request_id.encode())
                 message["headers"] = [*message["headers"], own, *SAFETY]
@@ -91,27 +96,33 @@ class Edge:
 
         # What is made of a body, such as inflated bytes, counts as well.
         state["hold"], state["inflating"] = hold, self._inflating
+        try:
+            await self._answer(scope, headers, receive_bounded, send_with_id)
+        finally:
+            release()
+            record(scope, method, status, perf_counter() - begun)
+
+    async def _answer(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
+        """Refuse what can be refused by its headers."""
+        request_id = scope["state"]["request_id"]
         declared = headers.get(b"content-length", b"0")
         if not LENGTH.fullmatch(declared):
             error = BadRequest("Content-Length is not a number")
-            await respond(describe(error, request_id), scope["path"])(scope, receive, send_with_id)
+            await respond(describe(error, request_id), scope["path"])(scope, receive, send)
         elif b"transfer-encoding" in headers and (coding := _unknown_coding(scope)):
             unknown = UnknownEncoding(
                 f"Transfer-Encoding {coding[:100]} is not taken; send chunked alone, and compress"
                 " by Content-Encoding: gzip"
             )
-            await respond(describe(unknown, request_id), scope["path"])(
-                scope, receive, send_with_id
-            )
+            await respond(describe(unknown, request_id), scope["path"])(scope, receive, send)
         elif int(declared) > self._max_body_bytes:
             refusal = respond(describe(self._too_large(), request_id), scope["path"])
             refusal.headers["Connection"] = "close"  # so much is not read to its end
-            await refusal(scope, receive, send_with_id)
+            await refusal(scope, receive, send)
         else:
-            try:
-                await self._app(scope, receive_bounded, send_with_id)
-            finally:
-                release()
+            await self._app(scope, receive, send)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body has more than {self._max_body_bytes:,} bytes; send less at once")
