@@ -16,6 +16,8 @@ from PIL import Image
 
 from service.cache import OVERHEAD_BYTES, Cache
 from service.pipeline import QUICKLY_HASHED
+from service.policy import Policy
+from service.repository import Repository
 from service.routes import build_api
 from tests.conftest import COLOURS, png, write_colours, write_warmth
 from tests.test_routes import problem, serving
@@ -115,6 +117,11 @@ async def test_a_file_that_cannot_be_read_is_not_kept(
     assert counted["decode"] == 2
 
 
+async def look(repository: Repository) -> None:
+    """As a request to load the model asks for it."""
+    await repository.apply({"colours": Policy(loads=1)}, repository.defaults, ["colours"])
+
+
 async def test_a_model_that_is_loaded_anew_answers_for_itself(
     client: httpx.AsyncClient, api: Any, small_models: Path
 ) -> None:
@@ -123,7 +130,7 @@ async def test_a_model_that_is_loaded_anew_answers_for_itself(
     before = small_models / "colours/1"
     before.rename(small_models / "old")
     folder.rename(before)
-    await api.state.sensorium.repository.look("colours")
+    await look(api.state.sensorium.repository)
     assert (await ask(client, CLASSIFY))["results"][0]["labels"][0]["label"] != "red"
 
 
@@ -135,7 +142,7 @@ async def test_a_model_that_has_left_is_not_held(
     served = ref(repository.pick("colours"))
     assert served() is not None
     shutil.rmtree(small_models / "colours")
-    await repository.look("colours")
+    await look(repository)
     gc.collect()
     assert served() is None
 

@@ -16,6 +16,7 @@ from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 from tokenizers import Tokenizer, processors
 
+from service.routes import build_api
 from tests.conftest import (
     png,
     small_tokenizer,
@@ -284,10 +285,9 @@ async def test_inputs_that_cannot_be_used(
 
 @pytest.mark.anyio
 async def test_a_large_request_leaves_room_for_others(small_models: Path) -> None:
-    async with serving(small_models, max_queue=16, lanes=1) as client:
-        app: Any = client._transport
-        repository = app.app._app._api.state.sensorium.repository
-        admission = repository.pick("words").admission
+    api = build_api()
+    async with serving(small_models, api, max_queue=16, lanes=1) as client:
+        admission = api.state.sensorium.repository.pick("words").admission
 
         async def embed(texts: list[str]) -> httpx.Response:
             return await client.post("/v1/embeddings", json={"model": "words", "input": texts})
