@@ -158,11 +158,8 @@ class Repository:
             differing |= dict.fromkeys(self._gone(name, folders), GONE)
             for folder in folders:
                 known = self._entries.get(folder.key)
-                if (
-                    folder.whole
-                    and self._wants(folder)
-                    and (not known or known.seen != folder.seen)
-                ):
+                changed = known is None or known.seen != folder.seen
+                if changed and folder.whole and self._wants(folder):
                     differing[folder.key] = folder.seen
         settled = {key for key, seen in differing.items() if before.get(key) == seen}
         for name in {name for name, _ in settled}:
@@ -175,9 +172,8 @@ class Repository:
         while not self._follows(name):
             policy = self.policy(name)
             before = self._applied.get(name, PLAIN)
-            folders = await self._scan(self._settings.models / name)
             only: Collection[Key] | None = None if policy.loads != before.loads else ()
-            await self._change(name, folders, only)
+            await self._change(name, None, only)
             self._applied[name] = policy
 
     @property
@@ -196,22 +192,25 @@ class Repository:
         entries = [entry for entry in list(self._entries.values()) if entry.name == name]
         known = {entry.version for entry in entries if entry.state != "unloaded"}
         if policy.loads != self._applied.get(name, PLAIN).loads:
-            known |= {folder.version for folder in scan_model(self._settings.models / name)}
+            found = scan_model(self._settings.models / name)
+            known |= {folder.version for folder in found if not folder.fault}
         return frozenset(known)
 
     def _follows(self, name: str) -> bool:
         return self.policy(name) == self._applied.get(name, PLAIN)
 
     async def _change(
-        self, name: str, folders: Collection[Folder], only: Collection[Key] | None
+        self, name: str, folders: Collection[Folder] | None, only: Collection[Key] | None
     ) -> None:
         """Load what is new in a model's folder, has changed or was refused; end what is not wanted.
 
         Args:
-            folders: the model's, as they were found.
+            folders: the model's, as they were found; None: look now.
             only: these versions, where the others are still being written.
         """
         async with self._changing[name]:
+            if folders is None:
+                folders = await self._scan(self._settings.models / name)
             for folder in folders:
                 self._entries.setdefault(folder.key, Entry(*folder.key, "unloaded"))
             fresh = [
