@@ -84,7 +84,7 @@ def test_pictures_are_learned_from_scratch(
     (tmp_path / "data/lying/broken.png").write_bytes(b"no picture")
     words = ("--size", "16", "--epochs", "12", "--batch", "16")
     model = fit("image", "scratch", tmp_path, *words)
-    assert "1 items skipped" in capsys.readouterr().out
+    assert "1 item skipped" in capsys.readouterr().out
     new = [stripes(direction, seed) for direction in model.labels for seed in range(100, 110)]
     right = [answer(model, payload) for payload in new].count("lying")
     assert [answer(model, payload) for payload in new[:10]].count("lying") >= 9

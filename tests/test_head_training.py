@@ -70,7 +70,7 @@ def test_one_command_goes_from_pictures_to_a_folder_that_serves(
     said = capsys.readouterr().out
     assert "It fits: 1.000 right on what it was trained on" in said
     assert "broken.png" in said
-    assert "1 items skipped" in said
+    assert "1 item skipped" in said
     assert "learning rate" in said
     model = head(models, "colours")
     assert model.labels == ("cold", "warm")
@@ -88,7 +88,7 @@ def test_a_head_learns_of_two_encoders_joined(
     write_colours(models, "faint", graph=FAINT)
     (pictures / "warm/broken.png").write_bytes(b"no picture")
     assert fit("image", pictures, models, "--encoder", "colours", "faint", "--hidden", "8") == 0
-    assert "1 items skipped" in capsys.readouterr().out
+    assert "1 item skipped" in capsys.readouterr().out
 
     def find(wanted: EncoderReference) -> Model:
         return load(models / wanted.name / "1", Settings())

@@ -82,7 +82,7 @@ def test_a_folder_of_tables_holds_splits(tmp_path: Path) -> None:
     ("name", "content", "sentence"),
     [
         ("table.csv", "words,class\na,x\n", "not text,label"),
-        ("table.csv", "text,label\na,x\n", "holds 1 classes"),
+        ("table.csv", "text,label\na,x\n", "holds 1 class to train on"),
         ("table.jsonl", "{no", "line 1: not JSON"),
         ("table.jsonl", "[1]", "line 1: not an object"),
         ("table.tsv", "a", "neither a .csv nor a .jsonl"),
@@ -100,7 +100,7 @@ def test_what_is_not_there_or_not_for_the_modality_is_refused(tmp_path: Path) ->
     with pytest.raises(BadData, match="there is no"):
         find_items(tmp_path / "nothing", "text")
     (tmp_path / "train.csv").write_text("text,label\na,x\nb,y\n")
-    with pytest.raises(BadData, match="a model of images wants"):
+    with pytest.raises(BadData, match="a model of image needs a folder"):
         find_items(tmp_path, "image")
 
 

@@ -121,8 +121,9 @@ def _label_splits(
     check_labels(labels)
     if len(labels) < 2:
         raise BadData(
-            f"{data} holds {len(labels)} classes to train on, two are needed: DIR/<class>/files,"
-            " DIR/{train,valid,test}/<class>/files, or a table with the columns text,label"
+            f"{data} holds {'1 class' if labels else 'no classes'} to train on, two are needed:"
+            " DIR/<class>/files, DIR/{train,valid,test}/<class>/files, or a table with the columns"
+            " text,label"
         )
     splits: dict[Split, tuple[Item, ...]] = {"train": tuple(training), "valid": (), "test": ()}
     for split in ("valid", "test"):
@@ -221,7 +222,7 @@ def _sources(data: Path, kind: Kind) -> Iterator[tuple[Split, Path]]:
 
 def _check_table(path: Path, kind: Kind) -> None:
     if kind not in ("text", "multimodal"):
-        raise BadData(f"{path} is a file; a model of {kind}s wants DIR/<class>/files")
+        raise BadData(f"{path} is a file; a model of {kind} needs a folder: DIR/<class>/files")
     if path.suffix.lower() not in TABLES:
         raise BadData(f"{path} is neither a .csv nor a .jsonl table with text,label")
 

@@ -48,7 +48,9 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:  # noqa: ARG001
     parts = [rows[item.name] for item in data.items]
     there = [m for m in get_args(Modality) if any(m in row for row in parts)]
     if len(there) < 2:
-        raise BadData(f"{args.data} has {there[0]}s only, which are fitted by `fit {there[0]}`")
+        raise BadData(
+            f"{args.data} has no column but {there[0]}, for which there is `fit {there[0]}`"
+        )
     names = [_encoder(args, modality) for modality in there]
     head.check_encoders(args.models, names)
     check_splits(data, args.share, args.seed)

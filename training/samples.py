@@ -52,7 +52,9 @@ def decode_items(data: LabelledData, preprocessor: Preprocessor) -> Decoded:
     """Read every file; those that cannot be read are named aloud, and passed over."""
     samples: dict[int, Sample] = {}
     unreadable = []
-    for place, item in enumerate(tqdm(data.items, desc="read", unit="file", leave=False)):
+    for place, item in enumerate(
+        tqdm(data.items, desc="read", unit="file", leave=False, disable=None)
+    ):
         try:
             samples[place] = preprocessor.decode(item.read())
         except (CallerError, OSError) as error:
@@ -65,4 +67,4 @@ def tell_skipped(sentences: Sequence[str]) -> None:
     for sentence in sentences:
         print(f"skipped: {sentence}")
     if sentences:
-        print(f"{len(sentences)} items skipped", flush=True)
+        print(f"{len(sentences)} item{'s' * (len(sentences) > 1)} skipped", flush=True)

@@ -70,7 +70,7 @@ def compute_spectrograms(
     preprocessor = AudioPreprocessor(spec, InputLimits())
     rows = [
         _at_speeds(preprocessor, take, (1.0, *other_speeds))
-        for take in tqdm(data.takes, desc="spectrograms", unit="take", leave=False)
+        for take in tqdm(data.takes, desc="spectrograms", unit="take", leave=False, disable=None)
     ]
     return Spectrograms(
         at_speeds=torch.from_numpy(np.stack(rows, axis=1)),

@@ -109,7 +109,7 @@ def _choose(repository: Repository, name: str, modality: Modality) -> Served:
         raise EncoderUnavailable(f"{name} does not serve: {entry.reason}")
     manifest = entry.served.model.manifest
     if manifest.kind != modality or not manifest.tasks.embed or entry.served.encoders:
-        raise EncoderUnavailable(f"{name} makes no vectors of {modality}s")
+        raise EncoderUnavailable(f"{name} gives no vectors of {modality}")
     if manifest.origin.sha256 is None:
         raise EncoderUnavailable(f"{name} does not say which weights it has: origin.sha256")
     return entry.served
@@ -152,7 +152,7 @@ async def _compute(
             bar.update()
 
     workers = IN_FLIGHT * served.model.manifest.batching.max_batch
-    with tqdm(total=len(items), desc="vectors", unit=f" {served.modality}s", leave=False) as bar:
+    with tqdm(total=len(items), desc="vectors", unit=" items", leave=False, disable=None) as bar:
         await asyncio.gather(*(work() for _ in range(workers)))
     return vectors, [unreadable[number] for number in sorted(unreadable)]
 
