@@ -182,6 +182,9 @@ class Connection(HttpToolsProtocol):
         self._ending = self._lingering = True
         self._received = 0
         self._due = self.loop.time() + LINGER_SECONDS
+        if self.cycle is not None and not self.cycle.response_complete:  # its request is broken
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self.flow.resume_reading()
@@ -220,7 +223,7 @@ class Connection(HttpToolsProtocol):
         self._unparsed = 0
         self._received += len(body)
         if self.cycle.response_complete and self._received > self._settings.max_body_bytes:
-            self._linger()
+            self.transport.close()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
