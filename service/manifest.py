@@ -312,7 +312,7 @@ def _parse(path: Path) -> Manifest:
         raise BadModel(f"{path}: there is no such file; {PACKAGE}")
     try:
         content = yaml.safe_load(read_regular(path, MANIFEST_BYTES).decode("utf-8-sig"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise BadModel(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     try:
         return Manifest.model_validate(content)

@@ -215,7 +215,7 @@ def _read_expected(model: Candidate) -> dict[Task, Floats]:
     try:
         content: Any = json.loads(read_regular(path, EXPECTED_BYTES))
         expected = {task: np.asarray(values, np.float32) for task, values in content.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BadModel(f"{path}: example.expected: not {{task: [number, ...]}}: {error}") from error
     if set(expected) != set(model.manifest.tasks.outputs()):
         raise BadModel(f"{path}: example.expected: must name exactly the manifest's tasks")

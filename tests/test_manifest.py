@@ -116,7 +116,13 @@ def test_a_text_manifest_that_lies_is_refused(tmp_path: Path, change: Change, fi
     assert field in str(refusal.value)
 
 
-@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe", b"- 1\n- 2\n", b"", b"!!python/none"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"a: [", b"\xff\xfe", b"- 1\n- 2\n", b"", b"!!python/none"),
+        *(b"[" * 100_000, b"format: " + b"1" * 5000, b"format: 2026-13-45"),
+    ],
+)
 def test_a_manifest_that_is_no_yaml_mapping_is_refused(tmp_path: Path, content: bytes) -> None:
     folder = write_colours(tmp_path)
     (folder / "manifest.yaml").write_bytes(content)
@@ -130,6 +136,7 @@ def test_a_manifest_that_is_no_yaml_mapping_is_refused(tmp_path: Path, content: 
         ("labels.txt", b"red\ngreen\n", "tasks.classify: output logits is float32[N, 3]"),
         ("labels.txt", b"\xff\xff\xff", "tasks.classify.labels: not UTF-8"),
         ("example.json", b"[1", "example.expected"),
+        ("example.json", b"[" * 100_000, "example.expected"),
         ("example.json", b'{"classify": [0, 0, 1]}', "must name exactly the manifest's tasks"),
         (
             "example.json",

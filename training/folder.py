@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from service.errors import BadModel
 from service.manifest import Manifest, write_manifest
 from service.model import FindEncoder, answer_example, load, no_encoder
 from service.settings import Settings
@@ -50,9 +51,12 @@ def write_folder(
         for name, content in files.items():
             _write(folder / name, content)
         write_manifest(manifest, folder)
-        answer = answer_example(folder, manifest, find_encoder)
-        (folder / manifest.example.expected).write_text(json.dumps(answer) + "\n")
-        load(folder, Settings(), find_encoder)
+        try:
+            answer = answer_example(folder, manifest, find_encoder)
+            (folder / manifest.example.expected).write_text(json.dumps(answer) + "\n")
+            load(folder, Settings(), find_encoder)
+        except BadModel as error:  # of a folder that is gone when it is read
+            raise type(error)(str(error).replace(str(folder), str(target))) from error
         _move(folder, target, old=Path(staging, "old"))
     return target
 
