@@ -29,19 +29,8 @@ SUFFIXES: dict[str, Modality] = {
     **dict.fromkeys(
         (
             *(".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus"),
-            *(
-                ".mp3",
-                ".mp2",
-                ".mp1",
-                ".aif",
-                ".aiff",
-                ".aifc",
-                ".au",
-                ".snd",
-                ".caf",
-                ".sph",
-                ".nist",
-            ),
+            *(".mp3", ".mp2", ".mp1", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
+            *(".sph", ".nist"),
         ),
         "audio",
     ),

@@ -208,7 +208,8 @@ def test_a_folder_that_is_not_there_is_no_file_without_a_suffix(
 
 # What the service reads; WAVE and others stand for their formats' less common suffixes.
 SENT: dict[str, str] = {
-    "image": "jpg JPG jpeg jpe jfif png apng webp gif bmp dib tif tiff TIFF avif heic HEIC heif ico mpo",
+    "image": "jpg JPG jpeg jpe jfif png apng webp gif bmp dib tif tiff TIFF avif heic HEIC heif"
+    " ico mpo",
     "text": "txt text md",
     "audio": "wav wave flac ogg oga opus mp3 aif aiff aifc au snd caf w64 rf64 sph nist",
 }
