@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
@@ -49,11 +49,16 @@ class ModelQuery(Strict):
 
 
 def choose(
-    request: Request, shared: State, kind: Kind, task: Task | None, query: ModelQuery
+    request: Request,
+    shared: State,
+    kind: Kind,
+    task: Task | None,
+    name: str | None,
+    version: str | None,
 ) -> Served:
     """The model for a request, in the version that it names, or that its id draws."""
     request_id = request.state.request_id
-    served = shared.repository.choose(kind, task, query.model, query.version, request_id)
+    served = shared.repository.choose(kind, task, name, version, request_id)
     request.scope["state"].setdefault("manifests", []).append(served.model.manifest)  # for its log
     return served
 
@@ -178,7 +183,7 @@ async def compare_texts(
     request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
 ) -> Response:
     """Cosines of texts: of every two of `input`, or of `input` with those of `against`."""
-    served = choose(request, shared, "text", "embed", query)
+    served = choose(request, shared, "text", "embed", query.model, query.version)
     deadline = deadline_of(request, shared.settings.timeout_ms)
     comparison = await read_document(
         request, Comparison, shared.settings, in_query=ModelQuery.model_fields
@@ -204,27 +209,26 @@ Read = Callable[[Served, Prediction], Finding]
 
 async def _classify(request: Request, shared: State, kind: Kind, query: ClassifyQuery) -> Response:
     names: list[str | None] = [*query.model] or [None]
-    asked = [ModelQuery(model=name, version=query.version) for name in names]
-    models = [choose(request, shared, kind, "classify", each) for each in asked]
+    models = [choose(request, shared, kind, "classify", each, query.version) for each in names]
     labels = sum(min(query.top_k, len(served.model.labels)) for served in models)
 
     def read(served: Served, prediction: Prediction) -> Finding:
         return {"labels": _rank(served.model.labels, prediction.values, query.top_k)}
 
-    items, deadline = await _receive(request, shared, models, kind)
-    return await _answer(request, shared, models, "classify", read, items, deadline, labels)
+    received = await _receive(request, shared, models, kind)
+    return await _answer(request, shared, models, "classify", read, received, labels)
 
 
 async def _embed(
     request: Request, shared: State, modality: Modality, query: ModelQuery
 ) -> Response:
-    served = choose(request, shared, modality, "embed", query)
+    served = choose(request, shared, modality, "embed", query.model, query.version)
 
     def read(_: Served, prediction: Prediction) -> Finding:
         return {"vector": cast(list[float], prediction.values)}  # it is written as one
 
-    items, deadline = await _receive(request, shared, [served], modality)
-    return await _answer(request, shared, [served], "embed", read, items, deadline)
+    received = await _receive(request, shared, [served], modality)
+    return await _answer(request, shared, [served], "embed", read, received)
 
 
 async def _classify_by_likeness(
@@ -233,10 +237,11 @@ async def _classify_by_likeness(
     if len(query.model) > 1:
         raise BadRequest("labels= are compared by the vectors of one model only", "model")
     name = query.model[0] if query.model else None
-    asked = ModelQuery(model=name, version=query.version)
-    served = choose(request, shared, "text", "embed", asked)
-    items, deadline = await _receive(request, shared, [served], "text")
-    words = await _embed_words(request, shared, served, query.labels, deadline, noun="label")
+    served = choose(request, shared, "text", "embed", name, query.version)
+    received = await _receive(request, shared, [served], "text")
+    words = await _embed_words(
+        request, shared, served, query.labels, received.deadline, noun="label"
+    )
     vectors = [prediction.values for prediction in words]
 
     def read(_: Served, prediction: Prediction) -> Finding:
@@ -244,25 +249,29 @@ async def _classify_by_likeness(
         return {"labels": _rank(query.labels, softmax(likeness * ZERO_SHOT_SCALE), query.top_k)}
 
     labels = min(query.top_k, len(query.labels))
-    return await _answer(request, shared, [served], "embed", read, items, deadline, labels)
+    return await _answer(request, shared, [served], "embed", read, received, labels)
 
 
-async def _receive(
-    request: Request, shared: State, models: list[Served], kind: Kind
-) -> tuple[Items, float]:
-    """The request's items, and its deadline.
+class Received(NamedTuple):
+    """A request's items, when they must be answered, and where they queue."""
+
+    items: Items
+    deadline: float
+    admissions: list[Admission]
+
+
+async def _receive(request: Request, shared: State, models: list[Served], kind: Kind) -> Received:
+    """Read a request.
 
     Raises:
-        CallerError: there are none that can be used.
+        CallerError: it has no items that can be used.
         LoadError: they would not be answered in time; the body was not read.
     """
     deadline = deadline_of(request, shared.settings.timeout_ms)
-    check(_admissions(models), deadline)
-    return await read_items(request, kind, shared.settings), deadline
-
-
-def _admissions(models: list[Served]) -> list[Admission]:
-    return list({each for served in models for each in served.admissions})
+    admissions = list({each for served in models for each in served.admissions})
+    check(admissions, deadline)
+    items = await read_items(request, kind, shared.settings)
+    return Received(items, deadline, admissions)
 
 
 async def _answer(
@@ -271,8 +280,7 @@ async def _answer(
     models: list[Served],
     task: Task,
     read: Read,
-    items: Items,
-    deadline: float,
+    received: Received,
     labels: int = 0,
 ) -> Response:
     """Every model's prediction of every item, read as the route wants it.
@@ -284,12 +292,13 @@ async def _answer(
         TooLarge: the answer would hold too many labels.
         SensoriumError: the only item has no answer.
     """
+    items, deadline, admissions = received
     if (asked := len(items.given) * labels) > MOST_LABELS:
         raise TooLarge(
             f"the answer would hold {asked:,} labels; at most {MOST_LABELS:,} are given:"
             " lower top_k, or send less at once"
         )
-    window, admissions = shared.settings.window, _admissions(models)
+    window = shared.settings.window
     with enter(admissions, min(len(items.given), window), deadline):
         work = _predict_all(shared, models, task, items.given, deadline, window)
         outcomes = await while_there(request, admissions, work)

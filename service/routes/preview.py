@@ -47,7 +47,7 @@ async def preview_image(
     request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
 ) -> Response:
     """The picture rebuilt from the model's input, as PNG."""
-    served = choose(request, shared, "image", None, query)
+    served = choose(request, shared, "image", None, query.model, query.version)
     preprocessor = served.model.preprocessor
     assert isinstance(preprocessor, ImagePreprocessor)
 
@@ -67,7 +67,7 @@ async def preview_audio(
     request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
 ) -> Response:
     """Waveform and log-mel spectrogram, with axes, as PNG."""
-    served = choose(request, shared, "audio", None, query)
+    served = choose(request, shared, "audio", None, query.model, query.version)
     preprocessor = served.model.preprocessor
     assert isinstance(preprocessor, AudioPreprocessor)
 
@@ -83,7 +83,7 @@ async def preview_text(
     request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
 ) -> Tokens:
     """The tokens, with their ids and offsets."""
-    served = choose(request, shared, "text", None, query)
+    served = choose(request, shared, "text", None, query.model, query.version)
     preprocessor = served.model.preprocessor
     assert isinstance(preprocessor, TextPreprocessor)
     tokens, truncated = await _turn(request, shared, "text", preprocessor.tokens)
