@@ -127,13 +127,13 @@ def _batches(model: Candidate, example: Sample, payload: bytes) -> Iterator[list
 
 
 def _others(preprocessor: Preprocessor, example: Sample, payload: bytes) -> list[Sample]:
-    """Other items that may share the example's batch: noise, blank; a text longer and shorter."""
+    """Items that may share the example's batch: shuffled, blank; a text longer and shorter."""
     data = example.data
     if not isinstance(preprocessor, TextPreprocessor):
-        generator = np.random.default_rng(0)
-        pixels = generator.integers(0, 256, data.shape) if data.dtype == np.uint8 else None
-        noise = generator.normal(size=data.shape) if pixels is None else pixels
-        return [Sample(noise.astype(data.dtype)), Sample(np.zeros_like(data))]
+        # Of the example's own values: others might be what the graph was never made for.
+        shuffled = np.random.default_rng(0).permutation(data.ravel()).reshape(data.shape)
+        other = data + data.dtype.type(1) if np.array_equal(shuffled, data) else shuffled
+        return [Sample(other), Sample(np.zeros_like(data))]
     words = data.copy()  # the same number of tokens, special ones kept at both ends
     inner = slice(1, -1) if len(data) > 2 else slice(None)
     words[inner] = (data[inner] + 1) % (data.max() + 1)

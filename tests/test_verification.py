@@ -23,6 +23,7 @@ from service.metrics import ModelSeries
 from service.model import Model, load
 from service.preprocessing import Sample, TextPreprocessor
 from service.settings import Settings
+from service.verification import _others
 from tests.conftest import COLOURS, png, write_colours, write_model, write_warmth, write_words
 from tests.test_routes import problem, serving
 
@@ -248,6 +249,17 @@ def test_a_graph_that_answers_by_chance_is_refused(tmp_path: Path, most: int) ->
 
     with pytest.raises(BadModel, match=r"example\.expected: \w+ differs by"):
         load(write_colours(tmp_path, graph=chance, change=change), Settings())
+
+
+def test_the_check_asks_for_nothing_beyond_the_example(tmp_path: Path) -> None:
+    """A graph that needs for ever for white pictures is loaded by a darker example."""
+    white = np.full((8, 8, 3), 255, np.uint8)
+    model = load(write_colours(tmp_path), Settings())
+    for level in (0, 40, 200):
+        example = Sample(np.full_like(white, level))
+        others = _others(model.preprocessor, example, b"")
+        assert max(int(other.data.max()) for other in others) <= level + 1
+        assert any((other.data != example.data).any() for other in others)
 
 
 @pytest.mark.anyio
