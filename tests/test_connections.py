@@ -12,8 +12,9 @@ import httpx
 import psutil
 import pytest
 
-from service.connections import CHECKED, MOST_HEAD, MOST_PIPELINED
+from service.connections import CHECKED, MOST_HEAD, MOST_PIPELINED, Config
 from service.keys import add_key
+from service.settings import Settings
 from tests.conftest import write_small_models
 from tests.servers import served
 
@@ -398,6 +399,13 @@ def test_a_trailer_brings_neither_a_key_nor_an_id(small_models: Path, tmp_path: 
 def test_the_versions_are_those_whose_private_parts_were_checked() -> None:
     """After an update, read what `service.bento` and `service.connections` replace again."""
     assert {name: version(name) for name in CHECKED} == CHECKED
+
+
+@pytest.mark.parametrize(("given", "seconds"), [(None, 30), (5, 5), (86_400, 30)])
+def test_a_flag_may_only_shorten_the_end_of_a_worker(given: int | None, seconds: int) -> None:
+    config = Config(Settings(), app="service.app:none", timeout_graceful_shutdown=given)
+    assert config.timeout_graceful_shutdown == seconds
+    assert not config.proxy_headers
 
 
 def test_only_the_port_is_listened_on(url: str) -> None:
