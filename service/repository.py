@@ -32,7 +32,7 @@ from service.folders import (
     model_folders,
     scan_model,
 )
-from service.manifest import MANIFEST, EncoderReference, Kind, Modality, Task
+from service.manifest import MANIFEST, PACKAGE, EncoderReference, Kind, Modality, Task
 from service.memory import give_memory_back
 from service.metrics import ModelSeries, forget_model
 from service.model import Model, load, no_encoder
@@ -629,7 +629,7 @@ def _use(kind: Kind, task: Task | None) -> str:
 def _entry(folder: Folder) -> Entry:
     """A folder, before it is loaded."""
     where = folder.name if folder.version == NO_VERSION else f"{folder.name}/{folder.version}"
-    fault = folder.fault or (None if folder.whole else f"holds no file {MANIFEST}")
+    fault = folder.fault or (None if folder.whole else f"holds no file {MANIFEST}; {PACKAGE}")
     reason = fault and f"{where}: {fault}"
     return Entry(*folder.key, "failed" if reason else "loading", reason, seen=folder.seen)
 
