@@ -18,6 +18,7 @@ from _bentoml_sdk import Service
 from bentoml._internal.utils import circus
 
 from service.settings import Settings
+from service.supervision import STARTER
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -76,6 +77,7 @@ def guard_workers(settings: Settings) -> None:
             options["check_delay"] = 1.0  # seconds, not BentoML's ten
             super().__init__(watchers, *args, **options)
 
+    os.environ[STARTER] = str(os.getpid())
     circus.Arbiter = Arbiter  # type: ignore[misc]
 
 

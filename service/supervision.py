@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 PAUSE = 1.0  # seconds before the first restart; each further pause is twice as long
 LONGEST_PAUSE = 30.0  # seconds; work that lasted longer than this starts with PAUSE again
 
+STARTER = "_SENSORIUM_STARTER"  # the variable in which workers find the process that starts them
+
 _detached: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
 
 

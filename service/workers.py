@@ -29,7 +29,7 @@ from service.policy import (
 )
 from service.repository import Repository
 from service.settings import Use
-from service.supervision import end_worker
+from service.supervision import STARTER, end_worker
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Workers:
         self._folder = folder
         self._repository = repository
         self._count = count
-        self._starter = os.getppid()
+        self._starter = int(os.environ.get(STARTER, os.getppid()))
         open_state(folder)
         self._socket = folder / f"{os.getpid()}.socket"
         self._server: asyncio.Server | None = None
