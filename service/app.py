@@ -21,15 +21,15 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 
 from service import logs
 from service.bento import guard_workers, wrap_worker
+from service.control.routing import check_state, open_state
 from service.errors import OperatorError
 from service.keys import read_keys
-from service.policy import check_state, open_state
 from service.settings import Settings, check_models, read_settings
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from service.serving import Serving
+    from service.worker import Serving
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ except OperatorError as error:
 @cache
 def serving() -> "Serving":
     """All that answers. Only a worker has it: it is a third of a process' start and memory."""
-    from service.serving import Serving
+    from service.worker import Serving
 
     return Serving(settings, meeting)
 

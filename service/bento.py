@@ -1,7 +1,7 @@
 """BentoML: the parts of it, and of uvicorn below it, that this service replaces.
 
-Each is private, or an option that BentoML does not hand on. `service.connections.CHECKED` names the
-versions that they were checked against.
+Each is private, or an option that BentoML does not hand on. `service.api.connections.CHECKED` names
+the versions that they were checked against.
 """
 
 import atexit
@@ -48,7 +48,7 @@ def _bound_connections(settings: Settings) -> None:
     import uvicorn
 
     try:
-        from service.connections import Config, Server
+        from service.api.connections import Config, Server
     except (ImportError, AttributeError):
         logger.exception(
             "uvicorn has changed: connections are not limited; install a locked version"

@@ -25,7 +25,7 @@
         ├── ProviderMissing    hardware that was asked for is not there
         └── StateUnusable      what is wanted of the models cannot be read or written
 
-They are raised deep and plain, without HTTP; `routes.problems` gives each its status and code.
+They are raised deep and plain, without HTTP; `api.problems` gives each its status and code.
 """
 
 

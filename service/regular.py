@@ -1,5 +1,6 @@
 """Regular files: read whole and within a size; a pipe, a device or a socket is refused at once."""
 
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -34,3 +35,9 @@ def read_regular(path: Path, most_bytes: int, *, sealed: bool = False) -> bytes:
     if len(content) != found.st_size:
         raise BadModel(f"{path}: changed while it was read")
     return content
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,10 +17,10 @@ import yaml
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from service.manifest import EncoderReference, Manifest
-from service.model import Model, answer_example, load
-from service.preprocessing import ImagePreprocessor
-from service.session import Session
+from service.model.manifest import EncoderReference, Manifest
+from service.model.model import Model, answer_example, load
+from service.model.preprocessing import ImagePreprocessor
+from service.runtime.session import Session
 from service.settings import Settings
 
 SHARED_DATA = Path(__file__).parents[2] / "shared/data"

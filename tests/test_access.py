@@ -17,11 +17,11 @@ import psutil
 import pytest
 
 from service import keys
+from service.api import build_api
+from service.api.middleware.quotas import Rate
 from service.errors import OperatorError
 from service.keys import Keys, add_key, read_keys
 from service.logs import JsonFormatter
-from service.routes import build_api
-from service.routes.quotas import Rate
 from service.settings import read_settings
 from tests.conftest import png
 from tests.servers import PROJECT, plain_environment
@@ -340,7 +340,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[logging.LogReco
     caplog.set_level(logging.INFO, "service")
 
     def read() -> list[logging.LogRecord]:
-        return [r for r in caplog.records if r.name == "service.routes.request_log"]
+        return [r for r in caplog.records if r.name == "service.api.middleware.access_log"]
 
     return read
 

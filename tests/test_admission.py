@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-import service.admission
-from service.admission import ALWAYS, MEMORY, Admission, check, enter
+import service.inference.admission
 from service.errors import DeadlineExceeded, QueueFull, Unreadable
+from service.inference.admission import ALWAYS, MEMORY, Admission, check, enter
 from service.metrics import ModelSeries
 
 pytestmark = pytest.mark.anyio
@@ -59,7 +59,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(service.admission, "perf_counter", clock)
+    monkeypatch.setattr(service.inference.admission, "perf_counter", clock)
     return clock
 
 

@@ -9,10 +9,10 @@ import soundfile
 
 from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
-from service.manifest import AudioPreprocessing, LogMel
-from service.preprocessing import AudioPreprocessor
-from service.preprocessing.audio import LogMelSpectrogram, mel_filters
-from service.preprocessing.recording import MOST_CHANNELS
+from service.model.manifest import AudioPreprocessing, LogMel
+from service.model.preprocessing import AudioPreprocessor
+from service.model.preprocessing.audio import LogMelSpectrogram, mel_filters
+from service.model.preprocessing.recording import MOST_CHANNELS
 from tests.conftest import wav
 
 RATE = 16_000

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.batching import Batcher, BatchLimits, Computed, Item, Reply
-from service.cores import CORES, NICENESS
 from service.errors import (
     BatchFailed,
     CallerError,
@@ -22,10 +20,12 @@ from service.errors import (
     QueueFull,
     Unreadable,
 )
+from service.inference.batching import Batcher, BatchLimits, Reply
 from service.limits import affinity
 from service.metrics import DROPPED, ModelSeries, samples
-from service.preprocessing import Sample
-from service.speed import Speed
+from service.model.speed import Speed
+from service.model.types import Computed, Item, Sample
+from service.runtime.placement import CORES, NICENESS
 from tests.marks import has_two_cores, keeps_to_cores, knows_threads
 
 pytestmark = pytest.mark.anyio
@@ -76,7 +76,7 @@ def batcher(
 @pytest.fixture
 def no_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch is alone as soon as nothing else is there."""
-    monkeypatch.setattr("service.cores.QUIET_SECONDS", 0)
+    monkeypatch.setattr("service.runtime.placement.QUIET_SECONDS", 0)
 
 
 def number(value: int, cost: int = 1) -> Sample:
@@ -155,7 +155,7 @@ async def test_a_batch_of_several_is_not_alone() -> None:
 
 
 async def test_who_had_company_a_while_ago_is_not_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.cores.QUIET_SECONDS", 3600)
+    monkeypatch.setattr("service.runtime.placement.QUIET_SECONDS", 3600)
     model = Doubler(held=True)
     async with batcher(model, lanes=2, items=1) as doubler:
         callers = [asyncio.create_task(doubler.submit(number(n))) for n in (1, 2)]
@@ -582,7 +582,7 @@ async def test_a_lane_that_has_died_is_replaced(
         raise PermissionError("as a system call may")
 
     with monkeypatch.context() as patch:
-        patch.setattr("service.batching.give_way", die)
+        patch.setattr("service.inference.batching.give_way", die)
         doubler = batcher(Doubler())
         async with asyncio.timeout(10):
             while doubler._lanes[0].thread.is_alive():  # noqa: ASYNC110

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.cache import OVERHEAD_BYTES, Cache
-from service.pipeline import QUICKLY_HASHED
-from service.policy import Policy
-from service.repository import Repository
-from service.routes import build_api
+from service.api import build_api
+from service.control.repository import Repository
+from service.control.routing import Policy
+from service.inference.cache import OVERHEAD_BYTES, Cache
+from service.inference.pipeline import QUICKLY_HASHED
 from tests.conftest import COLOURS, png, write_colours, write_warmth
 from tests.test_routes import problem, serving
 

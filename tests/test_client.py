@@ -46,7 +46,7 @@ from sensorium_client.arrays import encode_png, encode_wav
 from sensorium_client.exchange import FIRST_PAUSE, pause_after, read_retry_after
 from sensorium_client.items import SUFFIXES, find_items
 from sensorium_client.many import answer_all
-from service.preprocessing.image import FORMATS
+from service.model.preprocessing.image import FORMATS
 from tests.conftest import png, tone, write_small_models
 from tests.servers import PROJECT, free_port, plain_environment, served
 

@@ -45,7 +45,7 @@ from loadtests.compare.results import (
 from loadtests.compare.servers import models as peers
 from loadtests.compare.works import WORKS
 from loadtests.compare.wrk import WrkFailed, parse_outcome
-from service.model import load
+from service.model.model import load
 from service.settings import Settings
 from tests.conftest import write_colours
 from tests.servers import PROJECT, small_server

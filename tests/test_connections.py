@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from service.connections import CHECKED, MOST_HEAD, MOST_PIPELINED, Config
+from service.api.connections import CHECKED, MOST_HEAD, MOST_PIPELINED, Config
 from service.keys import add_key
 from service.settings import Settings
 from tests.conftest import write_small_models
@@ -397,7 +397,7 @@ def test_a_trailer_brings_neither_a_key_nor_an_id(small_models: Path, tmp_path: 
 
 
 def test_the_versions_are_those_whose_private_parts_were_checked() -> None:
-    """After an update, read what `service.bento` and `service.connections` replace again."""
+    """After an update, read what `service.bento` and `service.api.connections` replace again."""
     assert {name: version(name) for name in CHECKED} == CHECKED
 
 

@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from service.cores import CORES, NICENESS, QUIET_SECONDS, Cores, answer_here, give_way
 from service.errors import NotReady
+from service.inference.pipeline import Pipeline
 from service.limits import affinity
-from service.pipeline import Pipeline
+from service.runtime.placement import CORES, NICENESS, QUIET_SECONDS, Cores, answer_here, give_way
 from tests.marks import has_two_cores, keeps_to_cores, knows_threads
 
 
@@ -52,7 +52,7 @@ def test_a_batch_that_fails_leaves_its_core() -> None:
 
 def test_a_batch_is_alone_after_a_while_without_company(monkeypatch: pytest.MonkeyPatch) -> None:
     cores, now = Cores([4, 7]), 1000.0
-    monkeypatch.setattr("service.cores.perf_counter", lambda: now)
+    monkeypatch.setattr("service.runtime.placement.perf_counter", lambda: now)
 
     def is_alone(*, more: bool = False) -> bool:
         with cores.computing(more=more) as (alone, _):
@@ -114,7 +114,7 @@ def test_who_answers_keeps_to_a_core_behind_a_batch_that_was_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("service.cores.perf_counter", lambda: now)
+    monkeypatch.setattr("service.runtime.placement.perf_counter", lambda: now)
     own = affinity()
     first = min(own)
     cores = Cores(own)

@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
+from service.api import build_api, build_app
+from service.api.context import State, build_state
+from service.control.repository import Repository
+from service.control.routing import read_defaults
 from service.errors import OperatorError
-from service.policy import read_defaults
-from service.repository import Repository
-from service.routes import build_api, build_app
-from service.routes.state import State, build_state
 from service.settings import Settings, read_settings
 from tests.conftest import png, write_colours, write_warmth, write_words
 from tests.servers import served

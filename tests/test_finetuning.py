@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from service.model import Model, load
+from service.model.model import Model, load
 from service.settings import Settings
 from tests.conftest import wav
 from tests.servers import PROJECT

@@ -9,8 +9,9 @@ import onnx.parser
 import pytest
 
 from service.errors import BadModel, CallerError
-from service.manifest import Manifest, sha256
-from service.model import load
+from service.model.manifest import Manifest
+from service.model.model import load
+from service.regular import sha256
 from service.settings import Settings
 from tests.conftest import COLOURS, ORIGIN, png
 from training.errors import FolderExists

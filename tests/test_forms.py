@@ -16,9 +16,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from service.api.request.media import to_utf8
+from service.api.request.multipart import MOST_LOOKALIKES
 from service.errors import UnknownMediaType
-from service.routes.media import to_utf8
-from service.routes.multipart import MOST_LOOKALIKES
 from tests.conftest import VOCABULARY, png, tone
 from tests.test_routes import serving
 

@@ -12,11 +12,11 @@ import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
+from service.control.repository import Repository
 from service.errors import BadModel
-from service.manifest import read_manifest
-from service.meaning import read_labels
-from service.model import load
-from service.repository import Repository
+from service.model.manifest import read_manifest
+from service.model.meaning import read_labels
+from service.model.model import load
 from service.settings import Settings
 from tests.conftest import png, write_colours, write_words
 

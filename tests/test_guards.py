@@ -16,13 +16,13 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.types import Message
 
+from service.api.request.body import MOST_INFLATION, read_body
+from service.api.request.media import read_media_type
+from service.api.request.multipart import MOST_HEAD, read_parts
+from service.api.request.payloads import MOST_JSON_BYTES, MOST_JSON_MARKS, parse_json
+from service.api.v1 import predict
+from service.api.v2.codec import MOST_ELEMENTS, MOST_VALUES
 from service.errors import CallerGone, TooLarge
-from service.routes import files
-from service.routes.bodies import MOST_INFLATION, read_body
-from service.routes.media import read_media_type
-from service.routes.multipart import MOST_HEAD, read_parts
-from service.routes.payloads import MOST_JSON_BYTES, MOST_JSON_MARKS, parse_json
-from service.routes.v2.wire import MOST_ELEMENTS, MOST_VALUES
 from service.settings import Settings
 from tests.conftest import png
 from tests.servers import served
@@ -351,7 +351,7 @@ async def test_a_connection_whose_body_is_too_large_to_be_read_is_closed(
 async def test_an_answer_holds_so_many_labels_and_no_more(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MOST_LABELS", 8)
+    monkeypatch.setattr(predict, "MOST_LABELS", 8)
     picture = (HEAD, png((250, 10, 10)))
     headers, path = {"content-type": FORM}, "/v1/image/classify?model=colours&top_k=2"
     good = await client.post(path, content=form(*[picture] * 4), headers=headers)
@@ -392,7 +392,7 @@ async def test_of_many_unknown_names_one_is_told(client: httpx.AsyncClient) -> N
 
 def test_of_many_wrong_items_one_is_described() -> None:
     with pytest.raises(ValidationError) as raised:
-        files.Comparison(input=[1] * 1000)
+        predict.Comparison(input=[1] * 1000)
     assert raised.value.error_count() == 2  # it is no text, and its first item is none
 
 

@@ -7,7 +7,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from service.session import Session
+from service.runtime.session import Session
 from service.settings import Provider
 from tests.conftest import COLOURS
 from training.half import NoDevice, check_device, halve

@@ -7,10 +7,10 @@ import httpx
 import numpy as np
 import pytest
 
+from service.control.repository import Repository
 from service.errors import BadModel, EncoderMissing
 from service.metrics import BATCH_ITEMS
-from service.model import load
-from service.repository import Repository
+from service.model.model import load
 from service.settings import Settings
 from tests.conftest import png, tone, write_mood, write_twice, write_warmth
 from tests.test_manifest import setting

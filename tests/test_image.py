@@ -14,15 +14,16 @@ from PIL import Image
 
 from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
-from service.manifest import ImagePreprocessing
-from service.preprocessing import Array, ImagePreprocessor
-from service.preprocessing.image import (
+from service.model.manifest import ImagePreprocessing
+from service.model.preprocessing import ImagePreprocessor
+from service.model.preprocessing.image import (
     LONGEST_SIDE,
     METERED,
     MOST_METADATA,
     MOST_PROFILES,
     MOST_SCANS,
 )
+from service.runtime.tensors import Array
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

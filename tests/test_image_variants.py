@@ -15,8 +15,8 @@ from PIL import Image, ImageCms
 
 from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
-from service.manifest import ImagePreprocessing
-from service.preprocessing import ImagePreprocessor
+from service.model.manifest import ImagePreprocessing
+from service.model.preprocessing import ImagePreprocessor
 
 Pixels = NDArray[np.uint8]
 HEIGHT, WIDTH = 24, 32

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from service.limits import InputLimits
-from service.manifest import (
+from service.model.manifest import (
     Classify,
     Embed,
     Example,
@@ -26,8 +26,8 @@ from service.manifest import (
     read_manifest,
     write_manifest,
 )
-from service.model import load
-from service.preprocessing import build_preprocessor
+from service.model.model import load
+from service.model.preprocessing import build_preprocessor
 from service.settings import Provider, Settings
 from tests.conftest import png
 from training import likeness

@@ -14,13 +14,13 @@ import httpx
 import numpy as np
 import pytest
 
-from service.batching import Batcher, BatchLimits, Computed, Item
+from service.api.v2 import infer
+from service.api.v2.datatypes import Datatype, from_binary, to_binary
+from service.api.v2.infer import _highest
 from service.errors import BadRequest, TooLarge
+from service.inference.batching import Batcher, BatchLimits
 from service.metrics import ModelSeries
-from service.preprocessing import Sample, TensorSample
-from service.routes.v2 import infer
-from service.routes.v2.infer import _highest
-from service.tensors import Datatype, from_binary, to_binary
+from service.model.types import Computed, Item, Sample, TensorSample
 from tests.conftest import png, tone, write_colours, write_mood, write_warmth
 from tests.test_routes import serving
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from service.cores import CORES as PROCESS
 from service.errors import OperatorError
 from service.limits import AFFINITY, core_budget, has_all_its_cores
+from service.runtime.placement import CORES as PROCESS
 from service.settings import Settings, read_settings
 from tests.marks import has_two_cores, keeps_to_cores
 

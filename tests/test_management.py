@@ -18,7 +18,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtests.changes import Target, change_under_load
-from service.policy import draw
+from service.control.routing import draw
 from tests.conftest import COLOURS, png, write_colours, write_warmth
 from tests.servers import served
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from service.control.repository import Repository
 from service.errors import BadModel, OperatorError
-from service.manifest import read_manifest, write_manifest
-from service.model import load
-from service.repository import Repository
+from service.model.manifest import read_manifest, write_manifest
+from service.model.model import load
 from service.settings import Settings
 from tests.conftest import COLOURS, write_colours, write_loudness, write_words
 
@@ -214,7 +214,7 @@ async def test_what_nobody_foresaw_fails_one_model_only(
             raise MemoryError("too large")
         return load(folder, *args)
 
-    monkeypatch.setattr("service.repository.load", fail)
+    monkeypatch.setattr("service.control.repository.load", fail)
     repository = Repository(Settings(models=small_models))
     await repository.open()
     states = {entry.name: (entry.state, entry.reason) for entry in repository.entries()}

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.manifest import Classify
-from service.meaning import best, cosines, probabilities, softmax
+from service.model.manifest import Classify
+from service.model.meaning import best, cosines, probabilities, softmax
 
 SCORES = np.array([1.0, 3.0, -2.0], np.float32)
 

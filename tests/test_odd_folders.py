@@ -12,10 +12,10 @@ from typing import NamedTuple
 import httpx
 import pytest
 
+from service.api import build_api, build_app
+from service.api.context import build_state
+from service.control.repository import Repository
 from service.errors import OperatorError
-from service.repository import Repository
-from service.routes import build_api, build_app
-from service.routes.state import build_state
 from service.settings import Settings
 from tests.conftest import png, write_colours
 from tests.servers import served

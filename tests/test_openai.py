@@ -16,7 +16,7 @@ from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 from tokenizers import Tokenizer, processors
 
-from service.routes import build_api
+from service.api import build_api
 from tests.conftest import (
     png,
     small_tokenizer,

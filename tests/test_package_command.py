@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from service.errors import SensoriumError
-from service.manifest import AudioPreprocessing, ImagePreprocessing, TextPreprocessing
-from service.model import Model, load
+from service.model.manifest import AudioPreprocessing, ImagePreprocessing, TextPreprocessing
+from service.model.model import Model, load
 from service.settings import Settings
 from tests.conftest import COLOURS, LOUDNESS, WORDS, tone, write_words
 from tests.servers import PROJECT, served

@@ -12,7 +12,7 @@ from onnx import TensorProto, external_data_helper, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from service.errors import BadModel, SensoriumError
-from service.model import Model, load
+from service.model.model import Model, load
 from service.settings import Settings
 from tests.conftest import WORDS, png, tone
 from tests.test_package_command import package

@@ -11,11 +11,12 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from service.manifest import AudioPreprocessing, EncoderReference, VectorPreprocessing
-from service.meaning import Floats
-from service.model import Model, load
-from service.preprocessing import AudioPreprocessor, Sample, TextPreprocessor
-from service.preprocessing.audio import fit_length
+from service.model.manifest import AudioPreprocessing, EncoderReference, VectorPreprocessing
+from service.model.meaning import Floats
+from service.model.model import Model, load
+from service.model.preprocessing import AudioPreprocessor, TextPreprocessor
+from service.model.preprocessing.audio import fit_length
+from service.model.types import Sample
 from service.settings import Provider, Settings
 from training import weights
 from training.augmentation import change_speed

@@ -10,10 +10,10 @@ import onnx.parser
 import pytest
 import yaml
 
+from service.control.repository import Repository
 from service.errors import BadModel
-from service.manifest import Graph, Manifest, read_manifest
-from service.model import answer_example, choose_graph, load
-from service.repository import Repository
+from service.model.manifest import Graph, Manifest, read_manifest
+from service.model.model import answer_example, choose_graph, load
 from service.settings import Precision, Provider, Settings
 from tests.conftest import COLOURS, png, write_colours, write_warmth
 from tests.test_routes import serving

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from service.limits import InputLimits
-from service.manifest import Classify, Embed, ImagePreprocessing, Tasks, sha256
-from service.preprocessing import Sample, build_preprocessor
-from service.session import Session
+from service.model.manifest import Classify, Embed, ImagePreprocessing, Tasks
+from service.model.preprocessing import build_preprocessor
+from service.model.types import Sample
+from service.regular import sha256
+from service.runtime.session import Session
 from service.settings import Provider
 from training.calibration import (
     CannotCalibrate,

@@ -12,7 +12,7 @@ from typing import Any
 import onnx.parser
 import pytest
 
-from service.model import load
+from service.model.model import load
 from service.settings import Settings
 from tests.conftest import png
 from tests.servers import served

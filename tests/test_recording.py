@@ -13,7 +13,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from service.errors import CallerError, Unreadable
-from service.preprocessing import recording
+from service.model.preprocessing import recording
 from tests.hostile.sounds import _ogg_checksum as ogg_checksum
 
 SECONDS = 1.0

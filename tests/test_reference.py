@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 import service.metrics
-from service.routes import build_api, problems
+from service.api import build_api, problems
 from service.settings import Settings
 
 REFERENCE = (Path(__file__).parents[1] / "docs/reference.md").read_text()

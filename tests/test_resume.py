@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from service.manifest import read_manifest
+from service.model.manifest import read_manifest
 from tests.conftest import png
 from tests.servers import PROJECT
 from training.checkpoint import Checkpoint, Run

@@ -18,11 +18,11 @@ from PIL import Image
 from starlette.routing import Route
 from starlette.types import Message
 
+from service.api import build_api, build_app
+from service.api.context import build_state
+from service.api.outcomes import all_or_none
 from service.errors import BadRequest
 from service.metrics import samples
-from service.routes import build_api, build_app
-from service.routes.outcomes import all_or_none
-from service.routes.state import build_state
 from service.settings import Settings
 from tests.conftest import png, tone, write_colours, write_loudness
 

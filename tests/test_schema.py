@@ -22,9 +22,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from service.routes import build_api
-from service.routes.contract import TAGS
-from service.routes.examples import MEDIA
+from service.api import build_api
+from service.api.examples import MEDIA
+from service.api.openapi import TAGS
 from tests.conftest import write_small_models
 from tests.hostile import FILES, NEIGHBOURS
 from tests.servers import served

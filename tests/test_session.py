@@ -12,8 +12,8 @@ import pytest
 
 from service.errors import BadModel, ProviderMissing
 from service.limits import affinity
-from service.preprocessing import Array
-from service.session import NAMES, Session, choose_provider
+from service.runtime.session import NAMES, Session, choose_provider
+from service.runtime.tensors import Array
 from service.settings import Provider
 from tests.conftest import write_colours
 from tests.marks import has_two_cores, knows_threads

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.control.shadow import _compare
+from service.inference.pipeline import Pipeline, Prediction, Timings
+from service.inference.servable import serve
 from service.metrics import SHADOWED
-from service.model import load
-from service.pipeline import Pipeline, Prediction, Timings
-from service.served import serve
+from service.model.model import load
 from service.settings import Settings
-from service.shadow import _compare
 from tests.conftest import write_colours
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.model import Model, load
+from service.model.model import Model, load
 from service.settings import Settings
 from tests.conftest import wav
 from training import speakers

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from service.model import load
+from service.model.model import load
+from service.model.speed import MOST_PADDING, UNMEASURED, Speed, measure
 from service.settings import Settings
-from service.speed import MOST_PADDING, UNMEASURED, Speed, measure
 from tests.conftest import write_words
 
 
@@ -43,7 +43,7 @@ def test_two_sizes_tell_what_a_run_takes_from_what_its_items_take(
     monkeypatch: pytest.MonkeyPatch, run: float, unit: float, cost: int
 ) -> None:
     model = Model(run, unit, cost)
-    monkeypatch.setattr("service.speed.perf_counter", model.clock)
+    monkeypatch.setattr("service.model.speed.perf_counter", model.clock)
     speed = measure(model, cost, largest=32)
     assert speed.run == pytest.approx(run, abs=1e-9)
     assert speed.unit == pytest.approx(unit, abs=1e-9)
@@ -54,7 +54,7 @@ def test_two_sizes_tell_what_a_run_takes_from_what_its_items_take(
 
 def test_a_slow_model_computes_its_item_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model(1.0, 9.0, cost=1)
-    monkeypatch.setattr("service.speed.perf_counter", model.clock)
+    monkeypatch.setattr("service.model.speed.perf_counter", model.clock)
     assert measure(model, 1, largest=16) == Speed(0.0, 10.0, 10.0)
     assert model.sizes == [1]
 

@@ -15,8 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from service.policy import Policy
-from service.repository import Repository
+from service.control.repository import Repository
+from service.control.routing import Policy
 from service.settings import Settings
 from tests.conftest import write_colours
 from tests.servers import PROJECT, free_port, plain_environment, served

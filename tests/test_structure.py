@@ -10,14 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 WEB = {"fastapi", "starlette", "bentoml"}
-# Each may import what stands to its right, and nothing to its left.
-LAYERS = [
-    "app", "bento", "connections", "serving", "routes", "workers", "watch", "shadow",
-    "pipeline", "repository", "policy", "served", "model", "pictures", "batching", "admission",
-    "verification", "session", "graphs", "tables", "meaning", "tensors", "preprocessing",
-    "folders", "manifest", "metrics", "memory", "cache", "logs", "speed", "settings", "cores",
-    "limits", "keys", "supervision", "regular", "errors", "version",
-]  # fmt: skip
+# Each layer imports only itself and what stands below it; modules at the bottom import each other.
+LAYERS = ["app", "bento", "worker", "api", "control", "inference", "model", "runtime", "bottom"]
 
 
 def modules(folder: str) -> list[Path]:
@@ -33,26 +27,28 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def layer(dotted: str) -> str | None:
-    parts = dotted.split(".")
-    return parts[1] if parts[0] == "service" and len(parts) > 1 else None
+def layer(dotted: str) -> int | None:
+    """The place of a module of the service in the list; None for any other module."""
+    package, _, rest = dotted.partition(".")
+    top = rest.partition(".")[0]
+    if package != "service":
+        return None
+    return LAYERS.index(top if top in LAYERS else "bottom")
 
 
 @pytest.mark.parametrize("path", modules("service"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_layers_point_downward(path: Path) -> None:
-    own = path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
-    if own == "__init__":
-        return
+    own = layer(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    assert own is not None
     for imported in imports(path):
         other = layer(imported)
-        if other is not None:
-            assert LAYERS.index(other) >= LAYERS.index(own), f"{own} imports {imported}"
+        assert other is None or other >= own, f"{path} imports {imported}"
 
 
 @pytest.mark.parametrize("path", modules("service"), ids=lambda p: str(p.relative_to(ROOT)))
-def test_only_the_routes_know_http(path: Path) -> None:
+def test_only_the_api_knows_http(path: Path) -> None:
     inside = path.relative_to(ROOT / "service").parts[0]
-    if inside not in ("app.py", "bento.py", "routes"):
+    if inside not in ("app.py", "bento.py", "api"):
         assert not WEB & {imported.split(".")[0] for imported in imports(path)}
 
 
@@ -66,7 +62,7 @@ def test_service_imports_nothing_of_training_and_loadtests_nothing_of_ours() -> 
 def test_training_knows_no_http() -> None:
     for path in modules("training"):
         for imported in imports(path):
-            assert not imported.startswith(("service.routes", "service.app")), path
+            assert not imported.startswith(("service.api", "service.app")), path
             assert imported.split(".")[0] not in WEB, path
 
 
@@ -79,10 +75,10 @@ def loaded(module: str, names: Sequence[str]) -> list[str]:
 
 
 def test_a_serving_process_loads_no_torch_and_draws_nothing_at_its_start() -> None:
-    assert not loaded("service.serving", ("torch", "onnx", "matplotlib"))
+    assert not loaded("service.worker", ("torch", "onnx", "matplotlib"))
 
 
 def test_the_process_that_starts_workers_loads_nothing_that_answers() -> None:
     answering = ("fastapi", "numpy", "onnxruntime", "PIL", "soundfile", "tokenizers")
-    assert sorted(loaded("service.serving", answering)) == sorted(answering)
+    assert sorted(loaded("service.worker", answering)) == sorted(answering)
     assert not loaded("service.app", answering)

@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from service.preprocessing import Array
-from service.session import Session
+from service.runtime.session import Session
+from service.runtime.tables import read_tables
+from service.runtime.tensors import Array
 from service.settings import Provider
-from service.tables import read_tables
 
 ROOT = Path(__file__).parents[1]
 WORDS, WIDTH = 3000, 128
@@ -22,7 +22,7 @@ GENERATOR = np.random.default_rng(0)
 GROWTH = """
 import sys, psutil
 from pathlib import Path
-from service.session import Session
+from service.runtime.session import Session
 from service.settings import Provider
 graph, lone_threads = Path(sys.argv[1]), int(sys.argv[2])
 before = psutil.Process().memory_info().rss

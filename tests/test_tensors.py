@@ -7,8 +7,7 @@ import numpy as np
 import orjson
 import pytest
 
-from service.errors import BadRequest, TooLarge
-from service.tensors import (
+from service.api.v2.datatypes import (
     DATATYPES,
     DTYPES,
     MOST_STRINGS,
@@ -18,6 +17,7 @@ from service.tensors import (
     to_binary,
     to_json,
 )
+from service.errors import BadRequest, TooLarge
 
 NUMBERS = [datatype for datatype in DTYPES if datatype != "BYTES"]
 

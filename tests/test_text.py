@@ -7,8 +7,8 @@ import pytest
 
 from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
-from service.manifest import TextPreprocessing
-from service.preprocessing import TextPreprocessor
+from service.model.manifest import TextPreprocessing
+from service.model.preprocessing import TextPreprocessor
 from tests.conftest import VOCABULARY, write_words
 
 

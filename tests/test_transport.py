@@ -12,10 +12,10 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from service.api import build_api
+from service.api.middleware.ingress import Edge
+from service.api.request.body import ALWAYS_INFLATED, MOST_MEMBERS, QUICKLY_INFLATED, Inflater
 from service.keys import add_key
-from service.routes import build_api
-from service.routes.bodies import ALWAYS_INFLATED, MOST_MEMBERS, QUICKLY_INFLATED, Inflater
-from service.routes.edge import Edge
 from service.settings import Settings
 from tests.servers import served
 from tests.test_routes import problem, serving

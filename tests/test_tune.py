@@ -19,7 +19,7 @@ from loadtests.tune.models import Description, TakesSeveral, describe, link_mode
 from loadtests.tune.report import conclude, draw, write_settings, write_table
 from loadtests.tune.selection import Point, Window, choose, finalists
 from loadtests.tune.trials import measure
-from service.model import load
+from service.model.model import load
 from service.settings import Settings
 from tests.conftest import write_colours, write_words
 from tests.servers import PROJECT, served, small_server

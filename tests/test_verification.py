@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from service.batching import Batcher, BatchLimits
 from service.errors import BadModel, BatchFailed, Unreadable
+from service.inference.batching import Batcher, BatchLimits
 from service.limits import InputLimits
-from service.manifest import Classify, Embed, TextPreprocessing
-from service.meaning import cosines, interpret
 from service.metrics import ModelSeries
-from service.model import Model, load
-from service.preprocessing import Sample, TextPreprocessor
+from service.model.manifest import Classify, Embed, TextPreprocessing
+from service.model.meaning import cosines, interpret
+from service.model.model import Model, load
+from service.model.preprocessing import TextPreprocessor
+from service.model.types import Sample
+from service.model.verification import _others
 from service.settings import Settings
-from service.verification import _others
 from tests.conftest import COLOURS, png, write_colours, write_model, write_warmth, write_words
 from tests.test_routes import problem, serving
 

@@ -18,13 +18,13 @@ import httpx
 import psutil
 import pytest
 
-import service.watch
+import service.control.watchdog
+from service.api import build_api, build_app
+from service.api.context import State, build_state
+from service.control.routing import Defaults, Policy
 from service.errors import BatchFailed
-from service.policy import Defaults, Policy
-from service.routes import build_api, build_app
-from service.routes.state import State, build_state
+from service.model.speed import Speed
 from service.settings import Settings
-from service.speed import Speed
 from tests.conftest import png, write_model
 
 pytestmark = pytest.mark.anyio
@@ -76,7 +76,7 @@ PIECE = 20_000  # bytes
 @pytest.fixture(autouse=True)
 def on_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it is unwell, the process of these tests does not end."""
-    monkeypatch.setattr(service.watch, "HOPELESS", 10_000.0)
+    monkeypatch.setattr(service.control.watchdog, "HOPELESS", 10_000.0)
 
 
 @asynccontextmanager
@@ -215,7 +215,7 @@ async def test_the_watch_goes_on_where_no_thread_can_be_started(
     def fail(_: Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(service.watch, "PAUSE", 0.01)
+    monkeypatch.setattr(service.control.watchdog, "PAUSE", 0.01)
     async with watched(tmp_path) as (state, client), asyncio.timeout(30):
         assert (await client.post("/v1/image/embed", content=DARK)).status_code == 200
         with monkeypatch.context() as patch:
@@ -231,7 +231,7 @@ async def test_a_process_that_stood_still_has_no_lane_that_is_stuck(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by SIGSTOP, or a machine that sleeps: an hour goes by between two looks."""
-    monkeypatch.setattr(service.watch, "PAUSE", 0.01)
+    monkeypatch.setattr(service.control.watchdog, "PAUSE", 0.01)
     async with watched(tmp_path) as (state, client):
         [served] = state.repository.served()
         asked = asyncio.create_task(client.post("/v1/image/embed", content=BRIGHT))
@@ -302,7 +302,7 @@ async def test_lanes_are_looked_at_while_a_decoder_lets_the_watch_wait(
     async def wait_for_ever(*_: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(service.watch, "PAUSE", 0.01)
+    monkeypatch.setattr(service.control.watchdog, "PAUSE", 0.01)
     async with watched(tmp_path) as (state, client):
         monkeypatch.setattr(state.pipeline, "decode", wait_for_ever)
         async with watching(state), asyncio.timeout(10):
@@ -315,7 +315,7 @@ async def test_what_was_freed_is_given_back_again_and_again(
 ) -> None:
     if not hasattr(ctypes.CDLL(None), "malloc_trim"):
         pytest.skip("another C library than glibc: it keeps nothing")
-    monkeypatch.setattr(service.watch, "TIDY_SECONDS", 0.05)
+    monkeypatch.setattr(service.control.watchdog, "TIDY_SECONDS", 0.05)
     async with watched(tmp_path) as (state, _):
         held = [b"x" * PIECE for _ in range(4000)]
         last = held[-1]  # what lies behind the others keeps them
@@ -330,7 +330,7 @@ async def test_what_holds_each_other_is_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an error and its traceback do; for an idle worker nobody looks for garbage."""
-    monkeypatch.setattr(service.watch, "TIDY_SECONDS", 0.05)
+    monkeypatch.setattr(service.control.watchdog, "TIDY_SECONDS", 0.05)
     async with watched(tmp_path) as (state, _):
         gc.disable()
         try:
@@ -349,7 +349,7 @@ async def test_what_holds_each_other_is_given_back(
 async def test_what_a_run_needed_much_of_is_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service.watch, "TIDY_SECONDS", 0.05)
+    monkeypatch.setattr(service.control.watchdog, "TIDY_SECONDS", 0.05)
     megabyte = 2**20
     async with watched(tmp_path, HUNGRY) as (state, client):
         before = resident()

@@ -18,12 +18,13 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from loadtests.compare.payloads import mixed_lengths
-from service.admission import enter
-from service.batching import Batcher, BatchLimits, Computed, Item
-from service.manifest import ImagePreprocessing
+from service.api import build_api
+from service.inference.admission import enter
+from service.inference.batching import Batcher, BatchLimits
 from service.metrics import ModelSeries
-from service.preprocessing import ImagePreprocessor, Sample
-from service.routes import build_api
+from service.model.manifest import ImagePreprocessing
+from service.model.preprocessing import ImagePreprocessor
+from service.model.types import Computed, Item, Sample
 from service.settings import Settings
 from tests.conftest import png
 from tests.test_routes import serving

@@ -16,11 +16,11 @@ from typing import Any, get_args
 
 import numpy as np
 
+from service.control.repository import Repository
 from service.errors import CallerError
-from service.manifest import Modality
-from service.meaning import Floats
-from service.pipeline import Pipeline
-from service.repository import Repository
+from service.inference.pipeline import Pipeline
+from service.model.manifest import Modality
+from service.model.meaning import Floats
 from service.settings import Settings
 from training.errors import TrainingError
 from training.layouts import Item, find_items

@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from service.control.repository import Entry, Repository
 from service.errors import BadModel
-from service.manifest import Manifest, read_manifest
-from service.repository import Entry, Repository
+from service.model.manifest import Manifest, read_manifest
 from service.settings import Settings
 
 HEADINGS = ("name", "version", "takes", "gives", "size", "figures", "state")

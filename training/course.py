@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from service.manifest import Preprocessing
-from service.model import FindEncoder, no_encoder
-from service.preprocessing import Preprocessor
+from service.model.manifest import Preprocessing
+from service.model.model import FindEncoder, no_encoder
+from service.model.preprocessing import Preprocessor
 from training.folder import Content
 from training.layouts import Item, Split
 from training.loop import Layers, all_alike

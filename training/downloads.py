@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from service.manifest import sha256
+from service.regular import sha256
 from training.errors import DataUnavailable
 
 TIMEOUT = 30.0  # seconds without a byte

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from service.manifest import (
+from service.model.manifest import (
     Batching,
     Classify,
     Embed,

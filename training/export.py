@@ -13,8 +13,8 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from service.limits import core_budget
-from service.preprocessing import Array
-from service.session import Session
+from service.runtime.session import Session
+from service.runtime.tensors import Array
 from service.settings import Provider
 from training.errors import ExportFailed, ParityFailed
 

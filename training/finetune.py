@@ -12,8 +12,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from service.limits import InputLimits, core_budget
-from service.manifest import Kind, Preprocessing, TextPreprocessing
-from service.preprocessing import build_preprocessor
+from service.model.manifest import Kind, Preprocessing, TextPreprocessing
+from service.model.preprocessing import build_preprocessor
 from training import head, weights
 from training.course import Course, first_held_out, unchanged
 from training.encoders import ENCODERS, Encoder

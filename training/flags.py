@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from service.manifest import AudioPreprocessing, LogMel, Name
+from service.model.manifest import AudioPreprocessing, LogMel, Name
 from training.augmentation import Augmentation
 from training.errors import BadFlag
 

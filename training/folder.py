@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from service.errors import BadModel
-from service.manifest import Manifest, write_manifest
-from service.model import FindEncoder, answer_example, load, no_encoder
+from service.model.manifest import Manifest, write_manifest
+from service.model.model import FindEncoder, answer_example, load, no_encoder
 from service.settings import Settings
 from training.errors import CannotWrite, FolderExists
 

@@ -7,7 +7,7 @@ from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from service.errors import ProviderMissing
-from service.session import choose_provider
+from service.runtime.session import choose_provider
 from service.settings import Provider
 from training.errors import TrainingError
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from service.manifest import Kind, Modality, VectorPreprocessing
-from service.preprocessing import VectorPreprocessor
+from service.model.manifest import Kind, Modality, VectorPreprocessing
+from service.model.preprocessing import VectorPreprocessor
 from training.course import Course, first_held_out
 from training.errors import BadData, BadFlag
 from training.fitting import Recipe, add_network, add_recipe

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from service.limits import InputLimits
-from service.manifest import Graph, sha256
-from service.preprocessing import Preprocessor, Sample, build_preprocessor
+from service.model.manifest import Graph
+from service.model.preprocessing import Preprocessor, build_preprocessor
+from service.model.types import Sample
+from service.regular import sha256
 from service.settings import Provider
 from training import weights
 from training.encoders import ENCODERS, Encoder

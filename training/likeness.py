@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.limits import core_budget
-from service.manifest import Frozen, Tasks
-from service.meaning import Floats, probabilities
-from service.preprocessing import Preprocessor, Sample
-from service.session import Session
+from service.model.manifest import Frozen, Tasks
+from service.model.meaning import Floats, probabilities
+from service.model.preprocessing import Preprocessor
+from service.model.types import Sample
+from service.runtime.session import Session
 from service.settings import Provider
 from training.errors import TrainingError
 from training.export import Feeds

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Generator
 
-from service.manifest import Kind, Modality, VectorPreprocessing
+from service.model.manifest import Kind, Modality, VectorPreprocessing
 from training import head
 from training.course import Course
 from training.errors import BadData

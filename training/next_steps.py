@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from service.manifest import Manifest, read_manifest
+from service.model.manifest import Manifest, read_manifest
 
 SERVICE = "localhost:3000"
 DEFAULT_MODELS = Path("models")

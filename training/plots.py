@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from service.preprocessing import Array
+from service.runtime.tensors import Array
 from training.measures import BINS, Bin, Counts
 
 if TYPE_CHECKING:  # who evaluates draws, too, and needs no PyTorch

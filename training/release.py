@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
-from service.manifest import (
+from service.model.manifest import (
     Classify,
     Example,
     Figure,
@@ -18,8 +18,8 @@ from service.manifest import (
     Origin,
     Tasks,
     first_fault,
-    sha256,
 )
+from service.regular import sha256
 from training.course import Course
 from training.diagnosis import Diagnosis
 from training.errors import BadData

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.manifest import Manifest
+from service.model.manifest import Manifest
 from training import plots
 from training.diagnosis import Diagnosis
 from training.finder import Sweep

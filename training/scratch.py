@@ -13,8 +13,8 @@ import torch
 from torch import Generator
 
 from service.limits import InputLimits, core_budget
-from service.manifest import ImagePreprocessing, Kind, LogMel
-from service.preprocessing import build_preprocessor
+from service.model.manifest import ImagePreprocessing, Kind, LogMel
+from service.model.preprocessing import build_preprocessor
 from training.augmentation import Augmentation, augment
 from training.course import Course, first_held_out
 from training.fitting import Recipe, add_network, add_recipe, check_example

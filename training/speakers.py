@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from service.limits import InputLimits, core_budget
-from service.manifest import (
+from service.model.manifest import (
     AudioPreprocessing,
     Classify,
     Example,
@@ -28,9 +28,9 @@ from service.manifest import (
     Manifest,
     Origin,
     Tasks,
-    sha256,
 )
-from service.preprocessing import AudioPreprocessor
+from service.model.preprocessing import AudioPreprocessor
+from service.regular import sha256
 from training.augmentation import Augmentation, augment
 from training.checkpoint import Checkpoint, Run
 from training.datasets import DIGITS_URL, fetch_digits

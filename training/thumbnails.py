@@ -4,8 +4,9 @@ import numpy as np
 
 from service.errors import CallerError
 from service.limits import InputLimits
-from service.manifest import AudioPreprocessing, ImagePreprocessing, LogMel
-from service.preprocessing import Array, AudioPreprocessor, ImagePreprocessor
+from service.model.manifest import AudioPreprocessing, ImagePreprocessing, LogMel
+from service.model.preprocessing import AudioPreprocessor, ImagePreprocessor
+from service.runtime.tensors import Array
 from training.layouts import Item
 
 PICTURE = ImagePreprocessing(modality="image", input="pixels", size=(128, 128))

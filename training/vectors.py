@@ -11,20 +11,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from service.control.repository import Repository
 from service.errors import CallerError, NotFound
-from service.manifest import (
-    EncoderReference,
-    ImagePreprocessing,
-    Modality,
-    TextPreprocessing,
-    sha256,
-)
-from service.meaning import Floats
-from service.model import Model
-from service.pipeline import Pipeline
-from service.preprocessing import Sample
-from service.repository import Repository
-from service.served import Served
+from service.inference.pipeline import Pipeline
+from service.inference.servable import Served
+from service.model.manifest import EncoderReference, ImagePreprocessing, Modality, TextPreprocessing
+from service.model.meaning import Floats
+from service.model.model import Model
+from service.model.types import Sample
+from service.regular import sha256
 from service.settings import Precision, Settings
 from training.errors import TrainingError
 from training.layouts import Item

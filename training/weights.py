@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.manifest import sha256
+from service.regular import sha256
 from training.errors import WeightsUnavailable
 
 CACHE = Path(".cache/weights")

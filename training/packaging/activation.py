@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from service.preprocessing import Array, TensorSpec
+from service.runtime.tensors import Array, TensorSpec
 from training.packaging.flags import Ask
 from training.packaging.graph import Found
 

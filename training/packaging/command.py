@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from service.errors import SensoriumError
-from service.manifest import Manifest, TextPreprocessing
+from service.model.manifest import Manifest, TextPreprocessing
 from training.errors import TrainingError
 from training.folder import Content, choose_version, write_folder
 from training.packaging.graph import GRAPH, Found, Unclear, Whole, inspect, make_whole

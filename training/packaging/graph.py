@@ -8,12 +8,13 @@ import onnx
 import onnx.inliner
 from onnx.external_data_helper import set_external_data
 
-from service.graphs import read_graph
-from service.manifest import Graph, SideFile, sha256
-from service.preprocessing import TensorSpec
-from service.session import Session
+from service.model.manifest import Graph, SideFile
+from service.regular import sha256
+from service.runtime.graphs import read_graph
+from service.runtime.session import Session
+from service.runtime.tables import find_side_files
+from service.runtime.tensors import TensorSpec
 from service.settings import Provider
-from service.tables import find_side_files
 from training.errors import TrainingError
 
 GRAPH = "model.onnx"
@@ -77,7 +78,11 @@ def inspect(graph: Whole) -> Found:
     Raises:
         BadModel: onnxruntime cannot read it.
     """
-    session = Session(read_graph(graph.path, graph.declared), Provider.CPU, threads=1)
+    session = Session(
+        read_graph(graph.path, graph.declared.sha256, graph.declared.side_hashes),
+        Provider.CPU,
+        threads=1,
+    )
     model = onnx.load(graph.path, load_external_data=False)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)

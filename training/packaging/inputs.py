@@ -6,8 +6,8 @@ from typing import Any, get_args
 
 from tokenizers import Tokenizer
 
-from service.manifest import TokenInput
-from service.preprocessing import TensorSpec
+from service.model.manifest import TokenInput
+from service.runtime.tensors import TensorSpec
 from training.packaging.flags import MEL_FLAGS, PAD_TOKENS, Ask, given, spell
 from training.packaging.graph import Found, Unclear
 

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from service import meaning
+from service.model import meaning
 from training.packaging.activation import propose_activation
 from training.packaging.flags import Ask
 from training.packaging.graph import Found, Unclear

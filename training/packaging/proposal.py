@@ -4,7 +4,7 @@ import argparse
 
 from pydantic import ValidationError
 
-from service.manifest import AudioPreprocessing, Manifest
+from service.model.manifest import AudioPreprocessing, Manifest
 from training.packaging.flags import MAX_BATCH, UNSTATED, refuse_foreign, spell
 from training.packaging.graph import Found, Unclear, Whole
 from training.packaging.inputs import propose_preprocessing

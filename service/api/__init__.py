@@ -1,0 +1,68 @@
+"""The HTTP interface: thin shells that turn requests into calls of the pipeline."""
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from service.api import health, problems
+from service.api.dispatch import Direct
+from service.api.middleware.access_log import RequestLog
+from service.api.middleware.auth import Access
+from service.api.middleware.ingress import Edge
+from service.api.middleware.quotas import Quotas
+from service.api.openapi import contract
+from service.api.v1 import embeddings, models, predict, preview
+from service.api.v2 import infer, metadata, repository, statistics
+from service.keys import Keys
+from service.settings import Settings
+
+__all__ = ["build_api", "build_app"]
+
+MODULES = (
+    *(predict, embeddings, preview, models),
+    *(statistics, metadata, infer),  # /v2/models/stats before a model of that name
+    *(repository, health),
+)
+
+
+def build_api() -> FastAPI:
+    """The routes and their contract; whoever starts it sets `state.sensorium` to a `State`."""
+    api = FastAPI(
+        redirect_slashes=False,
+        docs_url=None,  # its pages load scripts from a third party
+        redoc_url=None,
+    )
+    api.openapi = lambda: contract(api)  # type: ignore[method-assign]
+    # `include_router` makes each route anew at the first request that it may fit: all of them
+    # together 0.25 s on an idle machine, in which nothing else is answered.
+    for module in MODULES:
+        api.router.routes.extend(module.router.routes)
+    problems.install(api)
+    return api
+
+
+def build_app(api: FastAPI, settings: Settings) -> ASGIApp:
+    """What answers requests: the edge, behind it the direct routes and then all others.
+
+    Keys, quotas, log lines and CORS are in the way only where the settings ask for them.
+
+    Raises:
+        OperatorError: the file of keys cannot be used.
+    """
+    app: ASGIApp = Direct(api)
+    if settings.caller_concurrency or settings.caller_rate:
+        app = Quotas(app, settings.caller_concurrency, settings.caller_rate)
+    if settings.keys:
+        app = Access(app, Keys(settings.keys))
+    app = Edge(app, settings)
+    if settings.log_share:
+        app = RequestLog(app, settings.log_share)
+    if settings.cors_origins:
+        app = CORSMiddleware(
+            app,
+            settings.cors_origins,
+            allow_methods=("GET", "POST", "PUT"),
+            allow_headers=("Authorization", "X-API-Key", "X-Request-Id", "X-Timeout-Ms"),
+            expose_headers=("Retry-After", "Server-Timing", "X-Request-Id"),
+        )
+    return app

@@ -1,0 +1,261 @@
+"""Connections: uvicorn's, with the limits on a client that uvicorn leaves to a proxy.
+
+`Connection` relies on private parts of uvicorn. A test fails when a version other than `CHECKED` is
+installed: read again what is replaced here and in `service.bento`.
+"""
+
+import asyncio
+import faulthandler
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from types import FrameType
+from typing import Any, Literal
+
+import httptools
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.api.middleware.ingress import new_id
+from service.api.problems import describe, respond
+from service.errors import BadRequest, BodyTimeout, SensoriumError, TooLarge
+from service.settings import Settings
+from service.supervision import supervise
+
+CHECKED = {"bentoml": "1.4.39", "httptools": "0.9.0", "uvicorn": "0.54.0"}
+SWEEP_SECONDS = 1.0
+MOST_PIPELINED = 16  # requests of one connection that wait behind the one that is answered
+MOST_HEAD = 128 * 1024  # bytes of a request's line and headers: a query may hold many labels
+LINGER_SECONDS = 2.0  # in which a client can read the last response, while its own data is dropped
+LEAST_READ = 16 * 1024  # bytes of a response; a client that reads fewer makes no progress
+
+
+class Config(uvicorn.Config):
+    """uvicorn's configuration, with the connections and limits of this service."""
+
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        self.settings = settings
+        given = options.pop("timeout_graceful_shutdown", None) or inf
+        super().__init__(
+            **options,
+            http=Connection,
+            ws="none",
+            # A client chooses its X-Forwarded-For: it counts only if the operator names proxies.
+            proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
+            timeout_graceful_shutdown=min(given, settings.stop_seconds),  # type: ignore[arg-type]
+        )
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which closes stalled connections and ends in bounded time."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._settings = config.settings
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._sweeper = supervise("the check of connections", self._sweep)
+
+    async def _sweep(self) -> None:
+        """Check all connections by one timer, so that a request does not need one of its own."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.check(now)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to shut down; a process that has not ended in time prints its stacks and exits."""
+        faulthandler.dump_traceback_later(self._settings.longest_stop_seconds, exit=True)
+        super().handle_exit(sig, frame)
+
+
+class Exit:
+    """What uvicorn writes responses to: a transport, but for the way it is closed."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
+
+
+class Connection(HttpToolsProtocol):
+    """A client's connection, which is closed when the client makes no progress.
+
+    The application bounds the time for a body that it reads. This bounds the other phases: a
+    request's head, a body whose request is answered already, and a response that is not read.
+    """
+
+    config: Config
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._settings = self.config.settings
+        self._phase: Literal["idle", "head", "body"] = "idle"  # of the message that arrives
+        self._due = inf  # when the phase must be over
+        self._ending = False  # no further request is read
+        self._lingering = False  # the last response was written, and what still arrives is dropped
+        self._unparsed = 0  # bytes since a head, a piece of a body or a message was complete
+        self._received = 0  # bytes of the body that arrives
+        self._unread = 0  # bytes that the client had not read when it last made progress
+        self._read_at = 0.0  # when that was
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._exit = Exit(transport, self._close)
+        self._due = self.loop.time() + self._settings.stall_seconds
+
+    def check(self, now: float) -> None:
+        """Close the connection if its client makes no progress."""
+        unread = self.transport.get_write_buffer_size()
+        if not unread or unread > self._unread or self._unread - unread >= LEAST_READ:
+            self._unread, self._read_at = unread, now
+        elif now - self._read_at > self._settings.stall_seconds:
+            self.transport.abort()
+        if now > self._due:
+            self._due = inf
+            if self._phase == "head" and not self._lingering:
+                seconds = self._settings.stall_seconds
+                self._end(BodyTimeout(f"the headers were not complete within {seconds:g} seconds"))
+            else:
+                self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._ending:
+            self._drop(data)
+            return
+        self._unparsed += len(data)
+        try:
+            while data:
+                data = self._feed(data)
+        except httptools.HttpParserError as error:
+            # Of an error in our own callbacks the parser knows nothing more.
+            callback = isinstance(error, httptools.HttpParserCallbackError)
+            reason = "its target cannot be used here" if callback else str(error)
+            self._end(BadRequest(f"this is not a request of HTTP/1.1: {reason}"))
+        if self._unparsed > MOST_HEAD:
+            self._end(TooLarge(f"a request's headers may have {MOST_HEAD:,} bytes"))
+
+    def _feed(self, data: bytes) -> bytes:
+        """Parse the data; what is left of it.
+
+        The parser stops at a request that offers an upgrade, such as to h2c, and skips its body.
+        No upgrade is accepted here, so the parser gets such a request again, without its offer.
+        """
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as stop:
+            version = self.parser.get_http_version().encode()
+            lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+            lines += [b"%b: %b" % field for field in self.headers if field[0] != b"upgrade"]
+            self.parser = httptools.HttpRequestParser(self)
+            return b"\r\n".join(lines) + b"\r\n\r\n" + data[stop.args[0] :]
+        return b""
+
+    def _end(self, error: SensoriumError) -> None:
+        """Read no further request, and close after the last response: this error if none is due."""
+        if self._ending or self.transport.is_closing():
+            return
+        self._ending = True
+        self.flow.pause_reading()
+        under_way = self.cycle is not None and not self.cycle.response_complete
+        if under_way and self._phase != "body":
+            self.cycle.keep_alive = False
+            return
+        if not under_way or not (self.pipeline or self.cycle.response_started):
+            self.transport.write(_serialise(error, self.server_state.default_headers))
+        self._linger()
+
+    def _close(self) -> None:
+        """What follows the last response."""
+        if self._phase == "idle" and not self._ending:
+            self.transport.close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Close, but not at once: the kernel drops a response when data of the client is unread."""
+        self._ending = self._lingering = True
+        self._received = 0
+        self._due = self.loop.time() + LINGER_SECONDS
+        if self.cycle is not None and not self.cycle.response_complete:  # its request is broken
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.flow.resume_reading()
+        else:
+            self.transport.close()
+
+    def _drop(self, data: bytes) -> None:
+        self._received += len(data)
+        if not self._lingering:
+            self.flow.pause_reading()
+        elif self._received > self._settings.max_body_bytes:
+            self.transport.close()
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise ValueError("too many requests are pipelined")
+        self._unset_keepalive_if_required()
+        self._phase = "head"
+        self._due = self.loop.time() + self._settings.stall_seconds
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("this is no proxy")
+            return
+        self._phase, self._due = "body", inf
+        self._unparsed = self._received = 0
+        super().on_headers_complete()
+        self.cycle.transport = self._exit  # type: ignore[assignment]
+        self.headers = deque(maxlen=0)  # type: ignore[assignment]  # trailers are dropped
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        self._received += len(body)
+        if self.cycle.response_complete and self._received > self._settings.max_body_bytes:
+            self.transport.close()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._phase == "head":  # an upgrade was offered
+            return
+        self._phase, self._due = "idle", inf
+        self._unparsed = 0
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self._await_next()
+
+    def on_response_complete(self) -> None:
+        if self._lingering:
+            return
+        super().on_response_complete()
+        if self._phase != "idle":
+            self._unset_keepalive_if_required()
+        if self._phase == "body" and self.cycle.response_complete:
+            self._due = self.loop.time() + self._settings.body_seconds
+
+    def _await_next(self) -> None:
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+
+def _serialise(error: SensoriumError, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The response to what is no request, and so never reaches the application."""
+    response = respond(describe(error, new_id()), "/")
+    response.headers["Connection"] = "close"
+    lines = [STATUS_LINE[response.status_code]]
+    for name, value in (*headers, *response.raw_headers):
+        lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(lines) + b"\r\n" + bytes(response.body)

@@ -1,0 +1,82 @@
+"""Health and metrics: what a load balancer and Prometheus ask."""
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
+
+from service import metrics
+from service.api.context import Shared
+from service.api.problems import RESPONSES
+from service.control.repository import State
+from service.version import VERSION
+
+router = APIRouter(tags=["health"], responses=RESPONSES)
+
+
+class Liveness(BaseModel):
+    status: Literal["alive", "stuck"] = "alive"
+    reason: str | None = None
+
+
+class ModelState(BaseModel):
+    name: str
+    version: str
+    state: State
+    reason: str | None = None  # why it failed
+
+
+class Readiness(BaseModel):
+    status: Literal["ready", "unready"]
+    provider: str  # that was asked for
+    missing: list[str]  # models that are required and do not serve
+    models: list[ModelState]
+
+
+class About(BaseModel):
+    name: Literal["sensorium"] = "sensorium"
+    version: str
+    openapi: str = "/openapi.json"
+
+
+@router.get("/")
+async def about() -> About:
+    """Who answers here, and where its contract is."""
+    return About(version=VERSION)
+
+
+@router.get(
+    "/livez",
+    response_model_exclude_none=True,
+    responses={503: {"model": Liveness, "description": "It does not come back by itself."}},
+)
+async def livez(shared: Shared) -> Liveness:
+    """The process answers, and nothing in it is stuck."""
+    if shared.watch.ailment is None:
+        return Liveness()
+    document = Liveness(status="stuck", reason=shared.watch.ailment)
+    return JSONResponse(document.model_dump(), 503)  # type: ignore[return-value]
+
+
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "Not now."}})
+async def readyz(shared: Shared) -> Readiness:
+    """Whether there is something to serve, and all that is required; every model's state."""
+    document = Readiness(
+        status="ready" if shared.repository.ready else "unready",
+        provider=shared.settings.provider,
+        missing=shared.repository.missing,
+        models=[
+            ModelState(name=e.name, version=e.version, state=e.state, reason=e.reason)
+            for e in shared.repository.entries()
+        ],
+    )
+    if document.status == "ready":
+        return document
+    return JSONResponse(document.model_dump(), 503)  # type: ignore[return-value]
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def get_metrics() -> Response:
+    """All series in Prometheus' text format."""
+    return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)

@@ -1,0 +1,141 @@
+"""The edge: every request gets an id and a bounded body; every answer says how to treat it."""
+
+import asyncio
+import itertools
+import re
+import secrets
+from time import perf_counter
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.middleware.traffic import record
+from service.api.problems import describe, respond
+from service.errors import BadRequest, QueueFull, TooLarge, UnknownEncoding
+from service.settings import Settings
+
+USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+LENGTH = re.compile(rb"[0-9]{1,18}")
+PROCESS, NUMBERS = secrets.token_hex(12), itertools.count()  # ids in the order of arrival
+# What a browser does with an answer that somebody lured it to: neither guess its type, nor keep it,
+# nor run or frame anything of it.
+SAFETY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+]
+
+
+def new_id() -> str:
+    """An id for a request that brought none."""
+    return f"{PROCESS}{next(NUMBERS):08x}"
+
+
+class Edge:
+    """ASGI middleware: `X-Request-Id` in and out; no more of a body, and of all, than may be."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._max_body_bytes = settings.max_body_bytes
+        self._max_held_bytes = settings.max_held_bytes
+        self._inflating = asyncio.Lock()
+        self._held = 0  # bytes of the bodies of all requests whose response is not ready yet
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if USABLE_ID.fullmatch(given) else new_id()
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["arrived"] = asyncio.get_running_loop().time()
+        begun, method, status = perf_counter(), scope["method"], 0
+        head_only = method == "HEAD"
+        if head_only or scope["path"].endswith("/"):
+            scope = _simplify(scope)
+        received = held = 0  # bytes
+
+        def hold(size: int) -> None:
+            """Count what this request holds.
+
+            Raises:
+                QueueFull: all requests together hold more than they may.
+            """
+            nonlocal held
+            held += size
+            self._held += size
+            if self._held > self._max_held_bytes:
+                raise QueueFull(f"requests hold {self._held:,} bytes already", retry_after=1.0)
+
+        def release() -> None:
+            nonlocal held
+            self._held -= held
+            held = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal received
+            message = await receive()
+            size = len(message.get("body", b""))
+            received += size
+            if received > self._max_body_bytes:
+                raise self._too_large()
+            hold(size)
+            return message
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                release()  # the response is ready, and its client may take long to read it
+                own = (b"x-request-id", request_id.encode())
+                message["headers"] = [*message["headers"], own, *SAFETY]
+            elif head_only:
+                message["body"] = b""
+            await send(message)
+
+        # What is made of a body, such as inflated bytes, counts as well.
+        state["hold"], state["inflating"] = hold, self._inflating
+        try:
+            await self._answer(scope, headers, receive_bounded, send_with_id)
+        finally:
+            release()
+            record(scope, method, status, perf_counter() - begun)
+
+    async def _answer(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
+        """Refuse what can be refused by its headers."""
+        request_id = scope["state"]["request_id"]
+        declared = headers.get(b"content-length", b"0")
+        if not LENGTH.fullmatch(declared):
+            error = BadRequest("Content-Length is not a number")
+            await respond(describe(error, request_id), scope["path"])(scope, receive, send)
+        elif b"transfer-encoding" in headers and (coding := _unknown_coding(scope)):
+            unknown = UnknownEncoding(
+                f"Transfer-Encoding {coding[:100]} is not taken; send chunked alone, and compress"
+                " by Content-Encoding: gzip"
+            )
+            await respond(describe(unknown, request_id), scope["path"])(scope, receive, send)
+        elif int(declared) > self._max_body_bytes:
+            refusal = respond(describe(self._too_large(), request_id), scope["path"])
+            refusal.headers["Connection"] = "close"  # so much is not read to its end
+            await refusal(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body has more than {self._max_body_bytes:,} bytes; send less at once")
+
+
+def _unknown_coding(scope: Scope) -> str:
+    """The transfer coding, unless the server has undone it already."""
+    codings = b", ".join(v for name, v in scope["headers"] if name == b"transfer-encoding")
+    return "" if codings.strip().lower() == b"chunked" else codings.decode("latin-1")
+
+
+def _simplify(scope: Scope) -> Scope:
+    """HEAD is a GET whose body is not sent, and a path says the same with a slash at its end."""
+    method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    path, raw_path = scope["path"].rstrip("/") or "/", scope.get("raw_path", b"").rstrip(b"/")
+    return {**scope, "method": method, "path": path, "raw_path": raw_path or b"/"}

@@ -1,0 +1,151 @@
+"""Statistics: Triton's figures, read from the very series that /metrics shows.
+
+Both forms of a model have one queue and one graph, so they show the same figures. The unit is the
+item: a request of eight items counts as eight. Where there are several workers, it is their sum.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from service import metrics
+from service.api.context import Shared
+from service.api.problems import V2_RESPONSES
+from service.api.v2.forms import TENSORS
+from service.control.repository import Entry
+
+router = APIRouter(tags=["v2"], responses=V2_RESPONSES)
+
+
+class Duration(BaseModel):
+    count: int = 0
+    ns: int = 0  # in all
+
+
+class InferenceStatistics(BaseModel):
+    """Of items: `success` and `fail` the whole way, the others its parts.
+
+    The parts count the same items, as clients take for granted: one that came decoded took no time
+    to decode, and one whose row became two answers is still one. Those that were found in the cache
+    are in `success`, and in none of the parts.
+    """
+
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration  # decoding files
+    compute_infer: Duration  # the graph's time for the whole batch, for each of its items
+    compute_output: Duration  # turning rows into answers
+    cache_hit: Duration  # looking for a file there
+    cache_miss: Duration
+
+
+class BatchStatistics(BaseModel):
+    """Of batches of so many items; what happens around the graph is not a batch's."""
+
+    batch_size: int
+    compute_input: Duration = Duration()
+    compute_infer: Duration
+    compute_output: Duration = Duration()
+
+
+class ModelStatistics(BaseModel):
+    name: str
+    version: str
+    last_inference: int  # milliseconds since 1970; 0: none yet
+    inference_count: int  # items that the graph has computed
+    execution_count: int  # batches
+    inference_stats: InferenceStatistics
+    batch_stats: list[BatchStatistics]
+
+
+class Statistics(BaseModel):
+    model_stats: list[ModelStatistics]
+
+
+@router.get("/v2/models/stats")
+async def all_statistics(shared: Shared) -> Statistics:
+    """The figures of every model that is ready."""
+    return await _statistics(
+        (entry.name + suffix, entry)
+        for entry in shared.repository.entries()
+        for suffix in ("", TENSORS)
+    )
+
+
+@router.get("/v2/models/{name}/stats")
+@router.get("/v2/models/{name}/versions/{version}/stats")
+async def statistics(name: str, shared: Shared, version: str | None = None) -> Statistics:
+    """The figures of a model, of that version or of all."""
+    own = name.removesuffix(TENSORS)
+    repository = shared.repository
+    found = [repository.find(own, version)] if version else repository.versions(own)
+    return await _statistics((name, entry) for entry in found)
+
+
+# (sample, model, version, and stage, items or outcome) -> its value
+Values = Mapping[tuple[str, str, str, str], float]
+
+
+async def _statistics(entries: Iterable[tuple[str, Entry]]) -> Statistics:
+    values = await asyncio.to_thread(_values)  # it takes tens of milliseconds
+    return Statistics(
+        model_stats=[_model(name, entry, values) for name, entry in entries if entry.served]
+    )
+
+
+def _values() -> Values:
+    values = {}
+    for sample in metrics.samples():
+        labels = sample.labels
+        if "model" in labels and "le" not in labels:
+            part = labels.get("stage") or labels.get("items") or labels.get("outcome", "")
+            values[sample.name, labels["model"], labels["version"], part] = sample.value
+    return values
+
+
+def _model(name: str, entry: Entry, values: Values) -> ModelStatistics:
+    model = (entry.name, entry.version)
+
+    def duration(series: str, part: str) -> Duration:
+        count = values.get((f"{series}_count", *model, part), 0)
+        seconds = values.get((f"{series}_sum", *model, part), 0)
+        return Duration(count=int(count), ns=round(seconds * 1e9))
+
+    def stage(stage: str) -> Duration:
+        return duration("sensorium_stage_seconds", stage)
+
+    computed = stage("infer")
+
+    def of_computed(name: str) -> Duration:
+        return Duration(count=computed.count, ns=stage(name).ns)
+
+    sizes = sorted(
+        int(part)
+        for series, *of, part in values
+        if series == "sensorium_run_seconds_count" and tuple(of) == model
+    )
+    runs = {size: duration("sensorium_run_seconds", str(size)) for size in sizes}
+    last = values.get(("sensorium_last_run_timestamp_seconds", *model, ""), 0)
+    return ModelStatistics(
+        name=name,
+        version=entry.version,
+        last_inference=round(last * 1000),
+        inference_count=sum(size * run.count for size, run in runs.items()),
+        execution_count=sum(run.count for run in runs.values()),
+        inference_stats=InferenceStatistics(
+            success=stage("total"),
+            fail=stage("failed"),
+            queue=of_computed("queue"),
+            compute_input=of_computed("decode"),
+            compute_infer=computed,
+            compute_output=of_computed("interpret"),
+            cache_hit=duration("sensorium_cache_lookup_seconds", "hit"),
+            cache_miss=duration("sensorium_cache_lookup_seconds", "miss"),
+        ),
+        batch_stats=[
+            BatchStatistics(batch_size=size, compute_infer=run) for size, run in runs.items()
+        ],
+    )

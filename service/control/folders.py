@@ -1,0 +1,115 @@
+"""Folders: what lies in the models folder, whatever its names and rights. Nothing is loaded."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISDIR
+
+from service.model.manifest import MANIFEST, PACKAGE
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+NO_VERSION = "-"  # stands for the version where a whole model folder is at fault
+
+Key = tuple[str, str]  # name and version
+Fingerprint = frozenset[tuple[str, int, int]]  # of a folder: each file's name, size, time
+GONE: Fingerprint = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """One folder `models/<name>/<version>`, as it was found."""
+
+    name: str
+    version: str
+    seen: Fingerprint
+    fault: str | None = None  # why nothing can be loaded from it
+    whole: bool = True  # False while it has no manifest: it may still be being written
+    hides: bool = False  # the other versions of this model cannot be seen
+
+    @property
+    def key(self) -> Key:
+        return self.name, self.version
+
+
+def faulty_folder(name: str, version: str, fault: str, *, hides: bool = False) -> Folder:
+    """A folder from which nothing can be loaded. The fault tells it from what it was before."""
+    return Folder(_shown(name), _shown(version), frozenset({(fault, 0, 0)}), fault, hides=hides)
+
+
+def model_folders(models: Path) -> list[Path]:
+    """What lies in the models folder, without hidden entries: they are still being written.
+
+    Raises:
+        OSError: the models folder cannot be listed.
+    """
+    return sorted(Path(entry.path) for entry in os.scandir(models) if entry.name[0] not in "._")
+
+
+def scan_model(path: Path) -> list[Folder]:
+    """Every version in a model folder; a fault is that folder's own. A bare graph is one, too."""
+    try:
+        if not _is_folder(path):
+            bare = path.suffix == ".onnx"
+            return [faulty_folder(path.name, NO_VERSION, f"is a file; {PACKAGE}")] if bare else []
+        if not NAME.fullmatch(path.name) or len(path.name) > 64:
+            fault = "a model's name has up to 64 lower-case letters, digits and . _ - between them"
+            return [faulty_folder(path.name, NO_VERSION, fault)]
+        found = [folder for version in model_folders(path) for folder in _scan_version(version)]
+    except OSError as error:
+        return list(_failed(path, path.name, NO_VERSION, error))
+    return found or [faulty_folder(path.name, NO_VERSION, f"holds no version folder; {PACKAGE}")]
+
+
+def _scan_version(path: Path) -> Iterator[Folder]:
+    name, version = path.parent.name, path.name
+    try:
+        if not _is_folder(path):
+            return
+        if VERSION.fullmatch(version):
+            whole = os.path.isfile(path / MANIFEST)
+            yield Folder(name, version, _fingerprint(path), whole=whole)
+        else:
+            yield faulty_folder(
+                name, version, "a version is a number from 1, without leading zeros"
+            )
+    except OSError as error:
+        yield from _failed(path, name, version, error)
+
+
+def _failed(path: Path, name: str, version: str, error: OSError) -> Iterator[Folder]:
+    """A folder that cannot be read; nothing if it has been deleted meanwhile."""
+    if os.path.lexists(path):
+        link = "a link to a folder that is not there"
+        fault = (
+            link if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        )
+        yield faulty_folder(name, version, fault, hides=version == NO_VERSION)
+
+
+def _is_folder(path: Path) -> bool:
+    return S_ISDIR(os.stat(path).st_mode)
+
+
+def _fingerprint(folder: Path) -> Fingerprint:
+    """What tells a folder from what it was before: files, their sizes and times."""
+    with os.scandir(folder) as files:
+        return frozenset(mark for file in files for mark in _mark(file))
+
+
+def _mark(file: "os.DirEntry[str]") -> Iterator[tuple[str, int, int]]:
+    """A dangling link counts as itself, a file that has just been deleted as none."""
+    for follow in (True, False):
+        try:
+            stat = file.stat(follow_symlinks=follow)
+        except OSError:
+            continue
+        yield file.name, stat.st_size, stat.st_mtime_ns
+        return
+
+
+def _shown(name: str) -> str:
+    """A name as text that any answer can hold: without control characters and undecodable bytes."""
+    return name if name.isprintable() else ascii(name)[1:-1]

@@ -1,0 +1,123 @@
+"""Served: a model that takes work, the batcher in front of it, and how it ends."""
+
+import asyncio
+import gc
+import logging
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass
+
+from service.inference.admission import Admission
+from service.inference.batching import Batcher, BatchLimits
+from service.metrics import ModelSeries
+from service.model.manifest import Modality
+from service.model.model import Model
+from service.runtime.memory import give_memory_back
+from service.settings import Provider, Settings
+
+logger = logging.getLogger(__name__)
+
+# On a CPU a batch that takes longer gains nothing, and its first caller waits for its last; a GPU
+# does hundreds of items in that time.
+BATCH_SECONDS = 0.04
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Served:
+    """A model that takes work, as long as somebody holds it: the repository, a request, a head."""
+
+    model: Model
+    batcher: Batcher
+    series: ModelSeries
+    admission: Admission
+    encoders: "tuple[Served, ...]" = ()  # whose vectors a head takes
+    decodes_in_lane: bool = False
+
+    @property
+    def readers(self) -> "tuple[Served, ...]":
+        """Those that read the files: itself, or a head's encoders."""
+        return self.encoders or (self,)
+
+    @property
+    def admissions(self) -> list[Admission]:
+        """Of those that read the files: a head itself is done in no time."""
+        return [reader.admission for reader in self.readers]
+
+    @property
+    def modality(self) -> Modality:
+        """Of the files that it reads; a multimodal head reads none."""
+        return self.model.manifest.modalities[0]
+
+
+def serve(model: Model, settings: Settings, encoders: tuple[Served, ...] = ()) -> Served:
+    """Put queue and lanes before a model.
+
+    Args:
+        encoders: whose vectors a head takes.
+
+    Raises:
+        OperatorError: no thread can be started for a lane.
+    """
+    manifest = model.manifest
+    series = ModelSeries(manifest.name, manifest.version)
+    on_cpu = model.provider is Provider.CPU
+    limits = BatchLimits(
+        manifest.batching.max_batch,
+        manifest.batching.max_cost,
+        model.speed.padding,
+        BATCH_SECONDS,
+        settings.max_queue,
+    )
+    lanes = settings.lanes_per_model
+    # Where every core has a lane, a file that is handed on to another thread only loses time.
+    # Texts are tokenised before: their lengths decide which of them share a batch.
+    every_core = on_cpu and lanes >= settings.cores_per_worker
+    in_lane = every_core and manifest.kind != "text"
+    pinned = in_lane and settings.one_lane_per_core
+    lone_core = next(iter(settings.lone_cores), None) if on_cpu else None
+    batcher = Batcher(
+        model.compute,
+        limits,
+        lanes,
+        series,
+        speed=model.speed,
+        pinned=pinned,
+        lone_core=lone_core,
+        shared=on_cpu,
+    )
+    parallel = min(lanes, settings.cores_per_worker) if on_cpu else 1
+    pace = model.speed.item / parallel
+    admission = Admission(settings.max_wait_ms / 1000, series, pace=pace, lanes=lanes)
+    return Served(model, batcher, series, admission, encoders, decodes_in_lane=in_lane)
+
+
+class Leaving:
+    """A model that no new request gets; it ends when the last that has chosen it lets go of it."""
+
+    def __init__(self, served: Served) -> None:
+        self._loop, self._free = asyncio.get_running_loop(), asyncio.Event()
+        self._batcher, self._session = served.batcher, served.model.session
+        self._name = f"{served.model.manifest.name} version {served.model.manifest.version}"
+        weakref.finalize(served, self._end).atexit = False
+
+    def _end(self) -> None:
+        self._batcher.close()
+        self._session.interrupt(self._batcher.threads_at_work())  # nobody waits for their runs
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(self._free.set)
+
+    async def finish(self, seconds: float) -> None:
+        """Wait for its end, so long at most."""
+        until = self._loop.time() + seconds
+        while not self._free.is_set():
+            if self._loop.time() > until:
+                logger.warning("%s is out of service and still in use", self._name)
+                return
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._free.wait()
+            except TimeoutError:
+                gc.collect()  # an error and its traceback hold each other, and what was in use
+        await self._batcher.drain(seconds)
+        del self._batcher, self._session  # and with them the model
+        await asyncio.to_thread(give_memory_back)

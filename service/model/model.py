@@ -1,0 +1,290 @@
+"""A loaded model: a folder that was verified, warmed, and answers its own example as it must."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+from service.errors import BadModel, BadRequest, CallerError, EncoderMissing, TooLarge
+from service.model.manifest import (
+    EncoderReference,
+    Graph,
+    Manifest,
+    Task,
+    TextPreprocessing,
+    read_manifest,
+)
+from service.model.meaning import Floats, interpret, read_labels
+from service.model.preprocessing import (
+    Preprocessor,
+    VectorPreprocessor,
+    build_preprocessor,
+    stack_tensors,
+)
+from service.model.speed import UNMEASURED, Speed, measure
+from service.model.types import Computed, File, Item, Row, Sample, TensorSample
+from service.model.verification import check_example, check_tensors
+from service.regular import read_regular
+from service.runtime.graphs import check_graph, read_graph
+from service.runtime.session import Session, choose_provider
+from service.runtime.tensors import Array, TensorSpec
+from service.settings import Precision, Provider, Settings
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE_BYTES = LABELS_BYTES = 2**26
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What one version of a model can do: decode, run, interpret. Thread-safe."""
+
+    folder: Path
+    manifest: Manifest
+    graph: Graph
+    provider: Provider
+    preprocessor: Preprocessor
+    session: Session
+    outputs: tuple[str, ...]  # of the graph, those that the tasks read
+    labels: tuple[str, ...]  # empty for a model that does not classify
+    encoders: "tuple[Model, ...]" = ()  # whose vectors a head takes
+    example: Sample | None = None  # that it has answered as it must
+    speed: Speed = UNMEASURED
+
+    def decode(self, payload: bytes) -> Sample:
+        return self.preprocessor.decode(payload)
+
+    def join(self, vectors: Sequence[Floats | None]) -> Sample:
+        """A head's sample, of its encoders' vectors; None for one that had nothing to read."""
+        assert isinstance(self.preprocessor, VectorPreprocessor)
+        return self.preprocessor.join(vectors)
+
+    def sample(self, payload: bytes) -> Sample:
+        """One file as the graph takes it, computed now; of a head, as its first encoder's file."""
+        if not self.encoders:
+            return self.decode(payload)
+        kind = self.encoders[0].manifest.kind
+        return self.join(
+            [e.embed(payload) if e.manifest.kind == kind else None for e in self.encoders]
+        )
+
+    def embed(self, payload: bytes) -> Floats:
+        """An encoder's vector of one file, computed now."""
+        [answer] = self.answers([self.decode(payload)])
+        return answer["embed"]
+
+    def run(self, samples: Sequence[Sample], *, alone: bool = False) -> list[Row]:
+        """One batch through the graph: a row for each sample, in order."""
+        return self._run(self.preprocessor.collate(samples), self.outputs, alone=alone)
+
+    def compute(self, items: Sequence[Item], alone: bool = False) -> list[Computed | CallerError]:
+        """One batch, of which some may have to be decoded first: a result for each, in order.
+
+        Args:
+            alone: nothing else is computed now, so that it may take every core.
+        """
+        tensors = [item for item in items if isinstance(item, TensorSample)]
+        if tensors:  # then all are, and of one shape and one wish
+            rows = self._run(stack_tensors(tensors), tensors[0].outputs, alone=alone)
+            return [Computed(row) for row in rows]
+        read = [self._read(item) for item in items if not isinstance(item, TensorSample)]
+        good = [each for each in read if not isinstance(each, CallerError)]
+        answers = iter(self.run([sample for sample, _ in good], alone=alone) if good else [])
+        return [
+            each
+            if isinstance(each, CallerError)
+            else Computed(next(answers), each[0].truncated, each[1])
+            for each in read
+        ]
+
+    def split(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[TensorSample]:
+        """A caller's tensors, each [N, ...] as the graph takes it, row by row.
+
+        Raises:
+            BadRequest: a text's tensors are not of the same number of tokens.
+            TooLarge: they are longer than what the model reads of a text.
+        """
+        spec = self.manifest.preprocessing
+        tokens = 1
+        if isinstance(spec, TextPreprocessing):
+            tokens, *others = {tensor.shape[1] for tensor in tensors.values()}
+            if others or not tokens:
+                raise BadRequest("all inputs must be of the same number of tokens, one or more")
+            if tokens > spec.max_length:
+                raise TooLarge(f"rows have {tokens} tokens; at most {spec.max_length} are read")
+        return [
+            TensorSample(dict(zip(tensors, row, strict=True)), tuple(outputs), tokens)
+            for row in zip(*tensors.values(), strict=True)
+        ]
+
+    def rowwise_outputs(self) -> dict[str, TensorSpec]:
+        """Those outputs of the graph that have a row for each sample: the others mix a batch."""
+        batch = next(iter(self.session.inputs.values())).shape[0]
+        return {
+            name: spec
+            for name, spec in self.session.outputs.items()
+            if spec.shape and spec.shape[0] == batch
+        }
+
+    def _run(self, feeds: Mapping[str, Array], outputs: Sequence[str], *, alone: bool) -> list[Row]:
+        arrays = self.session.run(feeds, outputs, alone=alone)
+        items = len(next(iter(feeds.values())))
+        if any(len(array) != items for array in arrays):
+            raise ValueError(f"the graph gave {len(arrays[0])} rows for {items} items")
+        return [dict(zip(outputs, values, strict=True)) for values in zip(*arrays, strict=True)]
+
+    def _read(self, item: Sample | File) -> tuple[Sample, float] | CallerError:
+        """A sample, and the seconds that it took to decode it."""
+        if isinstance(item, Sample):
+            return item, 0.0
+        started = perf_counter()
+        try:
+            return self.decode(item.payload), perf_counter() - started
+        except CallerError as error:
+            return error
+
+    def release(self) -> None:
+        """Give back the memory that larger batches left reserved, by a run of the example."""
+        if self.example:
+            feeds = self.preprocessor.collate([self.example])
+            self.session.release(feeds, self.outputs)
+
+    def interpret(self, task: Task, row: Row) -> Floats:
+        """A row as float32[classes] probabilities, or as a float32[width] vector.
+
+        Raises:
+            BatchFailed: it holds NaN, infinity, or what is no probability.
+        """
+        meaning = getattr(self.manifest.tasks, task)
+        return interpret(row[meaning.output], meaning)
+
+    def answers(
+        self, samples: Sequence[Sample], *, alone: bool = False
+    ) -> list[dict[Task, Floats]]:
+        """Every task's interpretation of every sample, computed here and now."""
+        tasks = tuple(self.manifest.tasks.outputs())
+        rows = self.run(samples, alone=alone)
+        return [{task: self.interpret(task, row) for task in tasks} for row in rows]
+
+
+FindEncoder = Callable[[EncoderReference], Model]
+
+
+def no_encoder(wanted: EncoderReference) -> Model:
+    """Raises:
+    EncoderMissing: always.
+    """
+    raise EncoderMissing(f"preprocessing.encoders: {wanted.name} with those weights is not loaded")
+
+
+def load(folder: Path, settings: Settings, find_encoder: FindEncoder = no_encoder) -> Model:
+    """A model folder, verified, warmed and true to its example.
+
+    Args:
+        find_encoder: gives a head the loaded encoders that it names.
+
+    Raises:
+        EncoderMissing: a head's encoder is not there.
+        BadModel: with a sentence that names the file and the field.
+        ProviderMissing: the settings insist on hardware that is not there.
+    """
+    manifest = read_manifest(folder)
+    model = _open(folder, manifest, settings, find_encoder)
+    for graph in manifest.graphs:
+        if graph != model.graph:
+            check_graph(folder / graph.file, graph.sha256, graph.side_hashes)
+    check_tensors(model)
+    payload = _read_payload(model)
+    try:
+        example = _read_example(model, payload)
+    except CallerError as error:
+        raise BadModel(f"{folder / manifest.example.file}: example.file: {error}") from error
+    check_example(model, example, payload)
+    largest = manifest.batching.max_batch
+    speed = measure(lambda items: model.run([example] * items), example.cost, largest)
+    checked = replace(model, example=example, speed=speed)
+    checked.release()
+    return checked
+
+
+def answer_example(
+    folder: Path, manifest: Manifest, find_encoder: FindEncoder = no_encoder
+) -> dict[str, list[float]]:
+    """What a model folder answers to its own example: the content of its `example.json`.
+
+    Takes the first graph for the CPU; the folder needs no manifest file yet.
+    """
+    settings = Settings(provider=Provider.CPU, precision=Precision.AUTO, lone_threads=1)
+    model = _open(folder, manifest, settings, find_encoder)
+    [answer] = model.answers([_read_example(model, _read_payload(model))])
+    return {task: values.tolist() for task, values in answer.items()}
+
+
+def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: FindEncoder) -> Model:
+    provider = choose_provider(settings.provider)
+    graph = choose_graph(manifest, provider, settings.precision)
+    return Model(
+        folder=folder,
+        manifest=manifest,
+        graph=graph,
+        provider=provider,
+        preprocessor=build_preprocessor(manifest.preprocessing, folder, settings.input_limits),
+        session=Session(
+            read_graph(folder / graph.file, graph.sha256, graph.side_hashes),
+            provider,
+            settings.threads_per_lane,
+            settings.threads_alone,
+            graph.items_per_run,
+            settings.lone_cores,
+        ),
+        outputs=tuple(sorted(set(manifest.tasks.outputs().values()))),
+        labels=_read_labels(folder, manifest),
+        encoders=tuple(find_encoder(encoder) for encoder in manifest.encoders),
+    )
+
+
+def choose_graph(manifest: Manifest, provider: Provider, wanted: Precision) -> Graph:
+    """The first graph of the precision, else the first; one for the CPU runs everywhere."""
+    devices = ("cpu",) if provider is Provider.CPU else ("cuda", "cpu")
+    graphs = [graph for device in devices for graph in manifest.graphs if graph.device == device]
+    if not graphs:
+        raise BadModel(f"{manifest.name}: graphs: none of them is for the {devices[0]}")
+    for graph in graphs:
+        if wanted in (Precision.AUTO, graph.precision):
+            return graph
+    logger.info("%s has no graph in %s: %s serves", manifest.name, wanted, graphs[0].file)
+    return graphs[0]
+
+
+def _read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+    if manifest.tasks.classify is None:
+        return ()
+    path = folder / manifest.tasks.classify.labels
+    try:
+        return read_labels(read_regular(path, LABELS_BYTES))
+    except ValueError as error:
+        raise BadModel(f"{path}: tasks.classify.labels: not UTF-8: {error}") from error
+
+
+def _read_payload(model: Model) -> bytes:
+    return read_regular(model.folder / model.manifest.example.file, EXAMPLE_BYTES)
+
+
+def _read_example(model: Model, payload: bytes) -> Sample:
+    """The example as the graph takes it; a head's by the graphs of its encoders that stand first.
+
+    Its answer was computed so. What another precision changes of it is no fault of the head.
+    """
+    encoders = tuple(_reference(encoder) for encoder in model.encoders)
+    return replace(model, encoders=encoders).sample(payload)
+
+
+def _reference(encoder: Model) -> Model:
+    """The encoder by its first graph for the CPU."""
+    graph = choose_graph(encoder.manifest, Provider.CPU, Precision.AUTO)
+    if graph == encoder.graph:
+        return encoder
+    file = read_graph(encoder.folder / graph.file, graph.sha256, graph.side_hashes)
+    session = Session(file, Provider.CPU, threads=1)
+    return replace(encoder, graph=graph, provider=Provider.CPU, session=session)

@@ -1,0 +1,117 @@
+"""Audio: a recording becomes mono sound of the model's rate, and a log-mel spectrogram."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from service.limits import InputLimits
+from service.model.manifest import AudioPreprocessing, LogMel
+from service.model.preprocessing import recording
+from service.model.preprocessing.preprocessor import stack
+from service.model.types import Sample
+from service.runtime.tensors import Array, TensorSpec
+
+Floats = NDArray[np.float32]
+
+
+class AudioPreprocessor:
+    """Decode, mix to mono, resample, cut or pad; a spectrogram where the model wants one."""
+
+    quick_bytes = 0
+
+    def __init__(self, spec: AudioPreprocessing, limits: InputLimits) -> None:
+        self.spec = spec
+        self._limits = limits
+        self._log_mel = LogMelSpectrogram(spec.log_mel, spec.sample_rate) if spec.log_mel else None
+
+    def inputs(self) -> dict[str, TensorSpec]:
+        shape: tuple[int | None, ...] = (None, self.spec.samples)
+        if mel := self.spec.log_mel:
+            shape = (None, mel.bands, self.spec.samples // mel.hop + 1)
+        return {self.spec.input: TensorSpec("float32", shape)}
+
+    def decode(self, payload: bytes) -> Sample:
+        """One recording as float32[samples] or float32[bands, frames]."""
+        wave, truncated = self.waveform(payload)
+        return Sample(self.features(wave), truncated=truncated)
+
+    def collate(self, samples: Sequence[Sample]) -> dict[str, Array]:
+        return stack(self.spec.input, samples)
+
+    def features(self, wave: Floats) -> Floats:
+        """float32[samples] at the model's rate -> what the graph takes."""
+        return self._log_mel(wave) if self._log_mel else wave
+
+    def waveform(self, payload: bytes) -> tuple[Floats, bool]:
+        """float32[samples] in -1..1 at the model's rate and length, and whether it was cut."""
+        spec = self.spec
+        sound = recording.read(payload, spec.seconds, spec.keep == "centre", self._limits.seconds)
+        wave = soxr.resample(sound.wave, sound.rate, spec.sample_rate)
+        return fit_length(wave.clip(-1, 1), spec.samples), not sound.whole
+
+
+def fit_length(wave: Floats, samples: int) -> Floats:
+    """Cut the end, or add silence there."""
+    return np.pad(wave[:samples], (0, max(0, samples - len(wave))))
+
+
+class LogMelSpectrogram:
+    """How the energy of a sound is spread over frequencies and time: float32[bands, frames].
+
+    Frames are centred on multiples of `hop`, the ends mirrored, so that there are
+    samples // hop + 1 of them.
+    """
+
+    def __init__(self, spec: LogMel, sample_rate: int) -> None:
+        self._spec = spec
+        self._window = np.hanning(spec.window + 1)[:-1].astype(np.float32)  # periodic
+        self._bins = math.floor(spec.high_hz * spec.window / sample_rate) + 1  # that a filter hears
+        self._filters = np.ascontiguousarray(mel_filters(spec, sample_rate)[:, : self._bins])
+
+    def __call__(self, wave: Floats) -> Floats:
+        spec = self._spec
+        half = spec.window // 2
+        padded = np.pad(wave, (half, spec.window - half), mode="reflect")
+        frames = np.lib.stride_tricks.sliding_window_view(padded, spec.window)[:: spec.hop]
+        frames = frames[: len(wave) // spec.hop + 1] * self._window  # [frames, window]
+        spectrum = np.fft.rfft(frames, axis=1)[:, : self._bins]
+        power = np.abs(spectrum) ** 2  # float32[frames, bins]
+        mel = self._filters @ power.T  # [bands, frames]
+        features: Floats = ((np.log(mel + spec.floor) - spec.mean) / spec.std).astype(np.float32)
+        return features
+
+
+def mel_filters(spec: LogMel, sample_rate: int) -> Floats:
+    """Triangles of equal area, evenly spaced on Slaney's mel scale: float32[bands, bins].
+
+    Source: M. Slaney, Auditory Toolbox (1998): linear below 1 kHz, logarithmic above.
+    """
+    bins = np.fft.rfftfreq(spec.window, 1 / sample_rate)
+    lowest, highest = _hz_to_mel(spec.low_hz), _hz_to_mel(spec.high_hz)
+    edges = _mel_to_hz(np.linspace(lowest, highest, spec.bands + 2))
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising = (bins - low) / (centre - low)
+    falling = (high - bins) / (high - centre)
+    triangles = np.maximum(0, np.minimum(rising, falling))
+    return (triangles * 2 / (high - low)).astype(np.float32)
+
+
+LINEAR_HZ_PER_MEL = 200 / 3
+LOG_START_HZ = 1000.0
+LOG_START_MEL = LOG_START_HZ / LINEAR_HZ_PER_MEL
+LOG_STEP = math.log(6.4) / 27
+
+
+def _hz_to_mel(hz: float) -> float:
+    if hz < LOG_START_HZ:
+        return hz / LINEAR_HZ_PER_MEL
+    return LOG_START_MEL + math.log(hz / LOG_START_HZ) / LOG_STEP
+
+
+def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    linear = mel * LINEAR_HZ_PER_MEL
+    logarithmic = LOG_START_HZ * np.exp(LOG_STEP * (mel - LOG_START_MEL))
+    return np.where(mel < LOG_START_MEL, linear, logarithmic)

@@ -1,0 +1,224 @@
+"""Verification: what a model must prove at load before it serves."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from service.errors import BadModel, BatchFailed, CallerError
+from service.model.manifest import Graph, Manifest, Task
+from service.model.meaning import Floats
+from service.model.preprocessing import Preprocessor, TextPreprocessor
+from service.model.types import Sample
+from service.regular import read_regular
+from service.runtime.session import Session
+from service.runtime.tensors import Array, TensorSpec
+
+EXPECTED_BYTES = 2**24
+
+
+class Candidate(Protocol):
+    """A model that has proved nothing yet."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def graph(self) -> Graph: ...
+
+    @property
+    def preprocessor(self) -> Preprocessor: ...
+
+    @property
+    def session(self) -> Session: ...
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    def run(self, samples: Sequence[Sample], *, alone: bool = False) -> list[dict[str, Array]]: ...
+
+    def interpret(self, task: Task, row: dict[str, Array]) -> Floats: ...
+
+
+def check_tensors(model: Candidate) -> None:
+    """The graph's inputs and outputs are those of the manifest, by name, type and shape."""
+    where = model.folder / model.graph.file
+    declared = model.preprocessor.inputs()
+    if set(declared) != set(model.session.inputs):
+        raise BadModel(
+            f"{where}: preprocessing: the graph takes {_names(model.session.inputs)},"
+            f" the manifest gives {_names(declared)}"
+        )
+    for name, wanted in declared.items():
+        found = model.session.inputs[name]
+        if found.dtype != wanted.dtype or not wanted.fits((None, *found.shape[1:])):
+            raise BadModel(
+                f"{where}: preprocessing: input {name} is {_show(found)},"
+                f" the manifest gives {_show(wanted)}"
+            )
+        batch = found.shape[0]
+        if batch is not None and not batch == model.manifest.batching.max_batch == 1:
+            raise BadModel(
+                f"{where}: batching.max_batch: the graph takes batches of {batch} only;"
+                " export it with a dynamic batch"
+            )
+    widths = _widths(model)
+    for task, output in model.manifest.tasks.outputs().items():
+        width = widths[task]
+        if output not in model.session.outputs:
+            raise BadModel(
+                f"{where}: tasks.{task}.output: the graph gives {_names(model.session.outputs)},"
+                f" not {output}"
+            )
+        given = model.session.outputs[output]
+        if given.dtype not in ("float32", "float16") or not given.fits((None, width)):
+            raise BadModel(
+                f"{where}: tasks.{task}: output {output} is {_show(given)},"
+                f" the manifest says float of [N, {width}]"
+            )
+
+
+def _widths(model: Candidate) -> dict[Task, int]:
+    """Task -> values that the manifest, or its labels, promise for one sample."""
+    embed = model.manifest.tasks.embed
+    widths: dict[Task, int] = {"classify": len(model.labels), "embed": embed.width if embed else 0}
+    return {task: widths[task] for task in model.manifest.tasks.outputs()}
+
+
+def _names(tensors: Iterable[str]) -> str:
+    return ", ".join(sorted(tensors))
+
+
+def _show(tensor: TensorSpec) -> str:
+    return f"{tensor.dtype}[{', '.join('N' if s is None else str(s) for s in tensor.shape)}]"
+
+
+def check_example(model: Candidate, example: Sample, payload: bytes) -> None:
+    """The example is answered as expected, whatever else is in its batch. Warms the session.
+
+    Raises:
+        BadModel: it is not, or a batch or a long text fails.
+    """
+    expected = _read_expected(model)
+    for batch in _batches(model, example, payload):
+        for alone in (False, True) if len(batch) <= 2 else (False,):
+            for sample, row in zip(batch, _run(model, batch, example, alone=alone), strict=True):
+                if sample is example:
+                    _compare(model, row, expected, len(batch))
+    if isinstance(model.preprocessor, TextPreprocessor):
+        _check_longest(model, model.preprocessor.longest(payload))
+
+
+def _batches(model: Candidate, example: Sample, payload: bytes) -> Iterator[list[Sample]]:
+    """The example alone, before one other item, and at both ends of the largest batch."""
+    largest = model.manifest.batching.max_batch
+    yield [example]
+    if largest == 1:
+        yield [example]  # one that answers by chance, or keeps a state, differs now
+        return
+    others = _others(model.preprocessor, example, payload)
+    yield [example, others[0]]
+    ends = [example] if largest > 2 else []
+    yield [*ends, *islice(cycle(others[-2:]), largest - 1 - len(ends)), example]
+
+
+def _others(preprocessor: Preprocessor, example: Sample, payload: bytes) -> list[Sample]:
+    """Items that may share the example's batch: shuffled, blank; a text longer and shorter."""
+    data = example.data
+    if not isinstance(preprocessor, TextPreprocessor):
+        # Of the example's own values: others might be what the graph was never made for.
+        shuffled = np.random.default_rng(0).permutation(data.ravel()).reshape(data.shape)
+        other = data + data.dtype.type(1) if np.array_equal(shuffled, data) else shuffled
+        return [Sample(other), Sample(np.zeros_like(data))]
+    words = data.copy()  # the same number of tokens, special ones kept at both ends
+    inner = slice(1, -1) if len(data) > 2 else slice(None)
+    words[inner] = (data[inner] + 1) % (data.max() + 1)
+    texts = [Sample(words, example.cost, key=example.key, types=example.types)]
+    for text in (payload + b" " + payload, payload.split()[0]):
+        try:
+            texts.append(preprocessor.decode(text))
+        except CallerError:  # too long, or a word that alone is none
+            continue
+    alike = [text for text in texts if text.key == example.key]
+    return sorted(alike, key=lambda text: -text.cost) if len(alike) > 1 else alike * 2
+
+
+def _run(
+    model: Candidate, batch: Sequence[Sample], example: Sample, *, alone: bool
+) -> list[dict[str, Array]]:
+    """The rows of a batch; if it fails, of one that holds nothing but the example."""
+    try:
+        try:
+            return model.run(batch, alone=alone)
+        except Exception:  # an item that the graph cannot compute says nothing about the others
+            return model.run([example] * len(batch), alone=alone)
+    except Exception as error:  # onnxruntime's own exceptions share no public base
+        hint = "" if len(batch) == 1 else "; a graph for single items needs max_batch: 1"
+        raise BadModel(
+            f"{model.folder / model.graph.file}: batching: a batch of {len(batch)}"
+            f" fails{hint}: {error}"
+        ) from error
+
+
+def _check_longest(model: Candidate, longest: Sample) -> None:
+    """Raises:
+    BadModel: the graph cannot read as many tokens as the manifest says.
+    """
+    try:
+        model.run([longest])
+    except Exception as error:  # onnxruntime's own exceptions share no public base
+        raise BadModel(
+            f"{model.folder / model.graph.file}: preprocessing.max_length: a text of"
+            f" {longest.cost} tokens fails; lower it to what the graph can read: {error}"
+        ) from error
+
+
+def _compare(
+    model: Candidate, row: dict[str, Array], expected: Mapping[Task, Floats], size: int
+) -> None:
+    path = model.folder / model.manifest.example.expected
+    tolerance = model.manifest.example.tolerance[model.graph.precision]
+    for task, values in expected.items():
+        try:
+            answer = model.interpret(task, row)
+        except BatchFailed as error:
+            raise BadModel(f"{path}: example.expected: tasks.{task}: {error}") from error
+        if values.shape != answer.shape:
+            raise BadModel(
+                f"{path}: example.expected: {task} has {values.size} numbers,"
+                f" the model answers {answer.size}"
+            )
+        difference = float(np.abs(values - answer).max())
+        if difference <= tolerance:  # a NaN is no answer either
+            continue
+        reason = (
+            f"{path}: example.expected: {task} differs by {difference:.2g}"
+            f" in a batch of {size}; {tolerance:.2g} is allowed"
+        )
+        if size == 1:
+            reason += ". If it changes from run to run, export it in evaluation mode"
+        else:
+            reason += (
+                ". The graph mixes the items of a batch: export it in evaluation mode (PyTorch:"
+                " model.eval()) and with its attention_mask applied, or say batching.max_batch: 1."
+                " Dynamic quantisation does so a little: example.tolerance can allow for it"
+            )
+        raise BadModel(reason)
+
+
+def _read_expected(model: Candidate) -> dict[Task, Floats]:
+    path = model.folder / model.manifest.example.expected
+    try:
+        content: Any = json.loads(read_regular(path, EXPECTED_BYTES))
+        expected = {task: np.asarray(values, np.float32) for task, values in content.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise BadModel(f"{path}: example.expected: not {{task: [number, ...]}}: {error}") from error
+    if set(expected) != set(model.manifest.tasks.outputs()):
+        raise BadModel(f"{path}: example.expected: must name exactly the manifest's tasks")
+    return expected

@@ -1,0 +1,77 @@
+"""Graphs: an ONNX file and the files that it reads, each of its declared hash, read once.
+
+onnxruntime gets what was hashed: it opens no file itself, and maps none. A file that is swapped,
+written or cut off later changes nothing in a model that serves.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from service.errors import BadModel
+from service.regular import read_regular, sha256
+from service.runtime.tables import find_side_files
+
+GRAPH_BYTES = 2**31  # protobuf can hold no more
+SIDE_BYTES = 2**40
+
+
+@dataclass(frozen=True, slots=True)
+class GraphFile:
+    """An ONNX file as it was read."""
+
+    path: Path
+    content: bytes = field(repr=False)
+    side_files: dict[str, bytes] = field(repr=False)  # by name
+
+
+def read_graph(
+    path: Path, digest: str | None = None, side_hashes: Mapping[str, str] | None = None
+) -> GraphFile:
+    """Read a graph and the files that it reads.
+
+    Args:
+        digest: its declared SHA-256; None: any.
+        side_hashes: of the files that it may read, by name; None: it may read no other file.
+
+    Raises:
+        BadModel: it is not the declared file, or reads a file that is not declared.
+    """
+    content = read_regular(path, GRAPH_BYTES)
+    if digest:
+        _compare(path, hashlib.sha256(content).hexdigest(), digest)
+    try:
+        wanted = find_side_files(content)
+    except ValueError as error:
+        raise BadModel(f"{path}: onnxruntime cannot load it safely: {error}") from error
+    hashes = side_hashes or {}
+    if undeclared := sorted(wanted - set(hashes)):
+        raise BadModel(
+            f"{path}: graphs.side_files: it reads the file {undeclared[0]!a}, which the"
+            " manifest does not declare; `python -m training package` writes a complete folder"
+        )
+    side_files: dict[str, bytes] = {}
+    for name in sorted(wanted):
+        side = path.parent / name
+        side_files[name] = read_regular(side, SIDE_BYTES, sealed=True)
+        _compare(side, hashlib.sha256(side_files[name]).hexdigest(), hashes[name])
+    return GraphFile(path, content, side_files)
+
+
+def check_graph(path: Path, digest: str, side_hashes: Mapping[str, str]) -> None:
+    """A graph that another one is preferred to is what the manifest declares as well.
+
+    Raises:
+        BadModel: it is not.
+    """
+    for file, declared in {path.name: digest, **side_hashes}.items():
+        _compare(path.parent / file, sha256(path.parent / file), declared)
+
+
+def _compare(path: Path, found: str, declared: str) -> None:
+    if found != declared:
+        raise BadModel(
+            f"{path}: graphs.sha256: {path.name} is not the file that was described: its SHA-256"
+            f" is {found}, and the manifest says {declared}"
+        )

@@ -1,0 +1,226 @@
+"""onnxruntime behind one call: named arrays in, named arrays out."""
+
+import logging
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from service.errors import BadModel, ProviderMissing
+from service.runtime.graphs import GraphFile, read_graph
+from service.runtime.tables import read_tables
+from service.runtime.tensors import Array, TensorSpec
+from service.settings import Provider
+
+logger = logging.getLogger(__name__)
+
+CPU = "CPUExecutionProvider"
+NAMES = {
+    Provider.CPU: CPU,
+    Provider.CUDA: "CUDAExecutionProvider",
+    Provider.TENSORRT: "TensorrtExecutionProvider",
+}
+# How threads of a session wait, by onnxruntime's names. Spinning, they take the cores from others,
+# so they sleep; unless a run has the cores to itself, which makes a text's faster by a third.
+AMONG_OTHERS = {"session.intra_op.allow_spinning": "0"}
+# Threads of such a run share its work by small blocks, lest one waits for a slower one.
+ALONE = {"session.intra_op.allow_spinning": "1", "session.dynamic_block_base": "4"}
+# Behind the run they sleep at once, as spinning on they would keep others waiting; unless each has
+# a core of its own: then they spin a little longer, for a caller who asks again when answered.
+ANYWHERE = ALONE | {"session.force_spinning_stop": "1"}
+ON_CORES = ALONE | {"session.intra_op.spin_duration_us": "1000"}
+FATAL = 4  # onnxruntime's own lines name no model, and each error is an exception as well
+INT_BITS = (8, 16, 32, 64)
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(bool)": "bool",
+    **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in INT_BITS},
+}
+
+
+def choose_provider(wanted: Provider, available: Sequence[str] | None = None) -> Provider:
+    """The provider to run on: what was asked for, or for `auto` CUDA before CPU.
+
+    Raises:
+        ProviderMissing: this onnxruntime does not have the one that was asked for.
+    """
+    offered = onnxruntime.get_available_providers() if available is None else available
+    if wanted is Provider.AUTO:
+        return Provider.CUDA if NAMES[Provider.CUDA] in offered else Provider.CPU
+    if NAMES[wanted] not in offered:
+        raise ProviderMissing(
+            f"SENSORIUM_PROVIDER={wanted}: {NAMES[wanted]} is not in this onnxruntime,"
+            f" which has {', '.join(offered)}"
+        )
+    return wanted
+
+
+class Session:
+    """One graph on one execution provider. Thread-safe: lanes call `run` at the same time."""
+
+    def __init__(
+        self,
+        graph: GraphFile | Path,
+        provider: Provider,
+        threads: int,
+        lone_threads: int = 0,
+        items_per_run: int | None = None,
+        lone_cores: Sequence[int] = (),
+    ) -> None:
+        """Args:
+            graph: as it was read, or where it is, if it reads no other file.
+            threads: for one run among others.
+            lone_threads: for a run that has the machine to itself. Where they are more, a CPU gets
+                the graph twice: onnxruntime's threads belong to a session, not to a run.
+            items_per_run: where a run has one thread of a CPU, a batch of more takes several.
+            lone_cores: one for each of the lone threads. The first is the caller's, which must keep
+                to it itself. Without, the kernel places them.
+
+        Raises:
+            BadModel: the graph cannot be read.
+            ProviderMissing: the provider is in this build, but cannot start on this machine.
+        """
+        file = graph if isinstance(graph, GraphFile) else read_graph(graph)
+        wide = provider is Provider.CPU and lone_threads > threads
+        self._shared = _share(file) if wide else {}  # kept: the sessions read it where it lies
+        self._session = _open(file, NAMES[provider], threads, self._shared, AMONG_OTHERS)
+        self._wide = (
+            _open(file, CPU, lone_threads, self._shared, _alone(lone_cores))
+            if wide
+            else self._session
+        )
+        one_thread = provider is Provider.CPU and threads == 1
+        self._items_per_run = items_per_run if one_thread else None
+        self._used: set[onnxruntime.InferenceSession] = set()  # since their memory was given back
+        self._runs: dict[onnxruntime.RunOptions, int] = {}  # and the thread of each
+        self.inputs = _describe(self._session.get_inputs())
+        self.outputs = _describe(self._session.get_outputs())
+
+    def run(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str], *, alone: bool = False
+    ) -> list[Array]:
+        """The named outputs for these inputs, in order; each [N, ...]."""
+        session = self._wide if alone else self._session
+        most = self._items_per_run if session is self._session else None
+        try:
+            runs = [
+                self._run(session, part, list(outputs), _options()) for part in _parts(feeds, most)
+            ]
+        finally:  # not before: until now, a release would have been in vain
+            self._used.add(session)
+        return runs[0] if len(runs) == 1 else list(map(np.concatenate, zip(*runs, strict=True)))
+
+    def interrupt(self, threads: Collection[int | None]) -> None:
+        """Let the runs of these threads fail, at the next node of their graph."""
+        for options, thread in list(self._runs.items()):
+            if thread in threads:
+                options.terminate = True
+
+    def release(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> None:
+        """Give back the memory that larger batches left reserved, by a run of these feeds."""
+        for session in [*self._used]:
+            self._used.discard(session)
+            options = _options()
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+            self._run(session, feeds, list(outputs), options)
+
+    def _run(
+        self,
+        session: onnxruntime.InferenceSession,
+        feeds: Mapping[str, Array],
+        outputs: list[str],
+        options: onnxruntime.RunOptions,
+    ) -> list[Array]:
+        self._runs[options] = threading.get_ident()
+        try:
+            arrays: list[Array] = session.run(outputs, dict(feeds), options)
+        finally:
+            del self._runs[options]
+        return arrays
+
+
+def _options() -> onnxruntime.RunOptions:
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = FATAL
+    return options
+
+
+def _parts(feeds: Mapping[str, Array], most: int | None) -> Iterator[Mapping[str, Array]]:
+    """A batch, in parts of so many items at most."""
+    items = len(next(iter(feeds.values())))
+    if most is None or items <= most:
+        yield feeds
+        return
+    for first in range(0, items, most):
+        yield {name: array[first : first + most] for name, array in feeds.items()}
+
+
+def _alone(cores: Sequence[int]) -> dict[str, str]:
+    """How threads of a run that is alone wait, and where."""
+    if not cores:
+        return ANYWHERE
+    others = ";".join(str(core + 1) for core in cores[1:])  # onnxruntime counts from 1
+    return ON_CORES | {"session.intra_op_thread_affinities": others}
+
+
+def _share(file: GraphFile) -> dict[str, onnxruntime.OrtValue]:
+    """What two sessions of a graph need only one of, for as long as they live."""
+    return {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(table)
+        for name, table in read_tables(file.content).items()
+    }
+
+
+def _open(
+    file: GraphFile,
+    provider: str,
+    threads: int,
+    shared: Mapping[str, onnxruntime.OrtValue],
+    waiting: Mapping[str, str],
+) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = FATAL
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    for name, value in waiting.items():
+        options.add_session_config_entry(name, value)
+    for name, table in shared.items():
+        options.add_initializer(name, table)
+    contents = list(file.side_files.values())
+    options.add_external_initializers_from_files_in_memory(
+        list(file.side_files), contents, list(map(len, contents))
+    )
+    providers = [provider] if provider == CPU else [provider, CPU]
+    try:
+        session = onnxruntime.InferenceSession(
+            file.content,
+            options,
+            providers=providers,
+            enable_fallback=0,  # to the CPU, also in the middle of a run
+        )
+    except Exception as error:  # onnxruntime's own exceptions share no public base
+        if provider != CPU and isinstance(error, ValueError | RuntimeError):
+            raise ProviderMissing(f"{file.path}: {provider} cannot start: {error}") from error
+        raise BadModel(f"{file.path}: onnxruntime cannot load it: {error}") from error
+    if session.get_providers()[0] != provider:
+        onnxruntime.set_default_logger_severity(FATAL)  # it has written the cause, once is enough
+        raise ProviderMissing(
+            f"{file.path}: {provider} is installed but cannot start on this machine"
+        )
+    session._model_bytes = None  # it would keep a second copy of all weights
+    return session
+
+
+def _describe(nodes: Sequence[onnxruntime.NodeArg]) -> dict[str, TensorSpec]:
+    return {
+        node.name: TensorSpec(
+            DTYPES.get(node.type, node.type),
+            tuple(size if isinstance(size, int) else None for size in node.shape),
+        )
+        for node in nodes
+    }
