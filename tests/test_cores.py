@@ -222,7 +222,7 @@ def test_who_gives_way_does_it_for_its_own_thread_only() -> None:
 def test_who_was_begun_by_nice_gives_way_from_there(begun: int, wanted: int) -> None:
     """Whoever is not root may not become less nice than that."""
     program = (
-        "import os; from service.cores import give_way; give_way();"
+        "import os; from service.runtime.placement import give_way; give_way();"
         " print(os.getpriority(os.PRIO_PROCESS, 0))"
     )
     command = ["nice", "-n", str(begun), sys.executable, "-c", program]

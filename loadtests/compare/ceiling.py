@@ -20,7 +20,7 @@ POOL = 8
 PROGRAM = """
 import itertools, json, resource, sys, time
 from pathlib import Path
-from service.model import load
+from service.model.model import load
 from service.settings import Settings
 
 folder, batch, pool, seconds, *files = sys.argv[1:]
