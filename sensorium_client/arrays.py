@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # whoever has an array has numpy
 PNG_COLOURS = {1: 0, 3: 2, 4: 6}  # channels -> grey, RGB, RGBA
 PNG_EFFORT = 1  # of 9: the network is near, and the service decodes it at once
 WAV_FORMATS = {"f": (3, "<f4"), "i": (1, "<i2")}  # kind of number -> code of the format, dtype
-MOST_CHANNELS = 8
+MAX_CHANNELS = 8
 
 
 def encode_png(pixels: "NDArray[Any]") -> bytes:
@@ -49,7 +49,7 @@ def encode_wav(wave: "NDArray[Any]", rate: int) -> bytes:
             "a wave must be float[samples] in -1..1 or int16[samples], or with channels behind;"
             f" this is {_describe(wave)}"
         )
-    if channels > MOST_CHANNELS:
+    if channels > MAX_CHANNELS:
         raise NotSendable(f"{_describe(wave)} has {channels} channels; should it be transposed?")
     code, dtype = WAV_FORMATS[wave.dtype.kind]
     data = wave.astype(dtype).tobytes()

@@ -29,7 +29,7 @@ from service.settings import Settings, check_models, read_settings
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from service.worker import Serving
+    from service.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +69,11 @@ except OperatorError as error:
 
 
 @cache
-def serving() -> "Serving":
+def serving() -> "Worker":
     """All that answers. Only a worker has it: it is a third of a process' start and memory."""
-    from service.worker import Serving
+    from service.worker import Worker
 
-    return Serving(settings, meeting)
+    return Worker(settings, meeting)
 
 
 class Front:

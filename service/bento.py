@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_SOCKET_PATH = 107  # bytes; Linux has no room for more in an address
+MAX_SOCKET_PATH = 107  # bytes; Linux has no room for more in an address
 KILL_SECONDS = 5.0  # after the time in which a worker ends by itself
 
 
@@ -89,6 +89,6 @@ def _make_socket_folder() -> Path:
         except OSError:
             continue
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        if len(os.fsencode(f"{folder}/control")) <= MOST_SOCKET_PATH:
+        if len(os.fsencode(f"{folder}/control")) <= MAX_SOCKET_PATH:
             return Path(folder)
     sys.exit("TMPDIR: its path is too long for a socket; name a folder of at most 80 characters")

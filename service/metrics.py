@@ -219,7 +219,7 @@ class ModelSeries:
             STATE.labels(*self._labels, known).set(float(known in states))
 
 
-def keep_to_itself() -> None:
+def use_one_process() -> None:
     """The only worker keeps its series in memory, where others need not find them.
 
     To be called before there is a series. Short texts get a hundredth more answers so.

@@ -27,7 +27,7 @@ PREFIX = "SENSORIUM_"
 # Not the service's, but in its environment: the client's key, the load test's settings, and what
 # Kubernetes tells of every Service whose name begins with sensorium.
 FOREIGN = re.compile(r"API_KEY|LOAD_\w+|(\w+_)?(SERVICE_HOST|SERVICE_PORT|PORT)(_\w+)?")
-MOST_TIMEOUT_MS = 100_000
+MAX_TIMEOUT_MS = 100_000
 
 
 class Provider(StrEnum):
@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     workers: PositiveInt = Field(1, description="Server processes, each with a copy of the models.")
     lanes: NonNegativeInt = Field(0, description="Batches in flight per model.")
     threads: NonNegativeInt = Field(0, description="onnxruntime's threads for one batch.")
-    lone_threads: NonNegativeInt = Field(
+    exclusive_threads: NonNegativeInt = Field(
         0, description="The same for a batch that had no other beside it for 50 ms."
     )
     pin_lanes: bool = Field(
@@ -123,7 +123,7 @@ class Settings(BaseSettings):
         0, description="Bytes in which one worker keeps what it computed of files; 0: none."
     )
     timeout_ms: PositiveInt = Field(
-        30_000, le=MOST_TIMEOUT_MS, description="Deadline of a request that brings no X-Timeout-Ms."
+        30_000, le=MAX_TIMEOUT_MS, description="Deadline of a request that brings no X-Timeout-Ms."
     )
     stuck_seconds: PositiveFloat = Field(
         8.0,
@@ -140,10 +140,10 @@ class Settings(BaseSettings):
         20.0, description="A connection whose client makes no progress for so long is closed."
     )
     keys: Path | None = Field(None, description="The file of API keys; without one, none is asked.")
-    caller_concurrency: NonNegativeInt = Field(
+    client_concurrency: NonNegativeInt = Field(
         0, description="Requests that one caller may have inside one worker at once; 0: any number."
     )
-    caller_rate: NonNegativeFloat = Field(
+    client_rate: NonNegativeFloat = Field(
         0.0, description="Requests a second that one worker takes from one caller; 0: any number."
     )
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)] = Field(
@@ -158,7 +158,7 @@ class Settings(BaseSettings):
         description="The folder that keeps what is wanted of the models;"
         " without one, it is forgotten when the server ends.",
     )
-    watch_seconds: NonNegativeFloat = Field(
+    model_poll_seconds: NonNegativeFloat = Field(
         0.0, description="How often to look for new model folders; 0: only when told to."
     )
 
@@ -191,8 +191,8 @@ class Settings(BaseSettings):
         return self.threads or max(1, self.cores_per_worker // self.lanes_per_model)
 
     @property
-    def threads_alone(self) -> int:
-        return self.lone_threads or self.cores_per_worker
+    def threads_exclusive(self) -> int:
+        return self.exclusive_threads or self.cores_per_worker
 
     @property
     def owns_cores(self) -> bool:
@@ -207,12 +207,12 @@ class Settings(BaseSettings):
         return self.owns_cores and self.threads_per_lane == 1 and lanes == len(AFFINITY)
 
     @property
-    def lone_cores(self) -> tuple[int, ...]:
+    def exclusive_cores(self) -> tuple[int, ...]:
         """A core for each thread of a batch that is alone; none where the kernel places them.
 
         Fewer threads than cores are left to it: it knows which cores are two halves of one.
         """
-        cores, threads = tuple(sorted(AFFINITY)), self.threads_alone
+        cores, threads = tuple(sorted(AFFINITY)), self.threads_exclusive
         return cores if self.owns_cores and self.threads_per_lane < threads == len(cores) else ()
 
     @property

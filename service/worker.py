@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from service import metrics
 from service.api import build_api, build_app
-from service.api.context import build_state
+from service.api.context import build_context
 from service.errors import ProviderMissing
 from service.runtime.placement import CORES, answer_here
 from service.runtime.session import choose_provider
@@ -21,7 +21,7 @@ from service.version import VERSION
 logger = logging.getLogger(__name__)
 
 
-class Serving:
+class Worker:
     """The routes, with the models behind them: `app` answers."""
 
     def __init__(self, settings: Settings, meeting: Path) -> None:
@@ -32,14 +32,14 @@ class Serving:
             OperatorError: a file or a folder that the settings name cannot be used.
         """
         if settings.workers == 1:
-            metrics.keep_to_itself()
+            metrics.use_one_process()
         # Lanes and decoders are the threads here. BLAS would start its own for each small product,
         # and they spin: the spectrogram of a second of sound took twice the CPU time.
         threadpool_limits(1, user_api="blas")
         self._settings = settings
-        self._state = build_state(settings, meeting)
+        self._context = build_context(settings, meeting)
         api = build_api()
-        api.state.sensorium = self._state
+        api.state.sensorium = self._context
         self.app = build_app(api, settings)
 
     async def start(self) -> None:
@@ -53,14 +53,14 @@ class Serving:
         answer_here()
         provider = _announce_provider(self._settings)
         metrics.BUILD.labels(VERSION, version("bentoml"), version("onnxruntime"), provider).set(1)
-        workers = self._state.workers
+        workers = self._context.workers
         loading = supervise("loading the models", workers.open)
         self._tasks = [
             loading,
-            supervise("watching lanes and decoders", self._state.watch.run),
+            supervise("watching lanes and decoders", self._context.watch.run),
             supervise("attending to the other workers", workers.attend),
         ]
-        if seconds := self._settings.watch_seconds:
+        if seconds := self._settings.model_poll_seconds:
             following = supervise("polling the models folder", partial(workers.follow, seconds))
             self._tasks.append(following)
         if self._settings.workers > 1:
@@ -71,9 +71,9 @@ class Serving:
         CORES.answered_by(None)
         for task in self._tasks:
             task.cancel()
-        self._state.workers.close()
-        await self._state.repository.close()
-        self._state.pipeline.close()
+        self._context.workers.close()
+        await self._context.repository.close()
+        self._context.pipeline.close()
 
 
 def _announce_provider(settings: Settings) -> str:

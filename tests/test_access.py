@@ -216,7 +216,7 @@ def test_the_command_prints_a_key_once(
 
 
 async def test_one_caller_has_no_more_inside_than_it_may(small_models: Path) -> None:
-    async with serving(small_models, caller_concurrency=2) as client:
+    async with serving(small_models, client_concurrency=2) as client:
         go, arrived = asyncio.Event(), asyncio.Semaphore(0)
 
         async def slow_body() -> AsyncIterator[bytes]:
@@ -238,7 +238,7 @@ async def test_one_caller_has_no_more_inside_than_it_may(small_models: Path) -> 
 
 
 async def test_one_caller_comes_no_more_often_than_it_may(small_models: Path) -> None:
-    async with serving(small_models, caller_rate=0.01) as client:
+    async with serving(small_models, client_rate=0.01) as client:
         assert (await client.get("/v1/models")).status_code == 200
         refused = await client.get("/v1/models")
         problem(refused, 429, "too_many_requests")
@@ -254,7 +254,7 @@ async def test_where_keys_are_asked_for_each_is_a_caller(
     small_models: Path, key_file: Path
 ) -> None:
     names = [add_key(key_file, name, ["infer"]) for name in ("alice", "bob")]
-    async with serving(small_models, keys=key_file, caller_rate=0.01) as client:
+    async with serving(small_models, keys=key_file, client_rate=0.01) as client:
         for expected in (200, 429):
             for key in names:
                 response = await client.get("/v1/models", headers=bearer(key))

@@ -12,7 +12,7 @@ from service.limits import InputLimits
 from service.model.manifest import AudioPreprocessing, LogMel
 from service.model.preprocessing import AudioPreprocessor
 from service.model.preprocessing.audio import LogMelSpectrogram, mel_filters
-from service.model.preprocessing.recording import MOST_CHANNELS
+from service.model.preprocessing.recording import MAX_CHANNELS
 from tests.conftest import wav
 
 RATE = 16_000
@@ -220,9 +220,9 @@ def test_a_flac_is_as_long_as_its_frames_whatever_its_header_says(keep: str) -> 
 
 
 def test_more_channels_than_any_room_has_are_refused() -> None:
-    frame = bytes(2 * (MOST_CHANNELS + 1))
+    frame = bytes(2 * (MAX_CHANNELS + 1))
     with pytest.raises(TooLarge, match="9 channels; at most 8"):
-        preprocessor().waveform(header(MOST_CHANNELS + 1, len(frame), frame))
+        preprocessor().waveform(header(MAX_CHANNELS + 1, len(frame), frame))
 
 
 def test_real_recordings_can_be_read(shared_data: Any) -> None:

@@ -36,15 +36,15 @@ class Doubler:
 
     def __init__(self, *, held: bool = False) -> None:
         self.batches: list[list[int]] = []
-        self.alone: list[bool] = []
+        self.exclusive: list[bool] = []
         self.cores: list[set[int]] = []  # on which each batch may run
         self.started = threading.Semaphore(0)
         self.go = threading.Event()
         if not held:
             self.go.set()
 
-    def __call__(self, items: Sequence[Item], alone: bool) -> list[Computed]:
-        self.alone.append(alone)
+    def __call__(self, items: Sequence[Item], exclusive: bool) -> list[Computed]:
+        self.exclusive.append(exclusive)
         self.cores.append(affinity())
         self.thread = threading.get_native_id()
         samples = [item for item in items if isinstance(item, Sample)]
@@ -65,12 +65,14 @@ def batcher(
     *,
     lanes: int = 1,
     pinned: bool = False,
-    lone_core: int | None = None,
+    exclusive_core: int | None = None,
     shared: bool = False,
     **limits: Any,
 ) -> Batcher:
     least, series = BatchLimits(**{"items": 8, "padding": 10, **limits}), ModelSeries("doubler", 1)
-    return Batcher(model, least, lanes, series, pinned=pinned, lone_core=lone_core, shared=shared)
+    return Batcher(
+        model, least, lanes, series, pinned=pinned, exclusive_core=exclusive_core, shared=shared
+    )
 
 
 @pytest.fixture
@@ -136,12 +138,12 @@ async def test_a_batch_is_told_whether_it_has_the_machine_to_itself() -> None:
     async with batcher(model) as doubler, batcher(other) as beside:
         callers = await submit_behind_a_held_batch(doubler, model, [number(1)])
         await beside.submit(number(3))
-        assert other.alone == [False]
+        assert other.exclusive == [False]
         model.go.set()
         await asyncio.gather(*callers)
-        assert model.alone == [True, True]
+        assert model.exclusive == [True, True]
         await beside.submit(number(3))
-    assert other.alone == [False, True]
+    assert other.exclusive == [False, True]
 
 
 @pytest.mark.usefixtures("no_quiet")
@@ -151,7 +153,7 @@ async def test_a_batch_of_several_is_not_alone() -> None:
         callers = await submit_behind_a_held_batch(doubler, model, [number(1), number(2)])
         model.go.set()
         await asyncio.gather(*callers)
-    assert model.alone == [True, False]
+    assert model.exclusive == [True, False]
 
 
 async def test_who_had_company_a_while_ago_is_not_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +166,7 @@ async def test_who_had_company_a_while_ago_is_not_alone(monkeypatch: pytest.Monk
         model.go.set()
         await asyncio.gather(*callers)
         await doubler.submit(number(3))
-    assert model.alone[1:] == [False, False]
+    assert model.exclusive[1:] == [False, False]
 
 
 @pytest.mark.parametrize(("shared", "sizes"), [(True, [2, 2, 2]), (False, [6])])
@@ -188,7 +190,7 @@ async def test_a_batch_behind_which_others_wait_is_not_alone() -> None:
         callers = await submit_behind_a_held_batch(doubler, model, [number(1), number(2)])
         model.go.set()
         await asyncio.gather(*callers)
-    assert model.alone == [True, False, True]
+    assert model.exclusive == [True, False, True]
 
 
 async def test_a_batch_holds_no_more_items_than_it_may() -> None:
@@ -226,13 +228,15 @@ async def test_lanes_give_way_to_those_that_answer() -> None:
 @has_two_cores
 @keeps_to_cores
 @pytest.mark.usefixtures("no_quiet")
-@pytest.mark.parametrize("lone_core", [None, min(affinity()), max(affinity())])
+@pytest.mark.parametrize("exclusive_core", [None, min(affinity()), max(affinity())])
 @pytest.mark.parametrize("pinned", [True, False])
 async def test_lanes_keep_to_a_core_each_while_there_are_several_batches(
-    pinned: bool, lone_core: int | None
+    pinned: bool, exclusive_core: int | None
 ) -> None:
     model = Doubler(held=True)
-    async with batcher(model, lanes=2, pinned=pinned, lone_core=lone_core, items=1) as doubler:
+    async with batcher(
+        model, lanes=2, pinned=pinned, exclusive_core=exclusive_core, items=1
+    ) as doubler:
         callers = [asyncio.create_task(doubler.submit(number(0)))]
         await model.has_started()  # alone
         callers += [asyncio.create_task(doubler.submit(number(n))) for n in (1, 2, 3)]
@@ -240,21 +244,25 @@ async def test_lanes_keep_to_a_core_each_while_there_are_several_batches(
         model.go.set()
         await asyncio.gather(*callers)
         await doubler.submit(number(4))  # alone again
-    assert model.cores[0] == model.cores[-1] == (affinity() if lone_core is None else {lone_core})
+    assert (
+        model.cores[0]
+        == model.cores[-1]
+        == (affinity() if exclusive_core is None else {exclusive_core})
+    )
     assert {len(cores) for cores in model.cores[1:3]} == ({1} if pinned else {len(affinity())})
-    if pinned and lone_core is not None:
-        assert lone_core not in model.cores[1], "the lone batch is there"
+    if pinned and exclusive_core is not None:
+        assert exclusive_core not in model.cores[1], "the lone batch is there"
 
 
 @has_two_cores
 @keeps_to_cores
 async def test_lanes_do_not_keep_to_the_core_of_who_opens_them() -> None:
     model = Doubler()
-    CORES.keep_to(min(affinity()))
+    CORES.pin(min(affinity()))
     try:
         doubler = batcher(model)
     finally:
-        CORES.keep_to(None)
+        CORES.pin(None)
     async with doubler:
         await doubler.submit(number(1))
     assert model.cores == [affinity()]
@@ -582,7 +590,7 @@ async def test_a_lane_that_has_died_is_replaced(
         raise PermissionError("as a system call may")
 
     with monkeypatch.context() as patch:
-        patch.setattr("service.inference.batching.give_way", die)
+        patch.setattr("service.inference.batching.lower_priority", die)
         doubler = batcher(Doubler())
         async with asyncio.timeout(10):
             while doubler._lanes[0].thread.is_alive():  # noqa: ASYNC110

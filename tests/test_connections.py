@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from service.api.connections import CHECKED, MOST_HEAD, MOST_PIPELINED, Config
+from service.api.connections import CHECKED, MAX_HEAD, MAX_PIPELINED, Config
 from service.keys import add_key
 from service.settings import Settings
 from tests.conftest import write_small_models
@@ -152,7 +152,7 @@ def test_an_endless_body_of_an_answered_request_is_not_read_for_ever(url: str) -
 
 def test_a_client_that_does_not_read_is_disconnected(url: str) -> None:
     with connect(url, receive_buffer=4096) as client, pytest.raises(ConnectionError):
-        send_for_ever(client, LARGE * MOST_PIPELINED)
+        send_for_ever(client, LARGE * MAX_PIPELINED)
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -170,7 +170,7 @@ def do_not_read(url: str) -> socket.socket:
     client = connect(url, receive_buffer=4096)
     client.settimeout(0.5)
     with suppress(TimeoutError, ConnectionError):
-        send_for_ever(client, LARGE * MOST_PIPELINED)
+        send_for_ever(client, LARGE * MAX_PIPELINED)
     return client
 
 
@@ -198,7 +198,7 @@ def test_a_worker_and_the_server_end_in_bounded_time(small_models: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("sent", "answered"), [(2, 2), (MOST_PIPELINED, MOST_PIPELINED), (1000, MOST_PIPELINED + 1)]
+    ("sent", "answered"), [(2, 2), (MAX_PIPELINED, MAX_PIPELINED), (1000, MAX_PIPELINED + 1)]
 )
 def test_pipelined_requests_are_answered_up_to_a_limit(url: str, sent: int, answered: int) -> None:
     response = exchange(url, LIVE * (sent - 1) + LAST)
@@ -208,7 +208,7 @@ def test_pipelined_requests_are_answered_up_to_a_limit(url: str, sent: int, answ
 def test_many_pipelined_requests_hold_nobody_up(url: str) -> None:
     for _ in range(20):
         response = exchange(url, LIVE * 10_000)
-        assert response.count(b"HTTP/1.1 200") == MOST_PIPELINED + 1
+        assert response.count(b"HTTP/1.1 200") == MAX_PIPELINED + 1
     assert httpx.get(f"{url}/livez").status_code == 200
 
 
@@ -276,7 +276,7 @@ VARIANTS: dict[str, tuple[bytes, int, bytes]] = {
         b"vector",
     ),
     "trailers without end": (
-        post(EMBED, RED + b"X: y\r\n" * (MOST_HEAD // 3), CHUNKED),
+        post(EMBED, RED + b"X: y\r\n" * (MAX_HEAD // 3), CHUNKED),
         413,
         b"too_large",
     ),
@@ -350,9 +350,9 @@ VARIANTS: dict[str, tuple[bytes, int, bytes]] = {
     "a path that is not ASCII": (LAST.replace(b"/livez", b"/liv\xe9z"), 400, b"url"),
     "a star": (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404, b"not_found"),
     "a long path": (LAST.replace(b"/livez", b"/" + b"a" * 70_000), 400, b"target"),
-    "a long header": (LIVE[:-2] + b"X-A: " + b"a" * 4 * MOST_HEAD, 413, b"too_large"),
-    "many headers": (LIVE[:-2] + b"X-A: b\r\n" * MOST_HEAD, 413, b"too_large"),
-    "a line without end": (b"GET /" + b"a" * 4 * MOST_HEAD, 413, b"too_large"),
+    "a long header": (LIVE[:-2] + b"X-A: " + b"a" * 4 * MAX_HEAD, 413, b"too_large"),
+    "many headers": (LIVE[:-2] + b"X-A: b\r\n" * MAX_HEAD, 413, b"too_large"),
+    "a line without end": (b"GET /" + b"a" * 4 * MAX_HEAD, 413, b"too_large"),
     "empty lines first": (b"\r\n\r\n" + LAST, 200, b"alive"),
     "Expect": (post(EMBED, b"red", b"Expect: 100-continue"), 100, b"vector"),
     "Expect, in capitals": (post(EMBED, b"red", b"EXPECT: 100-CONTINUE"), 100, b"vector"),

@@ -13,7 +13,14 @@ import pytest
 from service.errors import NotReady
 from service.inference.pipeline import Pipeline
 from service.limits import affinity
-from service.runtime.placement import CORES, NICENESS, QUIET_SECONDS, Cores, answer_here, give_way
+from service.runtime.placement import (
+    CORES,
+    NICENESS,
+    QUIET_SECONDS,
+    Cores,
+    answer_here,
+    lower_priority,
+)
 from tests.marks import has_two_cores, keeps_to_cores, knows_threads
 
 
@@ -36,43 +43,43 @@ def test_a_lane_gets_its_last_core_again_where_that_is_as_free_as_another() -> N
 
 def test_a_batch_that_is_alone_has_the_core_that_its_run_leaves_to_it() -> None:
     cores = Cores([9, 4, 7])
-    with cores.computing(last=9, lone=4) as (alone, core):
-        assert (alone, core) == (True, 4)
-        with cores.computing(last=4, lone=4) as (alone, core):
-            assert (alone, core) == (False, 7), "4 is taken"
+    with cores.computing(last=9, exclusive_core=4) as (exclusive, core):
+        assert (exclusive, core) == (True, 4)
+        with cores.computing(last=4, exclusive_core=4) as (exclusive, core):
+            assert (exclusive, core) == (False, 7), "4 is taken"
 
 
 def test_a_batch_that_fails_leaves_its_core() -> None:
     cores = Cores([4])
     with pytest.raises(RuntimeError, match="broken"), cores.computing():
         raise RuntimeError("broken")
-    with cores.computing() as (alone, _):
-        assert alone
+    with cores.computing() as (exclusive, _):
+        assert exclusive
 
 
 def test_a_batch_is_alone_after_a_while_without_company(monkeypatch: pytest.MonkeyPatch) -> None:
     cores, now = Cores([4, 7]), 1000.0
     monkeypatch.setattr("service.runtime.placement.perf_counter", lambda: now)
 
-    def is_alone(*, more: bool = False) -> bool:
-        with cores.computing(more=more) as (alone, _):
-            return alone
+    def is_exclusive(*, more: bool = False) -> bool:
+        with cores.computing(more=more) as (exclusive, _):
+            return exclusive
 
-    assert is_alone()
-    assert is_alone()
+    assert is_exclusive()
+    assert is_exclusive()
     with cores.computing():
-        assert not is_alone()
+        assert not is_exclusive()
         now += 1  # and both are there until now
         with cores.computing():
             now += 1
-    assert not is_alone()
+    assert not is_exclusive()
     now += QUIET_SECONDS
-    assert not is_alone()
+    assert not is_exclusive()
     now += 0.001
-    assert is_alone()
-    assert not is_alone(more=True)
+    assert is_exclusive()
+    assert not is_exclusive(more=True)
     now += QUIET_SECONDS
-    assert not is_alone()
+    assert not is_exclusive()
 
 
 @keeps_to_cores
@@ -84,7 +91,7 @@ def test_a_thread_keeps_to_a_core_until_it_is_let_go() -> None:
     def work() -> None:
         cores = Cores(own)
         for wanted in (core, None, 10_000):  # there is no such core, and nothing happens
-            cores.keep_to(wanted)
+            cores.pin(wanted)
             seen.append(os.sched_getaffinity(0))
 
     thread = threading.Thread(target=work)
@@ -123,8 +130,8 @@ def test_who_answers_keeps_to_a_core_behind_a_batch_that_was_alone(
         def answered_on() -> set[int]:
             return os.sched_getaffinity(answering)
 
-        def computing(lone: int | None = first) -> AbstractContextManager[object]:
-            return cores.computing(lone=lone, followed=True)
+        def computing(exclusive_core: int | None = first) -> AbstractContextManager[object]:
+            return cores.computing(exclusive_core=exclusive_core, followed=True)
 
         cores.answered_by(answering)
         with computing():
@@ -140,10 +147,10 @@ def test_who_answers_keeps_to_a_core_behind_a_batch_that_was_alone(
             pass
         assert answered_on() == own
         now += 1
-        with computing(lone=None):  # a run that leaves no core to its lane
+        with computing(exclusive_core=None):  # a run that leaves no core to its lane
             pass
         assert answered_on() == own
-        with cores.computing(lone=first):
+        with cores.computing(exclusive_core=first):
             pass
         assert answered_on() == own
         with computing():
@@ -162,13 +169,13 @@ async def test_threads_that_an_event_loop_makes_do_not_keep_to_its_core() -> Non
     own = affinity()
     pipeline = Pipeline(decoders=1)
     answer_here()
-    CORES.keep_to(min(own))
+    CORES.pin(min(own))
     try:
         assert await asyncio.to_thread(os.sched_getaffinity, 0) == own
         found = await pipeline.decode(lambda _: os.sched_getaffinity(0), b"", deadline=1e9)
         assert found == own
     finally:
-        CORES.keep_to(None)
+        CORES.pin(None)
         CORES.answered_by(None)
         pipeline.close()
 
@@ -198,7 +205,7 @@ def test_lanes_run_where_a_sandbox_forbids_to_give_way(monkeypatch: pytest.Monke
         raise PermissionError("not permitted")
 
     monkeypatch.setattr(os, "setpriority", forbid)
-    give_way()
+    lower_priority()
 
 
 @knows_threads
@@ -206,7 +213,7 @@ def test_who_gives_way_does_it_for_its_own_thread_only() -> None:
     found = []
 
     def compute() -> None:
-        give_way()
+        lower_priority()
         found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
@@ -222,7 +229,7 @@ def test_who_gives_way_does_it_for_its_own_thread_only() -> None:
 def test_who_was_begun_by_nice_gives_way_from_there(begun: int, wanted: int) -> None:
     """Whoever is not root may not become less nice than that."""
     program = (
-        "import os; from service.runtime.placement import give_way; give_way();"
+        "import os; from service.runtime.placement import lower_priority; lower_priority();"
         " print(os.getpriority(os.PRIO_PROCESS, 0))"
     )
     command = ["nice", "-n", str(begun), sys.executable, "-c", program]

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.api import build_api, build_app
-from service.api.context import State, build_state
+from service.api.context import AppContext, build_context
 from service.control.repository import Repository
 from service.control.routing import read_defaults
 from service.errors import OperatorError
@@ -23,10 +23,12 @@ RED = png((250, 10, 10))
 
 
 @asynccontextmanager
-async def serving(models: Path, **settings: Any) -> AsyncIterator[tuple[State, httpx.AsyncClient]]:
+async def serving(
+    models: Path, **settings: Any
+) -> AsyncIterator[tuple[AppContext, httpx.AsyncClient]]:
     config = Settings(models=models, **settings)
     api = build_api()
-    api.state.sensorium = state = build_state(config, models.parent)
+    api.state.sensorium = state = build_context(config, models.parent)
     await state.workers.open()
     transport = httpx.ASGITransport(build_app(api, config))
     async with httpx.AsyncClient(transport=transport, base_url="http://sensorium") as client:

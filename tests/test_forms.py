@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from service.api.request.media import to_utf8
-from service.api.request.multipart import MOST_LOOKALIKES
+from service.api.request.multipart import MAX_LOOKALIKES
 from service.errors import UnknownMediaType
 from tests.conftest import VOCABULARY, png, tone
 from tests.test_routes import serving
@@ -211,7 +211,7 @@ def multipart_variants() -> Iterator[Variant]:
          "model goes into the query, not into the body: ?model="),
         ("top_k as a field", form((FIELD.replace(b'"f"', b'"top_k"'), b"1")), "?top_k="),
         ("lines like the boundary without end",
-         form((FILE, b"\r\n--XXY" * (MOST_LOOKALIKES + 1))), "choose a boundary"),
+         form((FILE, b"\r\n--XXY" * (MAX_LOOKALIKES + 1))), "choose a boundary"),
     ):  # fmt: skip
         yield Variant(name, EMBED, body, FORM, Refused(400, words))
     for kind in ("mixed", "related", "alternative", "byteranges", "x-mixed-replace", "digest"):

@@ -16,12 +16,12 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.types import Message
 
-from service.api.request.body import MOST_INFLATION, read_body
+from service.api.request.body import MAX_INFLATION, read_body
 from service.api.request.media import read_media_type
-from service.api.request.multipart import MOST_HEAD, read_parts
-from service.api.request.payloads import MOST_JSON_BYTES, MOST_JSON_MARKS, parse_json
+from service.api.request.multipart import MAX_HEAD, read_parts
+from service.api.request.payloads import MAX_JSON_BYTES, MAX_JSON_MARKS, parse_json
 from service.api.v1 import predict
-from service.api.v2.codec import MOST_ELEMENTS, MOST_VALUES
+from service.api.v2.codec import MAX_ELEMENTS, MAX_VALUES
 from service.errors import CallerGone, TooLarge
 from service.settings import Settings
 from tests.conftest import png
@@ -113,13 +113,13 @@ async def test_a_bomb_is_stopped_while_it_is_inflated(client: httpx.AsyncClient)
 
     headers = {"content-encoding": "gzip"}
     response = await client.post("/v1/image/classify", content=chunks(), headers=headers)
-    assert f"{MOST_INFLATION} times" in problem(response, 413, "too_large")["detail"]
+    assert f"{MAX_INFLATION} times" in problem(response, 413, "too_large")["detail"]
 
 
 async def test_what_shrinks_well_and_is_small_is_no_bomb(client: httpx.AsyncClient) -> None:
     text = b"red " * 20_000
     body = gzip.compress(text)
-    assert len(text) > MOST_INFLATION * len(body)
+    assert len(text) > MAX_INFLATION * len(body)
     headers = {"content-encoding": "gzip"}
     response = await client.post("/v1/text/embed", content=body, headers=headers)
     assert response.status_code == 200
@@ -222,7 +222,7 @@ def test_a_form_s_parts_are_their_very_bytes() -> None:
         form((HEAD, b"open"))[:-4],
         form((HEAD, b"x")).replace(b"\r\n", b"\n"),
         b"--xxx" + form((HEAD, b"x")),
-        form((HEAD + b"\r\nx: " + b"y" * MOST_HEAD, b"too much before it")),
+        form((HEAD + b"\r\nx: " + b"y" * MAX_HEAD, b"too much before it")),
     ],
 )  # fmt: skip
 async def test_a_broken_form_is_a_bad_request(client: httpx.AsyncClient, body: bytes) -> None:
@@ -252,14 +252,14 @@ async def test_deep_json_is_refused_in_words(client: httpx.AsyncClient, depth: i
 @pytest.mark.parametrize("value", [b"[],", b"{},", b"1,"])
 def test_json_is_not_parsed_when_its_values_would_fill_the_memory(value: bytes) -> None:
     with pytest.raises(TooLarge, match="brackets and commas"):
-        parse_json(value * (MOST_JSON_MARKS + 1))  # which is not even JSON
+        parse_json(value * (MAX_JSON_MARKS + 1))  # which is not even JSON
 
 
 @pytest.mark.parametrize("value", [b"[],", b"{},", b"1,"])
 async def test_tensors_in_json_are_not_parsed_either(
     client: httpx.AsyncClient, value: bytes
 ) -> None:
-    body = b'{"inputs": [' + value * MOST_ELEMENTS  # which is not even JSON
+    body = b'{"inputs": [' + value * MAX_ELEMENTS  # which is not even JSON
     response = await client.post("/v2/models/colours/infer", content=body, headers=JSON)
     assert response.status_code == 413
     assert "brackets and commas" in response.json()["error"]
@@ -275,7 +275,7 @@ async def test_tensors_in_json_are_not_parsed_either(
 async def test_json_of_many_bytes_is_not_parsed(
     client: httpx.AsyncClient, path: str, read: Callable[[httpx.Response], str]
 ) -> None:
-    response = await client.post(path, content=b" " * (MOST_JSON_BYTES + 1), headers=JSON)
+    response = await client.post(path, content=b" " * (MAX_JSON_BYTES + 1), headers=JSON)
     assert response.status_code == 413
     assert "the JSON has more than 16,777,216 bytes" in read(response)
 
@@ -351,7 +351,7 @@ async def test_a_connection_whose_body_is_too_large_to_be_read_is_closed(
 async def test_an_answer_holds_so_many_labels_and_no_more(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "MOST_LABELS", 8)
+    monkeypatch.setattr(predict, "MAX_LABELS", 8)
     picture = (HEAD, png((250, 10, 10)))
     headers, path = {"content-type": FORM}, "/v1/image/classify?model=colours&top_k=2"
     good = await client.post(path, content=form(*[picture] * 4), headers=headers)
@@ -376,7 +376,7 @@ async def test_tensors_are_not_described_one_by_one(
 
 
 async def test_lists_in_tensors_are_bounded_more_than_numbers(client: httpx.AsyncClient) -> None:
-    body = b'{"inputs": [%s]}' % (b"[" * MOST_VALUES)
+    body = b'{"inputs": [%s]}' % (b"[" * MAX_VALUES)
     response = await client.post("/v2/models/colours/infer", content=body, headers=JSON)
     assert response.status_code == 413
     assert "brackets and colons" in response.json()["error"]
@@ -407,7 +407,7 @@ async def test_half_of_a_surrogate_pair_is_no_name(client: httpx.AsyncClient) ->
 
 async def test_routing_is_read_as_any_other_document(client: httpx.AsyncClient) -> None:
     path = "/v2/repository/models/colours/routing"
-    response = await client.put(path, content=b" " * (MOST_JSON_BYTES + 1), headers=JSON)
+    response = await client.put(path, content=b" " * (MAX_JSON_BYTES + 1), headers=JSON)
     assert response.status_code == 413
     aliases = {f"a{number}": "1" for number in range(33)}
     response = await client.put(path, json={"aliases": aliases})

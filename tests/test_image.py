@@ -18,10 +18,10 @@ from service.model.manifest import ImagePreprocessing
 from service.model.preprocessing import ImagePreprocessor
 from service.model.preprocessing.image import (
     LONGEST_SIDE,
+    MAX_METADATA,
+    MAX_PROFILES,
+    MAX_SCANS,
     METERED,
-    MOST_METADATA,
-    MOST_PROFILES,
-    MOST_SCANS,
 )
 from service.runtime.tensors import Array
 
@@ -321,7 +321,7 @@ def test_metadata_beyond_the_limit_is_refused(form: str) -> None:
     }
     assert preprocessor().decode(with_header(form, piece[form] * 5)).data.shape == (8, 8, 3)
     with pytest.raises(TooLarge, match="metadata"):
-        preprocessor().decode(with_header(form, piece[form] * (MOST_METADATA // 65_000 + 1)))
+        preprocessor().decode(with_header(form, piece[form] * (MAX_METADATA // 65_000 + 1)))
 
 
 @pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
@@ -332,10 +332,10 @@ def test_compressed_metadata_that_bursts_is_ignored(kind: bytes) -> None:
 
 def test_a_picture_has_so_many_colour_profiles() -> None:
     profile = chunk(b"iCCP", b"name\0\0" + compress(bytes(1000)))
-    many = with_header("PNG", profile * MOST_PROFILES)
+    many = with_header("PNG", profile * MAX_PROFILES)
     assert_quarters(preprocessor().decode(many).data)
     with pytest.raises(TooLarge, match="colour profiles"):
-        preprocessor().decode(with_header("PNG", profile * (MOST_PROFILES + 1)))
+        preprocessor().decode(with_header("PNG", profile * (MAX_PROFILES + 1)))
 
 
 def test_damaged_tags_are_not_written_to_the_log() -> None:
@@ -359,7 +359,7 @@ def test_a_progressive_picture_has_so_many_scans() -> None:
     more = payload[:-2] + last * 10 + payload[-2:]
     assert_quarters(preprocessor().decode(more).data, tolerance=16)
     with pytest.raises(TooLarge, match="scans"):
-        preprocessor().decode(payload[:-2] + last * MOST_SCANS + payload[-2:])
+        preprocessor().decode(payload[:-2] + last * MAX_SCANS + payload[-2:])
 
 
 EMPTY_SCAN = b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, 1, 0, 0, 63, 0) + b"\0\0"
@@ -373,9 +373,9 @@ def with_scans(payload: bytes, number: int) -> bytes:
 
 def test_a_sequential_picture_has_so_many_scans_too() -> None:
     payload = encode(quarters(), "JPEG")
-    assert preprocessor().decode(with_scans(payload, MOST_SCANS - 1)).data.shape == (8, 8, 3)
+    assert preprocessor().decode(with_scans(payload, MAX_SCANS - 1)).data.shape == (8, 8, 3)
     with pytest.raises(TooLarge, match="scans"):
-        preprocessor().decode(with_scans(payload, MOST_SCANS))
+        preprocessor().decode(with_scans(payload, MAX_SCANS))
 
 
 def test_a_picture_of_several_has_so_many_scans_too() -> None:
@@ -384,18 +384,18 @@ def test_a_picture_of_several_has_so_many_scans_too() -> None:
     assert_quarters(preprocessor().decode(payload).data, tolerance=4)
     decoy = payload[payload.index(b"\xff\xda") :][:14]  # where the end of a header is looked for
     with pytest.raises(TooLarge, match="scans"):
-        preprocessor().decode(with_scans(payload, MOST_SCANS) + decoy)
+        preprocessor().decode(with_scans(payload, MAX_SCANS) + decoy)
 
 
 def test_no_scan_is_decoded_behind_one_of_all_components() -> None:
     payload = encode(quarters(), "JPEG")
     with pytest.raises(Unreadable, match="damaged"):
-        preprocessor().decode(payload[:-2] + EMPTY_SCAN * MOST_SCANS + payload[-2:])
+        preprocessor().decode(payload[:-2] + EMPTY_SCAN * MAX_SCANS + payload[-2:])
 
 
 def test_what_only_looks_like_scans_is_none() -> None:
     payload = encode(quarters(), "JPEG", quality=95)
-    look = b"\xff\xda" * (MOST_SCANS + 1)
+    look = b"\xff\xda" * (MAX_SCANS + 1)
     comment = b"\xff\xfe" + struct.pack(">H", len(look) + 2) + look
     for harmless in (payload + look, payload[:2] + comment + payload[2:]):
         assert_quarters(preprocessor().decode(harmless).data, tolerance=4)

@@ -191,7 +191,7 @@ def test_an_fp16_graph_ships_if_it_is_like_fp32_and_faster_on_the_device(
     precisions: list[str],
     said: str,
 ) -> None:
-    monkeypatch.setattr(likeness, "LEAST_SPEED", least_speed)
+    monkeypatch.setattr(likeness, "MIN_SPEED", least_speed)
     models = tmp_path / "models"
     folder = import_encoder(encoder(network), models, cache, fp16=Provider.CPU)
     graphs = read_manifest(folder).graphs

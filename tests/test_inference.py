@@ -268,7 +268,7 @@ async def test_the_highest_classes_of_an_output(client: httpx.AsyncClient) -> No
 def test_of_what_is_no_number_none_is_the_highest(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadRequest, match="NaN or infinity"):
         _highest(np.array([[0, 1], [np.nan, 1]], np.float32), 1, [])
-    monkeypatch.setattr(infer, "MOST_LABELS", 3)
+    monkeypatch.setattr(infer, "MAX_LABELS", 3)
     assert _highest(np.ones((3, 2), np.int64), 1, []).shape == (3, 1)
     with pytest.raises(TooLarge, match="more than 3 labels"):
         _highest(np.ones((2, 2), np.int64), 9, [])

@@ -88,8 +88,8 @@ def test_lanes_are_pinned_where_each_has_a_core(
     ("settings", "kept"),
     [
         ({}, True),
-        ({"lone_threads": 3}, False),
-        ({"lone_threads": 5}, False),
+        ({"exclusive_threads": 3}, False),
+        ({"exclusive_threads": 5}, False),
         ({"pin_lanes": False}, False),
         ({"workers": 2}, False),  # each has two, nobody knows which
         ({"threads": 4}, False),  # a batch among others has as many
@@ -101,9 +101,9 @@ def test_threads_of_a_lone_batch_have_a_core_each_where_the_cores_are_ours(
     monkeypatch.setattr("service.settings.AFFINITY", {7, 8, 6, 9})
     monkeypatch.setattr("service.settings.core_budget", lambda: 4)
     monkeypatch.setattr("service.settings.has_all_its_cores", lambda: True)
-    assert Settings(**settings).lone_cores == ((6, 7, 8, 9) if kept else ())
+    assert Settings(**settings).exclusive_cores == ((6, 7, 8, 9) if kept else ())
     monkeypatch.setattr("service.settings.has_all_its_cores", lambda: False)
-    assert Settings(**settings).lone_cores == ()
+    assert Settings(**settings).exclusive_cores == ()
 
 
 @pytest.mark.parametrize(("share", "all_its_cores"), [(None, True), (1.0, True), (0.9, False)])
@@ -122,12 +122,17 @@ def test_a_thread_that_keeps_to_a_core_sees_all_cores_of_the_process() -> None:
 
     def placement() -> tuple[object, ...]:
         settings = Settings(lanes=len(AFFINITY), threads=1)
-        return core_budget(), has_all_its_cores(), settings.one_lane_per_core, settings.lone_cores
+        return (
+            core_budget(),
+            has_all_its_cores(),
+            settings.one_lane_per_core,
+            settings.exclusive_cores,
+        )
 
     wanted, found = placement(), []
 
     def place() -> None:
-        PROCESS.keep_to(min(AFFINITY))
+        PROCESS.pin(min(AFFINITY))
         found.append(placement())
 
     thread = threading.Thread(target=place)
@@ -137,7 +142,9 @@ def test_a_thread_that_keeps_to_a_core_sees_all_cores_of_the_process() -> None:
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "Infinity"])
-@pytest.mark.parametrize("name", ["STUCK_SECONDS", "BODY_SECONDS", "CALLER_RATE", "WATCH_SECONDS"])
+@pytest.mark.parametrize(
+    "name", ["STUCK_SECONDS", "BODY_SECONDS", "CLIENT_RATE", "MODEL_POLL_SECONDS"]
+)
 def test_a_number_of_seconds_has_an_end(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:

@@ -297,7 +297,7 @@ def test_a_watched_folder_is_loaded_when_it_is_whole(tmp_path: Path) -> None:
     models, aside = tmp_path / "models", tmp_path / "aside"
     write_colours(models)
     whole = write_colours(aside, version=2, graph=SWAPPED)
-    with served(models, env={"SENSORIUM_WATCH_SECONDS": "0.1"}) as url:
+    with served(models, env={"SENSORIUM_MODEL_POLL_SECONDS": "0.1"}) as url:
         shutil.copytree(whole, models / "colours/2", ignore=shutil.ignore_patterns("manifest.yaml"))
         write_colours(models, "others")  # what comes later is loaded first
         wait_for(lambda: index(url, "others") == {"1": ("READY", "")})

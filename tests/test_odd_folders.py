@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from service.api import build_api, build_app
-from service.api.context import build_state
+from service.api.context import build_context
 from service.control.repository import Repository
 from service.errors import OperatorError
 from service.settings import Settings
@@ -212,7 +212,7 @@ async def check(models: Path, odd: Odd) -> None:
     """All routes answer, the good model serves, and the odd entry says what is wrong with it."""
     config = Settings(models=models)
     api = build_api()
-    api.state.sensorium = state = build_state(config, models.parent)
+    api.state.sensorium = state = build_context(config, models.parent)
     await state.repository.open()
     transport = httpx.ASGITransport(build_app(api, config))
     try:
@@ -316,7 +316,7 @@ def test_a_server_starts_and_polls_in_spite_of_odd_folders(tmp_path: Path, worke
     link("dangling", "nowhere")(models)
     folder(b"caf\xe9", "1")(models)
     link("colours/1/.#manifest.yaml", "user@host.1:2")(models)
-    with served(models, workers=workers, env={"SENSORIUM_WATCH_SECONDS": "0.05"}) as url:
+    with served(models, workers=workers, env={"SENSORIUM_MODEL_POLL_SECONDS": "0.05"}) as url:
         shutil.copytree(models / "odd/²", models / "odd/٣")
         link("colours/1/#notes", "nowhere")(models)
         write_colours(models, "last")

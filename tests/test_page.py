@@ -16,7 +16,7 @@ from training.diagnosis import diagnose
 from training.finder import Sweep
 from training.layouts import Item
 from training.loop import Epoch, Score
-from training.page import MOST_MISTAKES, Answers, Report, write_page
+from training.page import MAX_MISTAKES, Answers, Report, write_page
 
 EVIL = '<script>alert("x")</script>'
 ROWS = re.compile(r"<tr>(.*?)</tr>")
@@ -124,7 +124,7 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_a_page_of_many_classes_and_pictures_is_small(tmp_path: Path) -> None:
     labels = tuple(f"a_label_of_common_length_{number}" for number in range(77))
     answers = guesses(77, 300)
-    items = tuple(picture(tmp_path, number) for number in range(MOST_MISTAKES))
+    items = tuple(picture(tmp_path, number) for number in range(MAX_MISTAKES))
     answers = replace(answers, items=items + answers.items[len(items) :])
     page = write_page(report(answers, labels, "image"))
     assert len(pictures_of(page)) == 5
@@ -164,7 +164,7 @@ def test_mistakes_that_are_drawn_are_named_by_their_files(tmp_path: Path, modali
 
 def test_no_more_mistakes_are_shown_than_can_be_looked_at() -> None:
     page = write_page(report(guesses(2, 100)))
-    assert len(rows_of(page, "Most confident mistakes")) == 1 + MOST_MISTAKES
+    assert len(rows_of(page, "Most confident mistakes")) == 1 + MAX_MISTAKES
 
 
 def test_items_of_several_modalities_are_named() -> None:

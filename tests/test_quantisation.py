@@ -30,7 +30,7 @@ from training.encoders import EFFICIENTNET, ENCODERS, MINILM, Encoder
 from training.export import export
 from training.layouts import Item
 from training.likeness import (
-    LEAST_INT8_COSINE,
+    MIN_INT8_COSINE,
     LabelFigures,
     Unlike,
     VectorFigures,
@@ -299,10 +299,10 @@ def test_an_int8_graph_that_goes_wrong_here_is_not_taken(
     feeds = {"pixels": pictures(8, seed=9)}
     target = tmp_path / "int8.onnx"
     quantise(graph, RECIPE, ranges, target)
-    assert check_likeness(graph, target, [feeds], "vector", LEAST_INT8_COSINE) > 0.98
+    assert check_likeness(graph, target, [feeds], "vector", MIN_INT8_COSINE) > 0.98
     quantise(graph, RECIPE, dict.fromkeys(ranges, (-1e-06, 1e-06)), target)
     with pytest.raises(Unlike, match=r"on this processor .* at least 0\.9 is wanted"):
-        check_likeness(graph, target, [feeds], "vector", LEAST_INT8_COSINE)
+        check_likeness(graph, target, [feeds], "vector", MIN_INT8_COSINE)
 
 
 def test_a_graph_that_looks_at_its_neighbours_is_found_out(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import Message
 
 from service.api import build_api, build_app
-from service.api.context import build_state
+from service.api.context import build_context
 from service.api.outcomes import all_or_none
 from service.errors import BadRequest
 from service.metrics import samples
@@ -42,7 +42,7 @@ async def serving(
     # As `served` does: work may wait for a minute here, on whatever machine.
     config = Settings(models=models, **{"max_wait_ms": 60_000, **settings})
     api = api or build_api()
-    api.state.sensorium = state = build_state(config, models.parent)
+    api.state.sensorium = state = build_context(config, models.parent)
     await state.repository.open()
     transport = httpx.ASGITransport(build_app(api, config), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://sensorium") as client:
@@ -485,7 +485,7 @@ async def test_readiness_names_every_model_and_its_state(small_models: Path) -> 
 async def test_nothing_is_ready_before_it_is_loaded(small_models: Path) -> None:
     config = Settings(models=small_models)
     api = build_api()
-    api.state.sensorium = build_state(config, small_models.parent)
+    api.state.sensorium = build_context(config, small_models.parent)
     transport = httpx.ASGITransport(build_app(api, config))
     async with httpx.AsyncClient(transport=transport, base_url="http://sensorium") as client:
         response = await client.get("/readyz")
@@ -618,7 +618,7 @@ async def test_texts_of_the_request_itself_are_counted(
 
 
 async def test_an_error_of_one_item_keeps_its_param_and_ends_the_others(small_models: Path) -> None:
-    state = build_state(Settings(models=small_models), small_models.parent)
+    state = build_context(Settings(models=small_models), small_models.parent)
     await state.repository.open()
     words = state.repository.pick("words")
     ended = []

@@ -86,12 +86,12 @@ def test_errors_of_a_graph_are_raised_and_not_printed(
 
 def test_a_lone_run_gives_the_same_on_all_cores(tmp_path: Path) -> None:
     graph = write_colours(tmp_path) / "model.onnx"
-    session = Session(graph, Provider.CPU, threads=1, lone_threads=2)
+    session = Session(graph, Provider.CPU, threads=1, exclusive_threads=2)
     feeds = {"pixels": np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)}
     [among_others] = session.run(feeds, ["vector"])
-    [alone] = session.run(feeds, ["vector"], alone=True)
+    [exclusive] = session.run(feeds, ["vector"], exclusive=True)
     assert session._wide is not session._session
-    assert alone == pytest.approx(among_others)
+    assert exclusive == pytest.approx(among_others)
 
 
 @has_two_cores
@@ -100,7 +100,7 @@ def test_threads_of_a_lone_run_keep_to_their_cores_but_the_caller(tmp_path: Path
     graph, before, ours = write_colours(tmp_path) / "model.onnx", _threads(), affinity()
     first, second, *_ = sorted(ours)
     session = Session(
-        graph, Provider.CPU, threads=1, lone_threads=3, lone_cores=(first, second, second)
+        graph, Provider.CPU, threads=1, exclusive_threads=3, exclusive_cores=(first, second, second)
     )
     assert session._wide is not session._session
     until = time.monotonic() + 10
@@ -111,7 +111,7 @@ def test_threads_of_a_lone_run_keep_to_their_cores_but_the_caller(tmp_path: Path
 
 
 def test_as_many_threads_alone_as_among_others_need_no_second_copy(tmp_path: Path) -> None:
-    session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 2, lone_threads=2)
+    session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 2, exclusive_threads=2)
     assert session._wide is session._session
 
 
@@ -142,11 +142,11 @@ def note_runs(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[tuple[o
 def test_memory_is_given_back_by_sessions_that_were_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 1, lone_threads=2)
+    session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 1, exclusive_threads=2)
     feeds = {"pixels": np.zeros((2, 8, 8, 3), np.uint8)}
     runs = note_runs(session, monkeypatch)
-    for alone, used in ((False, session._session), (True, session._wide)):
-        session.run(feeds, ["vector"], alone=alone)
+    for exclusive, used in ((False, session._session), (True, session._wide)):
+        session.run(feeds, ["vector"], exclusive=exclusive)
         runs.clear()
         session.release(feeds, ["vector"])
         session.release(feeds, ["vector"])
@@ -168,16 +168,16 @@ def test_a_batch_takes_several_runs_where_each_has_one_thread_of_a_cpu(
     monkeypatch: pytest.MonkeyPatch,
     provider: Provider,
     threads: int,
-    alone: bool,
+    exclusive: bool,
     sizes: list[int],
 ) -> None:
     """The GPU's name is all that there is of one here: the CPU computes for it."""
     monkeypatch.setitem(NAMES, Provider.CUDA, NAMES[Provider.CPU])
     graph = write_colours(tmp_path) / "model.onnx"
-    session = Session(graph, provider, threads, lone_threads=2, items_per_run=2)
+    session = Session(graph, provider, threads, exclusive_threads=2, items_per_run=2)
     runs = note_runs(session, monkeypatch)
     pixels = np.arange(960, dtype=np.uint8).reshape(5, 8, 8, 3)
-    logits, vector = session.run({"pixels": pixels}, ["logits", "vector"], alone=alone)
+    logits, vector = session.run({"pixels": pixels}, ["logits", "vector"], exclusive=exclusive)
     assert [size for _, size in runs] == sizes
     assert vector == pytest.approx(pixels.mean(axis=(1, 2)))
     assert logits == pytest.approx(vector / 10)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.model.model import load
-from service.model.speed import MOST_PADDING, UNMEASURED, Speed, measure
+from service.model.speed import MAX_PADDING, UNMEASURED, Speed, measure
 from service.settings import Settings
 from tests.conftest import write_words
 
@@ -64,9 +64,9 @@ def test_a_slow_model_computes_its_item_once(monkeypatch: pytest.MonkeyPatch) ->
     [
         (Speed(0.002, 0.00025), 8),
         (Speed(0.0, 0.1), 0),
-        (Speed(0.001, 1e-12), MOST_PADDING),
-        (Speed(0.001, 0.0), MOST_PADDING),
-        (UNMEASURED, MOST_PADDING),
+        (Speed(0.001, 1e-12), MAX_PADDING),
+        (Speed(0.001, 0.0), MAX_PADDING),
+        (UNMEASURED, MAX_PADDING),
     ],
 )
 def test_as_much_is_padded_as_a_run_of_its_own_takes(speed: Speed, padding: float) -> None:

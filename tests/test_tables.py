@@ -96,9 +96,9 @@ def test_answers_are_the_same_with_one_table_for_two_sessions(tmp_path: Path) ->
     graph = write(tmp_path / "graph.onnx", words)
     feeds = {"ids": np.arange(8)}
     [expected] = Session(graph, Provider.CPU, 1).run(feeds, ["product"])
-    shared = Session(graph, Provider.CPU, 1, lone_threads=2)
-    for alone in (False, True):
-        [found] = shared.run(feeds, ["product"], alone=alone)
+    shared = Session(graph, Provider.CPU, 1, exclusive_threads=2)
+    for exclusive in (False, True):
+        [found] = shared.run(feeds, ["product"], exclusive=exclusive)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -139,8 +139,10 @@ def test_what_other_nodes_use_as_well_is_no_table(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
     square = GENERATOR.normal(size=(600, 600)).astype(np.float32)
     feeds: dict[str, Array] = {"ids": np.arange(4), "square": square}
-    for alone in (False, True):
-        rows, back = Session(path, Provider.CPU, 1, 2).run(feeds, ["rows", "back"], alone=alone)
+    for exclusive in (False, True):
+        rows, back = Session(path, Provider.CPU, 1, 2).run(
+            feeds, ["rows", "back"], exclusive=exclusive
+        )
         np.testing.assert_array_equal(rows, table[:4])
         np.testing.assert_allclose(back, (square.T + table).T, rtol=1e-6)
     # The same where only a branch uses it otherwise.
@@ -161,14 +163,14 @@ def test_two_sessions_hold_a_table_once(tmp_path: Path) -> None:
     one, two = (
         float(
             subprocess.run(
-                [sys.executable, "-c", GROWTH, str(graph), lone_threads],
+                [sys.executable, "-c", GROWTH, str(graph), exclusive_threads],
                 cwd=ROOT,
                 capture_output=True,
                 text=True,
                 check=True,
             ).stdout
         )
-        for lone_threads in ("1", "2")
+        for exclusive_threads in ("1", "2")
     )
     assert one > 64
     assert two < one + 32

@@ -10,7 +10,7 @@ import pytest
 from service.api.v2.datatypes import (
     DATATYPES,
     DTYPES,
-    MOST_STRINGS,
+    MAX_STRINGS,
     Datatype,
     from_binary,
     from_json,
@@ -134,8 +134,8 @@ def test_a_shape_that_no_tensor_can_have_is_refused(datatype: Datatype, shape: l
 
 def test_bytes_are_not_read_beyond_what_the_shape_says() -> None:
     with pytest.raises(TooLarge, match="at most 65536"):
-        from_binary("BYTES", [MOST_STRINGS + 1], memoryview(b""))
+        from_binary("BYTES", [MAX_STRINGS + 1], memoryview(b""))
     with pytest.raises(TooLarge, match="at most 65536"):
-        from_json("BYTES", [MOST_STRINGS + 1], [])
+        from_json("BYTES", [MAX_STRINGS + 1], [])
     with pytest.raises(BadRequest, match="more than 2 elements"):
         from_binary("BYTES", [2], memoryview(bytes(4 * 10)))

@@ -13,8 +13,8 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api import build_api
-from service.api.middleware.ingress import Edge
-from service.api.request.body import ALWAYS_INFLATED, MOST_MEMBERS, QUICKLY_INFLATED, Inflater
+from service.api.middleware.ingress import Ingress
+from service.api.request.body import ALWAYS_INFLATED, MAX_MEMBERS, QUICKLY_INFLATED, Inflater
 from service.keys import add_key
 from service.settings import Settings
 from tests.servers import served
@@ -104,7 +104,7 @@ ENCODINGS: dict[str, tuple[list[str], bytes, int, str]] = {
     ),
     "deflate, cut": (["deflate"], zlib.compress(b"red")[:-1], 400, "ends early"),
     "deflate, then more": (["deflate"], zlib.compress(b"red") * 2, 400, "more follows"),
-    "gzip of too many members": (["gzip"], gzip.compress(b"") * (MOST_MEMBERS + 1), 413, "members"),
+    "gzip of too many members": (["gzip"], gzip.compress(b"") * (MAX_MEMBERS + 1), 413, "members"),
 }
 
 
@@ -285,7 +285,7 @@ async def test_bytes_are_released_when_the_response_is_ready() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    app = Edge(answer, Settings(max_held_bytes=1000))
+    app = Ingress(answer, Settings(max_held_bytes=1000))
     statuses: list[int] = []
 
     async def ask(read: bool) -> None:
@@ -370,7 +370,7 @@ def test_a_body_is_inflated_in_pieces() -> None:
 def test_a_client_s_word_for_its_address_counts_only_where_proxies_are_named(
     small_models: Path, trusted: str | None, status: int
 ) -> None:
-    env = {"SENSORIUM_CALLER_RATE": "0.001"}
+    env = {"SENSORIUM_CLIENT_RATE": "0.001"}
     if trusted:
         env["FORWARDED_ALLOW_IPS"] = trusted
     with served(small_models, env=env) as url:

@@ -20,7 +20,7 @@ import pytest
 
 import service.control.watchdog
 from service.api import build_api, build_app
-from service.api.context import State, build_state
+from service.api.context import AppContext, build_context
 from service.control.routing import Defaults, Policy
 from service.errors import BatchFailed
 from service.model.speed import Speed
@@ -82,7 +82,7 @@ def on_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def watched(
     models: Path, graph: str = STALLING, patience: float = PATIENCE, example: bytes = DARK
-) -> AsyncIterator[tuple[State, httpx.AsyncClient]]:
+) -> AsyncIterator[tuple[AppContext, httpx.AsyncClient]]:
     write_model(
         models,
         graph,
@@ -95,7 +95,7 @@ async def watched(
     )
     settings = Settings(models=models, stuck_seconds=patience, drain_seconds=0.2)
     api = build_api()
-    api.state.sensorium = state = build_state(settings, models.parent)
+    api.state.sensorium = state = build_context(settings, models.parent)
     await state.repository.open()
     transport = httpx.ASGITransport(build_app(api, settings))
     async with httpx.AsyncClient(transport=transport, base_url="http://sensorium") as client:
@@ -105,7 +105,7 @@ async def watched(
 
 
 @asynccontextmanager
-async def watching(state: State) -> AsyncIterator[None]:
+async def watching(state: AppContext) -> AsyncIterator[None]:
     """The watch looks, again and again."""
     looking = asyncio.create_task(state.watch.run())
     try:
@@ -132,7 +132,7 @@ async def wait_until_fewer(most: int) -> None:
 SLOWLY = png((10, 20, 216))
 
 
-async def look_until_well(state: State) -> None:
+async def look_until_well(state: AppContext) -> None:
     while state.watch.ailment:
         await asyncio.sleep(0.01)
         await state.watch.look()

@@ -31,8 +31,8 @@ from training.measures import (
 )
 from training.plots import draw_confusion
 
-MOST_CONFUSIONS = 10
-MOST_SKIPPED = 20  # sentences that are shown; the others are counted
+MAX_CONFUSIONS = 10
+MAX_SKIPPED = 20  # sentences that are shown; the others are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +116,9 @@ def evaluate(scored: Scored, answered: Answered) -> Evaluation:
 
 def print_skipped(sentences: Sequence[str]) -> None:
     """What does not count in the figures, and why."""
-    for sentence in sentences[:MOST_SKIPPED]:
+    for sentence in sentences[:MAX_SKIPPED]:
         print(f"skipped: {sentence}")
-    if (more := len(sentences) - MOST_SKIPPED) > 0:
+    if (more := len(sentences) - MAX_SKIPPED) > 0:
         print(f"skipped: {more} more")
 
 
@@ -139,7 +139,7 @@ def _print(evaluation: Evaluation, scored: Scored, answered: Answered) -> None:
         f"throughput         {evaluation.throughput:.1f} items/s,"
         f" {evaluation.concurrency} in flight"
     )
-    if mistakes := confusions(evaluation.counts, MOST_CONFUSIONS):
+    if mistakes := confusions(evaluation.counts, MAX_CONFUSIONS):
         print("commonest mistakes")
         for right, given, count in mistakes:
             print(f"  {count:5}  {subject.labels[right]} taken for {subject.labels[given]}")

@@ -37,7 +37,7 @@ from training.next_steps import tell_next
 from training.release import OUTPUT, PARITY_SIZES, Findings, draft_manifest, release
 from training.scores import divide_scores, fit_temperature, score
 
-LEAST_STEPS = 8  # an epoch, so that a hundred items are not learned in thirty steps
+MIN_STEPS = 8  # an epoch, so that a hundred items are not learned in thirty steps
 PARITY_LIMIT = 1e-4  # of a probability
 # Flags that say where things lie and how they are done; the others decide what comes out.
 PLACES = ("url", "models", "cache", "version", "replace", "resume", "threads")
@@ -275,7 +275,7 @@ def _diagnose(network: nn.Module, course: Course, args: argparse.Namespace) -> D
 
 def batch_size(wanted: int, items: int) -> int:
     """Of few items, smaller batches, so that an epoch has steps enough."""
-    return min(wanted, max(1, items // LEAST_STEPS))
+    return min(wanted, max(1, items // MIN_STEPS))
 
 
 def flags_of(args: argparse.Namespace) -> frozenset[str]:

@@ -21,8 +21,8 @@ from training.export import Feeds, check_parity, export
 from training.folder import Content, write_folder
 from training.half import check_device, halve
 from training.likeness import (
-    LEAST_FP16_COSINE,
-    LEAST_INT8_COSINE,
+    MIN_FP16_COSINE,
+    MIN_INT8_COSINE,
     Unlike,
     check_likeness,
     judge,
@@ -37,7 +37,7 @@ AXES = ("batch", "length")  # the axes of an input that may change, in their ord
 # One, the smallest batches that are not one, and one that fills vector registers.
 PARITY_BATCHES = (1, 2, 3, 8)
 # A few dozen files show a wrong graph as surely as thousands do, and in seconds.
-MOST_FILES = 32
+MAX_FILES = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache", type=Path, default=weights.CACHE, help="where verified weights are kept"
     )
     parser.add_argument(
-        "--data", type=Path, help=f"a folder; its first {MOST_FILES} files join the parity check"
+        "--data", type=Path, help=f"a folder; its first {MAX_FILES} files join the parity check"
     )
     parser.add_argument(
         "--fp16",
@@ -166,7 +166,7 @@ def quantise_encoder(encoder: Encoder, graph: Path, target: Path, batches: Itera
         verdict = calibration.verdict
         if verdict.accepted:
             quantise(graph, encoder.int8, calibration.ranges, target)
-            check_likeness(graph, target, batches, encoder.outputs[-1], LEAST_INT8_COSINE)
+            check_likeness(graph, target, batches, encoder.outputs[-1], MIN_INT8_COSINE)
     except (CalibrationMismatch, Unlike) as error:
         _say(encoder, f"WARNING: fp32 only, there is no int8 graph: {error}")
         return False
@@ -188,7 +188,7 @@ def halve_encoder(
     batches = parity_batches(preprocessor, samples)
     labels = [""] * len(samples)
     try:
-        check_likeness(graph, target, batches, encoder.outputs[-1], LEAST_FP16_COSINE)
+        check_likeness(graph, target, batches, encoder.outputs[-1], MIN_FP16_COSINE)
         accepted, reason = judge(
             measure(encoder.tasks, graph, target, preprocessor, samples, labels, provider)
         )
@@ -225,7 +225,7 @@ def _read(data: Path | None, suffixes: Sequence[str]) -> list[bytes]:
     """The first files in a folder that an encoder can read."""
     found = sorted(data.iterdir()) if data else []
     fitting = [path for path in found if path.suffix.lower() in suffixes]
-    return [path.read_bytes() for path in fitting[:MOST_FILES]]
+    return [path.read_bytes() for path in fitting[:MAX_FILES]]
 
 
 def _say(encoder: Encoder, what: str) -> None:

@@ -20,17 +20,17 @@ from training.export import Feeds
 BATCH = 16  # in which answers are computed
 ROUNDS = 15  # of a speed measurement; the median of an odd number is one of them
 
-MOST_LOSS = 0.02  # of top-1
-LEAST_AGREEMENT = 0.95
-MOST_BATCH_DIFFERENCE = 1e-4
-MOST_HEAD_LOSS = 0.005  # of a head's accuracy: heads that fp32 taught are to run behind the variant
-LEAST_MEAN_COSINE = 0.985
-LEAST_LOW_COSINE = 0.98
-LEAST_BATCH_COSINE = 0.9999
+MAX_LOSS = 0.02  # of top-1
+MIN_AGREEMENT = 0.95
+MAX_BATCH_DIFFERENCE = 1e-4
+MAX_HEAD_LOSS = 0.005  # of a head's accuracy: heads that fp32 taught are to run behind the variant
+MIN_MEAN_COSINE = 0.985
+MIN_LOW_COSINE = 0.98
+MIN_BATCH_COSINE = 0.9999
 # Of any one sample at import.
-LEAST_INT8_COSINE = 0.9  # a hundredth of real ones are below 0.972
-LEAST_FP16_COSINE = 0.999  # real ones are above 0.9999
-LEAST_SPEED = 1.1  # below it the gain is within what a busy machine takes away
+MIN_INT8_COSINE = 0.9  # a hundredth of real ones are below 0.972
+MIN_FP16_COSINE = 0.999  # real ones are above 0.9999
+MIN_SPEED = 1.1  # below it the gain is within what a busy machine takes away
 
 
 class Unlike(TrainingError):
@@ -210,39 +210,39 @@ def _ask_head(given: Floats, found: Floats, labels: Sequence[str]) -> tuple[floa
 def _judge_labels(figures: LabelFigures) -> Iterator[str]:
     if figures.top1_fp32 is not None and figures.top1 is not None:
         loss = figures.top1_fp32 - figures.top1
-        if not loss <= MOST_LOSS:  # so that not-a-number fails as well, here and below
-            yield f"top-1 falls by {loss:.3f}, {MOST_LOSS} is allowed"
-    if not figures.agreement >= LEAST_AGREEMENT:
-        yield f"it agrees with fp32 on {figures.agreement:.3f}, {LEAST_AGREEMENT} is wanted"
-    if not figures.batch_difference <= MOST_BATCH_DIFFERENCE:
+        if not loss <= MAX_LOSS:  # so that not-a-number fails as well, here and below
+            yield f"top-1 falls by {loss:.3f}, {MAX_LOSS} is allowed"
+    if not figures.agreement >= MIN_AGREEMENT:
+        yield f"it agrees with fp32 on {figures.agreement:.3f}, {MIN_AGREEMENT} is wanted"
+    if not figures.batch_difference <= MAX_BATCH_DIFFERENCE:
         yield (
             f"an answer changes by {figures.batch_difference:.1e} with its batch,"
-            f" {MOST_BATCH_DIFFERENCE:.0e} is allowed"
+            f" {MAX_BATCH_DIFFERENCE:.0e} is allowed"
         )
 
 
 def _judge_vectors(figures: VectorFigures) -> Iterator[str]:
     if figures.head_fp32 is not None and figures.head is not None:
         loss = figures.head_fp32 - figures.head
-        if not loss <= MOST_HEAD_LOSS:
-            yield f"a head's accuracy falls by {loss:.4f}, {MOST_HEAD_LOSS} is allowed"
-    if not figures.cosine >= LEAST_MEAN_COSINE:
-        yield f"the mean cosine with fp32 is {figures.cosine:.4f}, {LEAST_MEAN_COSINE} is wanted"
-    if not figures.low_cosine >= LEAST_LOW_COSINE:
+        if not loss <= MAX_HEAD_LOSS:
+            yield f"a head's accuracy falls by {loss:.4f}, {MAX_HEAD_LOSS} is allowed"
+    if not figures.cosine >= MIN_MEAN_COSINE:
+        yield f"the mean cosine with fp32 is {figures.cosine:.4f}, {MIN_MEAN_COSINE} is wanted"
+    if not figures.low_cosine >= MIN_LOW_COSINE:
         yield (
             f"a hundredth of the cosines are below {figures.low_cosine:.4f},"
-            f" {LEAST_LOW_COSINE} is wanted"
+            f" {MIN_LOW_COSINE} is wanted"
         )
-    if not figures.batch_cosine >= LEAST_BATCH_COSINE:
+    if not figures.batch_cosine >= MIN_BATCH_COSINE:
         yield (
             f"a vector's cosine with itself in another batch is {figures.batch_cosine:.5f},"
-            f" {LEAST_BATCH_COSINE} is wanted"
+            f" {MIN_BATCH_COSINE} is wanted"
         )
 
 
 def _judge_speed(figures: Figures) -> Iterator[str]:
-    if not min(figures.speed_1, figures.speed_8) > LEAST_SPEED:
+    if not min(figures.speed_1, figures.speed_8) > MIN_SPEED:
         yield (
             f"it is {figures.speed_1} and {figures.speed_8} times as fast as fp32 in batches of"
-            f" 1 and 8, more than {LEAST_SPEED} is wanted"
+            f" 1 and 8, more than {MIN_SPEED} is wanted"
         )

@@ -36,8 +36,8 @@ from training.plots import (
 )
 from training.thumbnails import SOUND, hear, quote, see
 
-MOST_MISTAKES = 24
-MOST_CONFUSIONS = 20
+MAX_MISTAKES = 24
+MAX_CONFUSIONS = 20
 AXES = (
     f"Time runs to the right, {SOUND.seconds:g} s at most; frequency upwards,"
     f" to {SOUND.sample_rate / 2_000:g} kHz."
@@ -188,7 +188,7 @@ def _confusions(answers: Answers, labels: Sequence[str]) -> str:
     )
     if len(labels) <= NUMBERED:
         return matrix
-    commonest = confusions(counts, MOST_CONFUSIONS)
+    commonest = confusions(counts, MAX_CONFUSIONS)
     rows = [(labels[right], labels[given], count) for right, given, count in commonest]
     return matrix + _table(("right", "answered", "times"), rows)
 
@@ -202,7 +202,7 @@ def _confidence(answers: Answers) -> str:
 
 
 def _mistakes(answers: Answers, labels: Sequence[str], modality: Kind) -> str:
-    places = answers.mistakes(MOST_MISTAKES)
+    places = answers.mistakes(MAX_MISTAKES)
     if not places:
         return "<p>There are none.</p>"
     given, confidence = answers.given, answers.confidence

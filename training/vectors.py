@@ -14,7 +14,7 @@ from tqdm import tqdm
 from service.control.repository import Repository
 from service.errors import CallerError, NotFound
 from service.inference.pipeline import Pipeline
-from service.inference.servable import Served
+from service.inference.servable import Servable
 from service.model.manifest import EncoderReference, ImagePreprocessing, Modality, TextPreprocessing
 from service.model.meaning import Floats
 from service.model.model import Model
@@ -95,7 +95,7 @@ async def _encode(
     return Encoded(served.model, reference, vectors, tuple(unreadable), len(kept) - before)
 
 
-def _choose(repository: Repository, name: str, modality: Modality) -> Served:
+def _choose(repository: Repository, name: str, modality: Modality) -> Servable:
     try:
         entry = repository.find(name)
     except NotFound as error:
@@ -124,7 +124,7 @@ def _refer(model: Model, modality: Modality) -> EncoderReference:
 
 async def _compute(
     items: Sequence[Item],
-    served: Served,
+    served: Servable,
     pipeline: Pipeline,
     kept: "KeptVectors",
     mirrored: bool,
@@ -152,7 +152,7 @@ async def _compute(
     return vectors, [unreadable[number] for number in sorted(unreadable)]
 
 
-async def _embed(payload: bytes, served: Served, pipeline: Pipeline, mirrored: bool) -> Floats:
+async def _embed(payload: bytes, served: Servable, pipeline: Pipeline, mirrored: bool) -> Floats:
     deadline = asyncio.get_running_loop().time() + SECONDS
     if not mirrored:
         [answer] = await pipeline.predict([(served, "embed")], {served.modality: payload}, deadline)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from loadtests.compare.dialects import Answer, Body, Dialect
 from loadtests.compare.works import Kind
 
-LEAST_COSINE = 0.999
+MIN_COSINE = 0.999
 TIE = (
     0.05  # two labels this near in the reference are both right: decoders differ by a level or two
 )
@@ -60,7 +60,7 @@ def check(answer: Answer, reference: Answer) -> None:
     """
     if "vector" in reference:
         likeness = cosine(answer["vector"], reference["vector"])
-        if not likeness > LEAST_COSINE:
+        if not likeness > MIN_COSINE:
             raise Disagreement(f"the cosine with the reference is {likeness:.4f}")
         return
     scores = {label["label"]: label["score"] for label in reference["labels"]}

@@ -23,7 +23,7 @@ OVERLOAD_WORK = "photos"
 CHECKED = 3  # payloads of each work
 WARM_SECONDS = 1
 ANSWERS_EACH = 3  # on each connection of a window
-MOST_WINDOWS = 3  # how many times as long a window may be for that
+MAX_WINDOWS = 3  # how many times as long a window may be for that
 CEILING_SECONDS = 2.0  # to load its model
 OVERHEAD_SECONDS = 12.0  # to start and stop a server; to guess how long a run will take
 
@@ -54,7 +54,7 @@ class Plan:
         Without them a slow server's figure would be that of its first batch.
         """
         wanted = ANSWERS_EACH * level / rate_alone if rate_alone else math.inf
-        return math.ceil(min(max(self.seconds, wanted), MOST_WINDOWS * self.seconds))
+        return math.ceil(min(max(self.seconds, wanted), MAX_WINDOWS * self.seconds))
 
     def batches(self, work: Work, level: int) -> Sequence[int]:
         """What the ceiling is tried with; a lone caller gives nothing to batch."""

@@ -25,7 +25,7 @@ LAP_SECONDS = 10.0  # then they connect anew: each worker is to meet all that th
 SAMPLES = 360  # over the whole run
 SETTLING = 1 / 12  # of the run: five minutes of an hour
 HOSTILE_PAUSE_SECONDS = 0.02
-MOST_GROWTH = 1.05  # memory, beyond what is there after the settling
+MAX_GROWTH = 1.05  # memory, beyond what is there after the settling
 SPARE_FILES = 8  # connections come and go
 
 
@@ -60,7 +60,7 @@ def endure(bench: Bench) -> Iterator[Figure]:
     yield Figure("answered right", len(log.right()))
     yield Figure("good ones not answered right", len(log.wrong()), most=0)
     yield Figure("MiB when settled", first)
-    yield Figure("MiB at the end, times that", memory / first, most=MOST_GROWTH)
+    yield Figure("MiB at the end, times that", memory / first, most=MAX_GROWTH)
     yield Figure("open files more than then", files, most=SPARE_FILES)
     yield Figure("threads more than then", threads, most=0)
     yield Figure("restarts", restarts, most=0)

@@ -17,8 +17,8 @@ PATIENT = 8  # callers who wait
 BURST = 100  # callers who do not
 BURST_EVERY_SECONDS = 0.5
 PATIENCE_SECONDS = 0.02
-LEAST_THROUGHPUT = 0.8  # of what it is when nobody leaves; the bytes of the others are read
-MOST_RUN = 0.1  # of the work of those who left: some had their turn before they did
+MIN_THROUGHPUT = 0.8  # of what it is when nobody leaves; the bytes of the others are read
+MAX_RUN = 0.1  # of the work of those who left: some had their turn before they did
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ def leave(bench: Bench) -> Iterator[Figure]:
     yield Figure("callers who left", seen.left)
     yield Figure("items dropped because their caller had left", seen.dropped, least=1)
     share = (seen.run - len(seen.beside())) / seen.left
-    yield Figure("share of their work that was run", share, most=MOST_RUN)
+    yield Figure("share of their work that was run", share, most=MAX_RUN)
     throughput = len(seen.beside()) / len(seen.without())
-    yield Figure("answers to those who stay, of those without", throughput, least=LEAST_THROUGHPUT)
+    yield Figure("answers to those who stay, of those without", throughput, least=MIN_THROUGHPUT)
     yield Figure("those who stay, 503 while a burst was there", refused)
     wrong = len(seen.log.wrong()) - refused
     yield Figure("those who stay, otherwise not answered right", wrong, most=0)

@@ -25,11 +25,11 @@ from loadtests.wire import Connections, post
 PATH = "/v1/image/classify?model=efficientnet-lite0"
 JPEG = "image/jpeg"
 DEADLINE_SECONDS = 1.0
-LEAST_GOODPUT = {3: 0.85, 10: 0.6}  # times the capacity that callers ask for -> of the capacity
+MIN_GOODPUT = {3: 0.85, 10: 0.6}  # times the capacity that callers ask for -> of the capacity
 AT_ONCE = 32
 TURNS = 3  # floods
 CROWD = 256  # connections that ask again at once: nearly all are refused
-MOST_LATE = 0.01  # of the requests that were taken
+MAX_LATE = 0.01  # of the requests that were taken
 ALONE = 40  # requests of a lone caller
 PROBE_EVERY_SECONDS = 0.1
 PROBED = ("/metrics", *["/livez"] * 9)  # metrics each second, many times as often as Prometheus
@@ -46,7 +46,7 @@ def overload(bench: Bench) -> Iterator[Figure]:
         yield Figure("answers a second at best", best.rate)
         refusal = _refusal(server, photos, best, bench.scaled(10, 4))
         yield Figure("CPU of a refusal, ms", refusal * 1000, most=0.5)
-        for times, least in LEAST_GOODPUT.items():
+        for times, least in MIN_GOODPUT.items():
             # Before and after each, for the machine is not as fast in one minute as in the next.
             bests, floods = [_capacity(server, photos, turn)], []
             for _ in range(TURNS):
@@ -104,7 +104,7 @@ def _judge(
     yield Figure(
         "taken, and dropped when it was too late: 504, of those taken",
         late / (late + len(served)),
-        most=MOST_LATE,
+        most=MAX_LATE,
     )
     times = [visit.seconds for visit in told]
     yield Figure("median of the refusals, ms", percentile(times, 50) * 1000, most=50)

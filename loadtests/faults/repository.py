@@ -35,7 +35,9 @@ def damaged_folder(bench: Bench) -> Iterator[Figure]:
     with _models() as models:
         examples = read_examples(models)
         _damage(models, "before")
-        with bench.server("folder", models, len(examples), SENSORIUM_WATCH_SECONDS="0.5") as server:
+        with bench.server(
+            "folder", models, len(examples), SENSORIUM_MODEL_POLL_SECONDS="0.5"
+        ) as server:
             workers = server.worker_ids()
             yield Figure("listings not answered 200 from the start", _failing(server), most=0)
             _damage(models, "while-watched")

@@ -32,7 +32,7 @@ SEND_SECONDS = 1.0  # for which a client waits until the server takes more
 ANSWER_SECONDS = 30.0
 SERVED_AGAIN_SECONDS = 30.0
 SLOWEST_PROBE_MS = 250
-MOST_MIB = 100  # that a worker grows beyond the bodies that it may hold
+MAX_MIB = 100  # that a worker grows beyond the bodies that it may hold
 END_SECONDS = 25.0
 
 
@@ -81,7 +81,7 @@ def _harm(
             clients.enter_context(_send_unread(server.port, messages))
         yield from _beside(server, examples, bench.scaled(30, 8))
         growth = server.peak_growth_bytes(before) / 2**20
-        yield Figure("growth of a worker, MiB", growth, most=held_mib + MOST_MIB)
+        yield Figure("growth of a worker, MiB", growth, most=held_mib + MAX_MIB)
         yield from _terminate(server)
 
 

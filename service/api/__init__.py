@@ -5,10 +5,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from service.api import health, problems
-from service.api.dispatch import Direct
-from service.api.middleware.access_log import RequestLog
-from service.api.middleware.auth import Access
-from service.api.middleware.ingress import Edge
+from service.api.dispatch import Dispatch
+from service.api.middleware.access_log import AccessLog
+from service.api.middleware.auth import Authentication
+from service.api.middleware.ingress import Ingress
 from service.api.middleware.quotas import Quotas
 from service.api.openapi import contract
 from service.api.v1 import embeddings, models, predict, preview
@@ -49,14 +49,14 @@ def build_app(api: FastAPI, settings: Settings) -> ASGIApp:
     Raises:
         OperatorError: the file of keys cannot be used.
     """
-    app: ASGIApp = Direct(api)
-    if settings.caller_concurrency or settings.caller_rate:
-        app = Quotas(app, settings.caller_concurrency, settings.caller_rate)
+    app: ASGIApp = Dispatch(api)
+    if settings.client_concurrency or settings.client_rate:
+        app = Quotas(app, settings.client_concurrency, settings.client_rate)
     if settings.keys:
-        app = Access(app, Keys(settings.keys))
-    app = Edge(app, settings)
+        app = Authentication(app, Keys(settings.keys))
+    app = Ingress(app, settings)
     if settings.log_share:
-        app = RequestLog(app, settings.log_share)
+        app = AccessLog(app, settings.log_share)
     if settings.cors_origins:
         app = CORSMiddleware(
             app,

@@ -26,10 +26,10 @@ from service.supervision import supervise
 
 CHECKED = {"bentoml": "1.4.39", "httptools": "0.9.0", "uvicorn": "0.54.0"}
 SWEEP_SECONDS = 1.0
-MOST_PIPELINED = 16  # requests of one connection that wait behind the one that is answered
-MOST_HEAD = 128 * 1024  # bytes of a request's line and headers: a query may hold many labels
+MAX_PIPELINED = 16  # requests of one connection that wait behind the one that is answered
+MAX_HEAD = 128 * 1024  # bytes of a request's line and headers: a query may hold many labels
 LINGER_SECONDS = 2.0  # in which a client can read the last response, while its own data is dropped
-LEAST_READ = 16 * 1024  # bytes of a response; a client that reads fewer makes no progress
+MIN_READ = 16 * 1024  # bytes of a response; a client that reads fewer makes no progress
 
 
 class Config(uvicorn.Config):
@@ -112,7 +112,7 @@ class Connection(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """Close the connection if its client makes no progress."""
         unread = self.transport.get_write_buffer_size()
-        if not unread or unread > self._unread or self._unread - unread >= LEAST_READ:
+        if not unread or unread > self._unread or self._unread - unread >= MIN_READ:
             self._unread, self._read_at = unread, now
         elif now - self._read_at > self._settings.stall_seconds:
             self.transport.abort()
@@ -137,8 +137,8 @@ class Connection(HttpToolsProtocol):
             callback = isinstance(error, httptools.HttpParserCallbackError)
             reason = "its target cannot be used here" if callback else str(error)
             self._end(BadRequest(f"this is not a request of HTTP/1.1: {reason}"))
-        if self._unparsed > MOST_HEAD:
-            self._end(TooLarge(f"a request's headers may have {MOST_HEAD:,} bytes"))
+        if self._unparsed > MAX_HEAD:
+            self._end(TooLarge(f"a request's headers may have {MAX_HEAD:,} bytes"))
 
     def _feed(self, data: bytes) -> bytes:
         """Parse the data; what is left of it.
@@ -201,7 +201,7 @@ class Connection(HttpToolsProtocol):
     # What the parser calls
 
     def on_message_begin(self) -> None:
-        if len(self.pipeline) >= MOST_PIPELINED:
+        if len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError("too many requests are pipelined")
         self._unset_keepalive_if_required()
         self._phase = "head"

@@ -7,25 +7,25 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from service.control.channel import Workers
+from service.control.channel import ControlChannel
 from service.control.repository import Repository
 from service.control.shadow import Shadows
-from service.control.watchdog import Watch
+from service.control.watchdog import Watchdog
 from service.inference.pipeline import Pipeline
 from service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class AppContext:
     settings: Settings
     repository: Repository
     pipeline: Pipeline
-    watch: Watch
-    workers: Workers
+    watch: Watchdog
+    workers: ControlChannel
     previews: asyncio.Lock  # one at a time: they are for people, and requests wait for decoders
 
 
-def build_state(settings: Settings, meeting: Path) -> State:
+def build_context(settings: Settings, meeting: Path) -> AppContext:
     """What one worker has; `meeting` is the folder where it finds the others.
 
     Raises:
@@ -34,19 +34,19 @@ def build_state(settings: Settings, meeting: Path) -> State:
     repository = Repository(settings)
     follow = Shadows(repository).follow
     pipeline = Pipeline(settings.decoders, follow, settings.cache_bytes)
-    return State(
+    return AppContext(
         settings,
         repository,
         pipeline,
-        Watch(repository, pipeline, settings.stuck_seconds),
-        Workers(meeting, repository, settings.workers),
+        Watchdog(repository, pipeline, settings.stuck_seconds),
+        ControlChannel(meeting, repository, settings.workers),
         asyncio.Lock(),
     )
 
 
-async def _state(request: Request) -> State:
-    state: State = request.app.state.sensorium
+async def _context(request: Request) -> AppContext:
+    state: AppContext = request.app.state.sensorium
     return state
 
 
-Shared = Annotated[State, Depends(_state)]
+Context = Annotated[AppContext, Depends(_context)]

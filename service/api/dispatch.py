@@ -17,14 +17,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api import problems
-from service.api.context import State
+from service.api.context import AppContext
 from service.errors import BadRequest
 
-Endpoint = Callable[[Request, State, Any], Awaitable[Response]]
+Endpoint = Callable[[Request, AppContext, Any], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
-class DirectRoute:
+class FileRoute:
     """A coroutine function, and the model of its query's parameters."""
 
     endpoint: Endpoint
@@ -32,10 +32,10 @@ class DirectRoute:
     verbs: tuple[str, ...]
 
 
-ROUTES: dict[str, DirectRoute] = {}  # by path
+ROUTES: dict[str, FileRoute] = {}  # by path
 
 
-class Direct:
+class Dispatch:
     """ASGI middleware in front of FastAPI, whose `state.sensorium` it shares."""
 
     def __init__(self, api: FastAPI) -> None:

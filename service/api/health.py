@@ -7,9 +7,9 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from service import metrics
-from service.api.context import Shared
+from service.api.context import Context
 from service.api.problems import RESPONSES
-from service.control.repository import State
+from service.control.repository import ModelState
 from service.version import VERSION
 
 router = APIRouter(tags=["health"], responses=RESPONSES)
@@ -20,10 +20,10 @@ class Liveness(BaseModel):
     reason: str | None = None
 
 
-class ModelState(BaseModel):
+class ReadyModel(BaseModel):
     name: str
     version: str
-    state: State
+    state: ModelState
     reason: str | None = None  # why it failed
 
 
@@ -31,7 +31,7 @@ class Readiness(BaseModel):
     status: Literal["ready", "unready"]
     provider: str  # that was asked for
     missing: list[str]  # models that are required and do not serve
-    models: list[ModelState]
+    models: list[ReadyModel]
 
 
 class About(BaseModel):
@@ -51,24 +51,24 @@ async def about() -> About:
     response_model_exclude_none=True,
     responses={503: {"model": Liveness, "description": "It does not come back by itself."}},
 )
-async def livez(shared: Shared) -> Liveness:
+async def livez(context: Context) -> Liveness:
     """The process answers, and nothing in it is stuck."""
-    if shared.watch.ailment is None:
+    if context.watch.ailment is None:
         return Liveness()
-    document = Liveness(status="stuck", reason=shared.watch.ailment)
+    document = Liveness(status="stuck", reason=context.watch.ailment)
     return JSONResponse(document.model_dump(), 503)  # type: ignore[return-value]
 
 
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not now."}})
-async def readyz(shared: Shared) -> Readiness:
+async def readyz(context: Context) -> Readiness:
     """Whether there is something to serve, and all that is required; every model's state."""
     document = Readiness(
-        status="ready" if shared.repository.ready else "unready",
-        provider=shared.settings.provider,
-        missing=shared.repository.missing,
+        status="ready" if context.repository.ready else "unready",
+        provider=context.settings.provider,
+        missing=context.repository.missing,
         models=[
-            ModelState(name=e.name, version=e.version, state=e.state, reason=e.reason)
-            for e in shared.repository.entries()
+            ReadyModel(name=e.name, version=e.version, state=e.state, reason=e.reason)
+            for e in context.repository.entries()
         ],
     )
     if document.status == "ready":

@@ -7,13 +7,13 @@ from typing import TypeVar
 
 from service.api.problems import code_of
 from service.errors import BatchFailed, CallerError, SensoriumError
-from service.inference.servable import Served
+from service.inference.servable import Servable
 
 Given = TypeVar("Given")
 T = TypeVar("T")
 
 
-def count(models: Iterable[Served], outcome: object, started: float) -> None:
+def count(models: Iterable[Servable], outcome: object, started: float) -> None:
     """Count one item, begun at `started` by perf_counter, for each of the models."""
     for served in models:
         if isinstance(outcome, SensoriumError):
@@ -24,7 +24,7 @@ def count(models: Iterable[Served], outcome: object, started: float) -> None:
 
 
 async def all_or_none(
-    served: Served,
+    served: Servable,
     predict: Callable[[Given], Awaitable[T]],
     items: Sequence[Given],
     *,
@@ -56,7 +56,7 @@ async def all_or_none(
 
 
 async def _counted(
-    served: Served, predict: Callable[[Given], Awaitable[T]], item: Given, name: str
+    served: Servable, predict: Callable[[Given], Awaitable[T]], item: Given, name: str
 ) -> T:
     """One item's answer, counted.
 

@@ -18,7 +18,7 @@ from service import errors, metrics
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-MOST_RETRY_AFTER = 3600.0  # seconds
+MAX_RETRY_AFTER = 3600.0  # seconds
 
 # error -> status, code, title; of several classes that fit, the nearest
 TABLE: dict[type[Exception], tuple[int, str, str]] = {
@@ -107,7 +107,7 @@ def respond(problem: Problem, path: str, retry_after: float | None = None) -> Re
     else:
         response = Response(orjson.dumps(problem), status, media_type=MEDIA_TYPE)
     if retry_after is not None:
-        response.headers["Retry-After"] = str(max(1, math.ceil(min(retry_after, MOST_RETRY_AFTER))))
+        response.headers["Retry-After"] = str(max(1, math.ceil(min(retry_after, MAX_RETRY_AFTER))))
     if problem["status"] == 408:
         response.headers["Connection"] = "close"  # or what is left of the body keeps it open
     if problem["status"] == 401:

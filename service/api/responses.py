@@ -13,9 +13,9 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 from service.api.problems import Problem
 from service.errors import BadRequest
 from service.inference.pipeline import Timings
-from service.settings import MOST_TIMEOUT_MS
+from service.settings import MAX_TIMEOUT_MS
 
-MOST_LABELS = 100_000  # of one answer; a request of 33 KB could ask for eight million, 360 MB
+MAX_LABELS = 100_000  # of one answer; a request of 33 KB could ask for eight million, 360 MB
 
 
 class Label(TypedDict):
@@ -66,9 +66,9 @@ def deadline_of(request: Request, default_ms: int) -> float:
     """
     milliseconds, given = default_ms, request.headers.get("x-timeout-ms")
     if given is not None:
-        if not (re.fullmatch("[0-9]{1,6}", given) and 0 < int(given) <= MOST_TIMEOUT_MS):
+        if not (re.fullmatch("[0-9]{1,6}", given) and 0 < int(given) <= MAX_TIMEOUT_MS):
             raise BadRequest(
-                f"X-Timeout-Ms must be a whole number from 1 to {MOST_TIMEOUT_MS}", "X-Timeout-Ms"
+                f"X-Timeout-Ms must be a whole number from 1 to {MAX_TIMEOUT_MS}", "X-Timeout-Ms"
             )
         milliseconds = int(given)
     arrived = request.scope.get("state", {}).get("arrived")

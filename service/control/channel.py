@@ -50,7 +50,7 @@ class Answer(TypedDict):
     error: str | None  # why it could not apply it
 
 
-class Workers:
+class ControlChannel:
     """All processes of one server, seen from one of them."""
 
     def __init__(self, folder: Path, repository: Repository, count: int) -> None:
@@ -162,7 +162,7 @@ class Workers:
         """Change what the folder keeps, alone."""
 
         def work() -> None:
-            with self._alone(deadline):
+            with self._exclusive(deadline):
                 write()
 
         try:
@@ -180,7 +180,7 @@ class Workers:
         )
 
     @contextmanager
-    def _alone(self, deadline: float) -> Iterator[None]:
+    def _exclusive(self, deadline: float) -> Iterator[None]:
         """No other call, and no other worker, changes the file meanwhile."""
         try:
             lock = (self._folder / "lock").open("w")

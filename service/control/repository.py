@@ -33,7 +33,7 @@ from service.errors import (
     OperatorError,
     Unsupported,
 )
-from service.inference.servable import Leaving, Served, serve
+from service.inference.servable import Draining, Servable, serve
 from service.metrics import ModelSeries, forget_model
 from service.model.manifest import MANIFEST, PACKAGE, EncoderReference, Kind, Modality, Task
 from service.model.model import Model, load, no_encoder
@@ -51,7 +51,7 @@ _USES: list[tuple[Kind, Task | None]] = [
 ]
 ROOTED = re.compile(r"(?<![\w./:])(/[^\s/:'\"]+)+/")  # the folders of an absolute path
 
-State = Literal["loading", "ready", "failed", "unloaded"]
+ModelState = Literal["loading", "ready", "failed", "unloaded"]
 LOOK_SECONDS = 10.0  # in which a file system must say what lies in a model's folder
 
 
@@ -61,9 +61,9 @@ class Entry:
 
     name: str
     version: str
-    state: State
+    state: ModelState
     reason: str | None = None  # why it failed; where it is ready, why what lies there now did
-    served: Served | None = None  # where it is ready
+    served: Servable | None = None  # where it is ready
     seen: Fingerprint = GONE  # of the folder, when it was last loaded or refused
 
     @property
@@ -99,11 +99,11 @@ class Repository:
         self._following: dict[str, asyncio.Task[None]] = {}
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._looking: dict[str, asyncio.Future[list[Folder]]] = {}  # that have not come back
-        self._leaving: defaultdict[str, list[Leaving]] = defaultdict(list)
-        self._alive: WeakSet[Served] = WeakSet()
+        self._leaving: defaultdict[str, list[Draining]] = defaultdict(list)
+        self._alive: WeakSet[Servable] = WeakSet()
         self._orphans: set[Key] = set()  # heads whose encoder is not there
         # Whom requests without a version have got, until something changes
-        self._chosen: dict[tuple[Kind, Task | None, str | None], Served] = {}
+        self._chosen: dict[tuple[Kind, Task | None, str | None], Servable] = {}
         self._opened = asyncio.Event()
         self.draining = False
 
@@ -233,9 +233,9 @@ class Repository:
         self._note_firsts()
         await asyncio.gather(*(each.finish(self._settings.drain_seconds) for each in leaving))
 
-    async def _renew_heads(self) -> list[Leaving]:
+    async def _renew_heads(self) -> list[Draining]:
         """Move heads to encoders that stay; those that have been replaced."""
-        leaving: list[Leaving] = []
+        leaving: list[Draining] = []
         for name in {entry.name for entry in self._stale_heads()}:
             async with self._changing[name]:
                 await self._bring([entry for entry in self._stale_heads() if entry.name == name])
@@ -312,7 +312,7 @@ class Repository:
         """What came of a load; in the place of one that serves, only one that serves."""
         before = self._entries[entry.key]
         if before.served and entry.served:
-            self._leaving[entry.name].append(Leaving(before.served))
+            self._leaving[entry.name].append(Draining(before.served))
         elif before.served:
             entry = replace(before, reason=entry.reason, seen=entry.seen)
         self._show(entry)
@@ -320,7 +320,7 @@ class Repository:
     def _take_out(self, key: Key) -> None:
         """No new request gets it."""
         if served := self._entries[key].served:
-            self._leaving[key[0]].append(Leaving(served))
+            self._leaving[key[0]].append(Draining(served))
         self._orphans.discard(key)
         self._show(replace(self._entries[key], state="unloaded", reason=None, served=None))
 
@@ -348,11 +348,11 @@ class Repository:
         """All that lies in the folder, by name and version, the oldest version first."""
         return sorted(self._entries.values(), key=_order)
 
-    def alive(self) -> list[Served]:
+    def alive(self) -> list[Servable]:
         """These, and those that are leaving, which a run that does not end may keep."""
         return list(self._alive)
 
-    def served(self) -> list[Served]:
+    def served(self) -> list[Servable]:
         """The models that take work now."""
         return [entry.served for entry in self.entries() if entry.served]
 
@@ -413,7 +413,7 @@ class Repository:
         entry = self._entries.get((name, number))
         return entry is not None and entry.served is not None
 
-    def pick(self, name: str, version: str | None = None, request_id: str = "") -> Served:
+    def pick(self, name: str, version: str | None = None, request_id: str = "") -> Servable:
         """That version of a model, or the one for that request, if it takes work.
 
         Raises:
@@ -425,7 +425,7 @@ class Repository:
             raise NotReady(f"{name} version {entry.version} does not serve: {reason}")
         return entry.served
 
-    def shadow(self, served: Served) -> Served | None:
+    def shadow(self, served: Servable) -> Servable | None:
         """Who gets a copy of what this one has answered, if it is this one's turn."""
         name = served.model.manifest.name
         routing = self.policy(name).routing
@@ -441,7 +441,7 @@ class Repository:
         name: str | None,
         version: str | None,
         request_id: str = "",
-    ) -> Served:
+    ) -> Servable:
         """The model for a request: the one that it names, else the default.
 
         Without a task, any model that reads files of this kind will do.
@@ -587,7 +587,7 @@ class Repository:
                 return entry.served.model
         return no_encoder(wanted)
 
-    def _serving(self, wanted: EncoderReference, model: Model) -> Served:
+    def _serving(self, wanted: EncoderReference, model: Model) -> Servable:
         """Whoever serves this very model.
 
         Raises:

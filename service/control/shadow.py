@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from service.control.repository import Repository
 from service.errors import SensoriumError
 from service.inference.pipeline import Ask, Files, Pipeline, Prediction
-from service.inference.servable import Served
+from service.inference.servable import Servable
 from service.model.manifest import Task
 from service.model.meaning import cosines
 
@@ -49,7 +49,7 @@ class Shadows:
 async def _compare(
     pipeline: Pipeline,
     ask: Ask,
-    shadow: Served,
+    shadow: Servable,
     item: Files,
     given: Prediction,
     deadline: float,
@@ -72,7 +72,7 @@ async def _compare(
 
 
 def _agree(
-    task: Task, served: Served, given: Prediction, shadow: Served, found: Prediction
+    task: Task, served: Servable, given: Prediction, shadow: Servable, found: Prediction
 ) -> bool:
     """Whether both find the same label likeliest, or vectors of nearly the same direction."""
     if task == "classify":

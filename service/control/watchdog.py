@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from service.control.repository import Repository
 from service.errors import BatchFailed, DeadlineExceeded, LoadError
 from service.inference.pipeline import Pipeline
-from service.inference.servable import Served
+from service.inference.servable import Servable
 from service.runtime.memory import give_memory_back
 from service.supervision import end_worker, supervise
 
@@ -39,7 +39,7 @@ class Ailment(NamedTuple):
     patience: float  # seconds
 
 
-class Watch:
+class Watchdog:
     """Looks after the lanes and the decoders of one process."""
 
     def __init__(self, repository: Repository, pipeline: Pipeline, patience: float) -> None:
@@ -51,7 +51,7 @@ class Watch:
         self._patience = patience
         self._since: float | None = None  # when it was first unwell, on the monotonic clock
         # When each model answered its example, and what was wrong with the answer
-        self._examples: WeakKeyDictionary[Served, tuple[float, Ailment | None]] = (
+        self._examples: WeakKeyDictionary[Servable, tuple[float, Ailment | None]] = (
             WeakKeyDictionary()
         )
         self._looked = monotonic()  # at the lanes
@@ -95,7 +95,7 @@ class Watch:
         self._failing = _first(await asyncio.gather(self._try_decoders(), *examples))
         self._tell()
 
-    def _tend(self, served: Served) -> Ailment | None:
+    def _tend(self, served: Servable) -> Ailment | None:
         """Replace what is stuck in one model, and interrupt it."""
         stuck = served.batcher.replace_stuck(self._patience)
         if not stuck:
@@ -117,7 +117,7 @@ class Watch:
                 return Ailment(reason, self._patience)
         return None
 
-    async def _try_example(self, served: Served) -> Ailment | None:
+    async def _try_example(self, served: Servable) -> Ailment | None:
         """A model that nobody asks may be broken as well: let it answer its own example."""
         last = self._examples.get(served, (-math.inf, None))
         example = served.model.example

@@ -13,7 +13,7 @@ from service.metrics import ModelSeries
 ALWAYS = 16  # items
 # Of the time that is left to a request. The pace is that of a moment ago: at ten times the capacity
 # one in twenty of those that were to wait for three quarters of their second came too late.
-MOST_OF_DEADLINE = 0.6
+MAX_OF_DEADLINE = 0.6
 # Of the time between two items, more is not learned from: the process may have been stopped.
 LONGEST = 10.0  # seconds, or five times what was measured at load
 # The pace is that of so many items, the latest most: of some batches, and of less than a second.
@@ -74,7 +74,7 @@ class Admission:
             )
         if wait > left:
             raise DeadlineExceeded(f"{wait:.1f} s of work are to be done before")
-        if wait > MOST_OF_DEADLINE * left:
+        if wait > MAX_OF_DEADLINE * left:
             raise QueueFull(f"{wait:.1f} s of work wait already, and {left:.1f} s are left", wait)
 
     def hold(self, items: int) -> None:

@@ -22,12 +22,12 @@ from service.errors import (
 from service.metrics import ModelSeries
 from service.model.speed import UNMEASURED, Speed
 from service.model.types import Computed, Item, Row
-from service.runtime.placement import CORES, give_way
+from service.runtime.placement import CORES, lower_priority
 
 logger = logging.getLogger(__name__)
 
 SLOWER = 5.0  # a run that takes so many times what is expected of it is stuck
-MOST_CAUSES = 100  # different errors of one model that are logged
+MAX_CAUSES = 100  # different errors of one model that are logged
 
 Outcome = Computed | CallerError | BatchFailed
 
@@ -111,10 +111,10 @@ class Lane:
     def is_stuck(self, seconds: float) -> bool:
         return bool(self.jobs) and time.perf_counter() - self.began > self.patience(seconds)
 
-    def keep_to(self, core: int | None) -> None:
+    def pin(self, core: int | None) -> None:
         """Called by the lane itself; None: any core."""
         if core != self.core:
-            CORES.keep_to(core)
+            CORES.pin(core)
             self.core = core
 
 
@@ -146,7 +146,7 @@ class Batcher:
         *,
         speed: Speed = UNMEASURED,
         pinned: bool = False,
-        lone_core: int | None = None,
+        exclusive_core: int | None = None,
         shared: bool = False,
     ) -> None:
         """Args:
@@ -163,7 +163,7 @@ class Batcher:
         self._limits = limits
         self._series = series
         self._pinned = pinned
-        self._lone_core = lone_core
+        self._exclusive_core = exclusive_core
         self._shared = shared
         self._changed = threading.Condition()  # guards what follows
         self._waiting: list[Job] = []
@@ -295,8 +295,8 @@ class Batcher:
 
     def _work(self, lane: Lane) -> None:
         """One lane: batch after batch, whatever becomes of one."""
-        CORES.keep_to(None)
-        give_way()
+        CORES.pin(None)
+        lower_priority()
         at_work = True
         while at_work:
             try:
@@ -312,13 +312,15 @@ class Batcher:
             return False
         self._series.released(batch.reason, [job.cost for job in batch.jobs])
         more = batch.waiting > 0 or len(batch.jobs) > 1
-        with CORES.computing(lane.core, more=more, lone=self._lone_core, followed=self._pinned) as (
-            alone,
+        with CORES.computing(
+            lane.core, more=more, exclusive_core=self._exclusive_core, followed=self._pinned
+        ) as (
+            exclusive,
             core,
         ):
-            kept = self._lone_core is not None if alone else self._pinned
-            lane.keep_to(core if kept else None)
-            outcomes = self._run(lane, batch.jobs, alone=alone)
+            kept = self._exclusive_core is not None if exclusive else self._pinned
+            lane.pin(core if kept else None)
+            outcomes = self._run(lane, batch.jobs, exclusive=exclusive)
         seconds = time.perf_counter() - lane.started
         with self._changed:
             if lane.abandoned:  # all was answered already
@@ -409,12 +411,12 @@ class Batcher:
             return True
         return False
 
-    def _run(self, lane: Lane, jobs: Sequence[Job], *, alone: bool) -> list[Outcome]:
+    def _run(self, lane: Lane, jobs: Sequence[Job], *, exclusive: bool) -> list[Outcome]:
         """What comes of each job; a batch that fails is retried by halves, to find the culprit."""
         lane.expected = self._expected(_padded(jobs))
         lane.began = started = time.perf_counter()
         try:
-            outcomes: list[Outcome] = list(self._compute([job.item for job in jobs], alone))
+            outcomes: list[Outcome] = list(self._compute([job.item for job in jobs], exclusive))
             if len(outcomes) != len(jobs):
                 raise ValueError(f"{len(outcomes)} answers to {len(jobs)} items")
         except Exception as error:  # whatever the model raises is an answer to its callers
@@ -425,8 +427,8 @@ class Batcher:
             if len(jobs) == 1 or nobody_waits:
                 return [BatchFailed(f"the model failed on this input: {error}") for _ in jobs]
             middle = len(jobs) // 2
-            first = self._run(lane, jobs[:middle], alone=alone)
-            return first + self._run(lane, jobs[middle:], alone=alone)
+            first = self._run(lane, jobs[:middle], exclusive=exclusive)
+            return first + self._run(lane, jobs[middle:], exclusive=exclusive)
         if computed := [outcome for outcome in outcomes if isinstance(outcome, Computed)]:
             self._series.ran(len(computed), time.perf_counter() - started - _decoding(computed))
         return outcomes
@@ -438,7 +440,7 @@ class Batcher:
     def _log_once(self, error: Exception) -> None:
         """Numbers apart, an error of this model is logged once."""
         cause = re.sub("[0-9]+", "0", str(error))
-        if cause not in self._causes and len(self._causes) < MOST_CAUSES:
+        if cause not in self._causes and len(self._causes) < MAX_CAUSES:
             self._causes.add(cause)
             logger.error("%s failed on a batch: %s", self._series.name, error)
 

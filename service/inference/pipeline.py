@@ -11,7 +11,7 @@ from weakref import ref
 from service.errors import BadRequest, DeadlineExceeded, NotReady
 from service.inference.batching import Reply
 from service.inference.cache import Cache
-from service.inference.servable import Served
+from service.inference.servable import Servable
 from service.model.manifest import Modality, Task
 from service.model.meaning import Floats
 from service.model.types import File, Item, Sample, TensorSample
@@ -58,7 +58,7 @@ class Reading:
     decode_seconds: float
 
 
-Ask = tuple[Served, Task]
+Ask = tuple[Servable, Task]
 Files = Mapping[Modality, bytes]  # one item: one file, or for a multimodal head several
 
 
@@ -106,14 +106,16 @@ class Pipeline:
         return predictions
 
     async def predict_sample(
-        self, served: Served, task: Task, sample: Sample, deadline: float
+        self, served: Servable, task: Task, sample: Sample, deadline: float
     ) -> Prediction:
         """The answer to an input that came decoded."""
         reply = await self.compute(served, sample, deadline)
         reading = Reading(reply, sample.truncated, sample.cost, decode_seconds=0.0)
         return await self._answer(served, task, {served: reading}, deadline)
 
-    async def compute(self, served: Served, item: Sample | TensorSample, deadline: float) -> Reply:
+    async def compute(
+        self, served: Servable, item: Sample | TensorSample, deadline: float
+    ) -> Reply:
         """Submit what came decoded: a sample, or a row of a caller's own tensors.
 
         Raises:
@@ -134,7 +136,7 @@ class Pipeline:
         return {modality: await _digest(payload) for modality, payload in item.items()}
 
     async def _recall(
-        self, reader: Served, item: Files, digests: Mapping[Modality, Digest], deadline: float
+        self, reader: Servable, item: Files, digests: Mapping[Modality, Digest], deadline: float
     ) -> Reading:
         """What came of the same file before, where that is kept; else what comes of it now."""
         payload = item[reader.modality]
@@ -154,7 +156,7 @@ class Pipeline:
             self._cache.keep(key, kept, sum(values.nbytes for values in row.values()))
         return reading
 
-    async def _read(self, reader: Served, payload: bytes, deadline: float) -> Reading:
+    async def _read(self, reader: Servable, payload: bytes, deadline: float) -> Reading:
         """Decode, submit; or submit what the lane decodes."""
         started = perf_counter()
         item: Item
@@ -173,7 +175,7 @@ class Pipeline:
         return Reading(reply, reply.computed.truncated, item.cost, decode_seconds)
 
     async def _answer(
-        self, served: Served, task: Task, read: Mapping[Served, Reading], deadline: float
+        self, served: Servable, task: Task, read: Mapping[Servable, Reading], deadline: float
     ) -> Prediction:
         """Interpret; what a head interprets is first computed of its encoders' vectors."""
         readings = [read[reader] for reader in served.readers if reader in read]
@@ -245,7 +247,7 @@ async def _digest(payload: bytes) -> Digest:
     return Digest(value, perf_counter() - started)
 
 
-def _check_parts(served: Served, item: Files) -> None:
+def _check_parts(served: Servable, item: Files) -> None:
     """Raises:
     BadRequest: the item holds what the model does not take.
     """
@@ -256,6 +258,6 @@ def _check_parts(served: Served, item: Files) -> None:
         )
 
 
-def _record(served: Served, reply: Reply) -> None:
+def _record(served: Servable, reply: Reply) -> None:
     served.series.stage("queue", reply.queue_seconds)
     served.series.stage("infer", reply.infer_seconds)

@@ -1,4 +1,4 @@
-"""Served: a model that takes work, the batcher in front of it, and how it ends."""
+"""Servable: a model that takes work, the batcher in front of it, and how it ends."""
 
 import asyncio
 import gc
@@ -23,18 +23,18 @@ BATCH_SECONDS = 0.04
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Served:
+class Servable:
     """A model that takes work, as long as somebody holds it: the repository, a request, a head."""
 
     model: Model
     batcher: Batcher
     series: ModelSeries
     admission: Admission
-    encoders: "tuple[Served, ...]" = ()  # whose vectors a head takes
+    encoders: "tuple[Servable, ...]" = ()  # whose vectors a head takes
     decodes_in_lane: bool = False
 
     @property
-    def readers(self) -> "tuple[Served, ...]":
+    def readers(self) -> "tuple[Servable, ...]":
         """Those that read the files: itself, or a head's encoders."""
         return self.encoders or (self,)
 
@@ -49,7 +49,7 @@ class Served:
         return self.model.manifest.modalities[0]
 
 
-def serve(model: Model, settings: Settings, encoders: tuple[Served, ...] = ()) -> Served:
+def serve(model: Model, settings: Settings, encoders: tuple[Servable, ...] = ()) -> Servable:
     """Put queue and lanes before a model.
 
     Args:
@@ -74,7 +74,7 @@ def serve(model: Model, settings: Settings, encoders: tuple[Served, ...] = ()) -
     every_core = on_cpu and lanes >= settings.cores_per_worker
     in_lane = every_core and manifest.kind != "text"
     pinned = in_lane and settings.one_lane_per_core
-    lone_core = next(iter(settings.lone_cores), None) if on_cpu else None
+    exclusive_core = next(iter(settings.exclusive_cores), None) if on_cpu else None
     batcher = Batcher(
         model.compute,
         limits,
@@ -82,19 +82,19 @@ def serve(model: Model, settings: Settings, encoders: tuple[Served, ...] = ()) -
         series,
         speed=model.speed,
         pinned=pinned,
-        lone_core=lone_core,
+        exclusive_core=exclusive_core,
         shared=on_cpu,
     )
     parallel = min(lanes, settings.cores_per_worker) if on_cpu else 1
     pace = model.speed.item / parallel
     admission = Admission(settings.max_wait_ms / 1000, series, pace=pace, lanes=lanes)
-    return Served(model, batcher, series, admission, encoders, decodes_in_lane=in_lane)
+    return Servable(model, batcher, series, admission, encoders, decodes_in_lane=in_lane)
 
 
-class Leaving:
+class Draining:
     """A model that no new request gets; it ends when the last that has chosen it lets go of it."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Servable) -> None:
         self._loop, self._free = asyncio.get_running_loop(), asyncio.Event()
         self._batcher, self._session = served.batcher, served.model.session
         self._name = f"{served.model.manifest.name} version {served.model.manifest.version}"

@@ -74,11 +74,13 @@ class Model:
         [answer] = self.answers([self.decode(payload)])
         return answer["embed"]
 
-    def run(self, samples: Sequence[Sample], *, alone: bool = False) -> list[Row]:
+    def run(self, samples: Sequence[Sample], *, exclusive: bool = False) -> list[Row]:
         """One batch through the graph: a row for each sample, in order."""
-        return self._run(self.preprocessor.collate(samples), self.outputs, alone=alone)
+        return self._run(self.preprocessor.collate(samples), self.outputs, exclusive=exclusive)
 
-    def compute(self, items: Sequence[Item], alone: bool = False) -> list[Computed | CallerError]:
+    def compute(
+        self, items: Sequence[Item], exclusive: bool = False
+    ) -> list[Computed | CallerError]:
         """One batch, of which some may have to be decoded first: a result for each, in order.
 
         Args:
@@ -86,11 +88,13 @@ class Model:
         """
         tensors = [item for item in items if isinstance(item, TensorSample)]
         if tensors:  # then all are, and of one shape and one wish
-            rows = self._run(stack_tensors(tensors), tensors[0].outputs, alone=alone)
+            rows = self._run(stack_tensors(tensors), tensors[0].outputs, exclusive=exclusive)
             return [Computed(row) for row in rows]
         read = [self._read(item) for item in items if not isinstance(item, TensorSample)]
         good = [each for each in read if not isinstance(each, CallerError)]
-        answers = iter(self.run([sample for sample, _ in good], alone=alone) if good else [])
+        answers = iter(
+            self.run([sample for sample, _ in good], exclusive=exclusive) if good else []
+        )
         return [
             each
             if isinstance(each, CallerError)
@@ -127,8 +131,10 @@ class Model:
             if spec.shape and spec.shape[0] == batch
         }
 
-    def _run(self, feeds: Mapping[str, Array], outputs: Sequence[str], *, alone: bool) -> list[Row]:
-        arrays = self.session.run(feeds, outputs, alone=alone)
+    def _run(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str], *, exclusive: bool
+    ) -> list[Row]:
+        arrays = self.session.run(feeds, outputs, exclusive=exclusive)
         items = len(next(iter(feeds.values())))
         if any(len(array) != items for array in arrays):
             raise ValueError(f"the graph gave {len(arrays[0])} rows for {items} items")
@@ -160,11 +166,11 @@ class Model:
         return interpret(row[meaning.output], meaning)
 
     def answers(
-        self, samples: Sequence[Sample], *, alone: bool = False
+        self, samples: Sequence[Sample], *, exclusive: bool = False
     ) -> list[dict[Task, Floats]]:
         """Every task's interpretation of every sample, computed here and now."""
         tasks = tuple(self.manifest.tasks.outputs())
-        rows = self.run(samples, alone=alone)
+        rows = self.run(samples, exclusive=exclusive)
         return [{task: self.interpret(task, row) for task in tasks} for row in rows]
 
 
@@ -215,7 +221,7 @@ def answer_example(
 
     Takes the first graph for the CPU; the folder needs no manifest file yet.
     """
-    settings = Settings(provider=Provider.CPU, precision=Precision.AUTO, lone_threads=1)
+    settings = Settings(provider=Provider.CPU, precision=Precision.AUTO, exclusive_threads=1)
     model = _open(folder, manifest, settings, find_encoder)
     [answer] = model.answers([_read_example(model, _read_payload(model))])
     return {task: values.tolist() for task, values in answer.items()}
@@ -234,9 +240,9 @@ def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: Fi
             read_graph(folder / graph.file, graph.sha256, graph.side_hashes),
             provider,
             settings.threads_per_lane,
-            settings.threads_alone,
+            settings.threads_exclusive,
             graph.items_per_run,
-            settings.lone_cores,
+            settings.exclusive_cores,
         ),
         outputs=tuple(sorted(set(manifest.tasks.outputs().values()))),
         labels=_read_labels(folder, manifest),

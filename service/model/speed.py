@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 REPEATS, SECONDS = 5, 0.1  # runs of each size; no more are begun after so long
-MOST_PADDING = 256.0  # the example is one text: how long ones compare with it is not measured
+MAX_PADDING = 256.0  # the example is one text: how long ones compare with it is not measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Speed:
     @property
     def padding(self) -> float:
         """The padding that costs as much as a run of its own."""
-        return min(MOST_PADDING, self.run / self.unit) if self.unit else MOST_PADDING
+        return min(MAX_PADDING, self.run / self.unit) if self.unit else MAX_PADDING
 
 
 UNMEASURED = Speed()

@@ -41,7 +41,9 @@ class Candidate(Protocol):
     @property
     def labels(self) -> tuple[str, ...]: ...
 
-    def run(self, samples: Sequence[Sample], *, alone: bool = False) -> list[dict[str, Array]]: ...
+    def run(
+        self, samples: Sequence[Sample], *, exclusive: bool = False
+    ) -> list[dict[str, Array]]: ...
 
     def interpret(self, task: Task, row: dict[str, Array]) -> Floats: ...
 
@@ -107,8 +109,10 @@ def check_example(model: Candidate, example: Sample, payload: bytes) -> None:
     """
     expected = _read_expected(model)
     for batch in _batches(model, example, payload):
-        for alone in (False, True) if len(batch) <= 2 else (False,):
-            for sample, row in zip(batch, _run(model, batch, example, alone=alone), strict=True):
+        for exclusive in (False, True) if len(batch) <= 2 else (False,):
+            for sample, row in zip(
+                batch, _run(model, batch, example, exclusive=exclusive), strict=True
+            ):
                 if sample is example:
                     _compare(model, row, expected, len(batch))
     if isinstance(model.preprocessor, TextPreprocessor):
@@ -150,14 +154,14 @@ def _others(preprocessor: Preprocessor, example: Sample, payload: bytes) -> list
 
 
 def _run(
-    model: Candidate, batch: Sequence[Sample], example: Sample, *, alone: bool
+    model: Candidate, batch: Sequence[Sample], example: Sample, *, exclusive: bool
 ) -> list[dict[str, Array]]:
     """The rows of a batch; if it fails, of one that holds nothing but the example."""
     try:
         try:
-            return model.run(batch, alone=alone)
+            return model.run(batch, exclusive=exclusive)
         except Exception:  # an item that the graph cannot compute says nothing about the others
-            return model.run([example] * len(batch), alone=alone)
+            return model.run([example] * len(batch), exclusive=exclusive)
     except Exception as error:  # onnxruntime's own exceptions share no public base
         hint = "" if len(batch) == 1 else "; a graph for single items needs max_batch: 1"
         raise BadModel(

@@ -40,7 +40,7 @@ class Cores:
         last: int | None = None,
         *,
         more: bool = False,
-        lone: int | None = None,
+        exclusive_core: int | None = None,
         followed: bool = False,
     ) -> Iterator[tuple[bool, int]]:
         """Count one batch more.
@@ -59,14 +59,14 @@ class Cores:
             now = perf_counter()
             if more or any(self._batches.values()):
                 self._accompanied = now
-            alone = now - self._accompanied > QUIET_SECONDS
-            own = lone if alone else None
+            exclusive = now - self._accompanied > QUIET_SECONDS
+            own = exclusive_core if exclusive else None
             wanted = last if own is None else own
             self._answer_on(None)
             core = min(self._batches, key=lambda number: (self._batches[number], number != wanted))
             self._batches[core] += 1
         try:
-            yield alone, core
+            yield exclusive, core
         finally:
             with self._lock:
                 self._batches[core] -= 1
@@ -81,7 +81,7 @@ class Cores:
             self._answer_on(None)
             self._answering = thread
 
-    def keep_to(self, core: int | None, thread: int = 0) -> None:
+    def pin(self, core: int | None, thread: int = 0) -> None:
         """Let a thread, by default the calling one, run on one core only, or again on all."""
         # Where the container's cores have changed since the start, the kernel keeps to those. Not
         # every system has such a call.
@@ -90,7 +90,7 @@ class Cores:
 
     def _answer_on(self, core: int | None) -> None:
         if self._answering is not None and core != self._answered_on:
-            self.keep_to(core, self._answering)
+            self.pin(core, self._answering)
             self._answered_on = core
 
 
@@ -99,7 +99,7 @@ CORES = Cores(AFFINITY)
 
 def build_pool(threads: int | None = None, name: str = "") -> ThreadPoolExecutor:
     """Threads on all cores: a new one begins on those of its maker, who may keep to one."""
-    return ThreadPoolExecutor(threads, name, CORES.keep_to, (None,))
+    return ThreadPoolExecutor(threads, name, CORES.pin, (None,))
 
 
 def answer_here() -> None:
@@ -108,7 +108,7 @@ def answer_here() -> None:
     CORES.answered_by(threading.get_native_id())
 
 
-def give_way() -> None:
+def lower_priority() -> None:
     """Let the calling thread run after those that answer, where there are too few cores for both.
 
     A thread that computes is runnable all the time, and so is one that answers a flood of callers:

@@ -67,9 +67,9 @@ class Session:
         graph: GraphFile | Path,
         provider: Provider,
         threads: int,
-        lone_threads: int = 0,
+        exclusive_threads: int = 0,
         items_per_run: int | None = None,
-        lone_cores: Sequence[int] = (),
+        exclusive_cores: Sequence[int] = (),
     ) -> None:
         """Args:
             graph: as it was read, or where it is, if it reads no other file.
@@ -85,11 +85,11 @@ class Session:
             ProviderMissing: the provider is in this build, but cannot start on this machine.
         """
         file = graph if isinstance(graph, GraphFile) else read_graph(graph)
-        wide = provider is Provider.CPU and lone_threads > threads
+        wide = provider is Provider.CPU and exclusive_threads > threads
         self._shared = _share(file) if wide else {}  # kept: the sessions read it where it lies
         self._session = _open(file, NAMES[provider], threads, self._shared, AMONG_OTHERS)
         self._wide = (
-            _open(file, CPU, lone_threads, self._shared, _alone(lone_cores))
+            _open(file, CPU, exclusive_threads, self._shared, _exclusive(exclusive_cores))
             if wide
             else self._session
         )
@@ -101,10 +101,10 @@ class Session:
         self.outputs = _describe(self._session.get_outputs())
 
     def run(
-        self, feeds: Mapping[str, Array], outputs: Sequence[str], *, alone: bool = False
+        self, feeds: Mapping[str, Array], outputs: Sequence[str], *, exclusive: bool = False
     ) -> list[Array]:
         """The named outputs for these inputs, in order; each [N, ...]."""
-        session = self._wide if alone else self._session
+        session = self._wide if exclusive else self._session
         most = self._items_per_run if session is self._session else None
         try:
             runs = [
@@ -159,7 +159,7 @@ def _parts(feeds: Mapping[str, Array], most: int | None) -> Iterator[Mapping[str
         yield {name: array[first : first + most] for name, array in feeds.items()}
 
 
-def _alone(cores: Sequence[int]) -> dict[str, str]:
+def _exclusive(cores: Sequence[int]) -> dict[str, str]:
     """How threads of a run that is alone wait, and where."""
     if not cores:
         return ANYWHERE

@@ -18,7 +18,7 @@ import numpy as np
 
 from service.runtime.tensors import Array
 
-LEAST_BYTES = 2**20  # of a table that is worth it
+MIN_BYTES = 2**20  # of a table that is worth it
 DTYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # TensorProto.DataType
 
 # Numbers of fields, by their message
@@ -45,7 +45,7 @@ MESSAGES: dict[str, dict[int, str]] = {
 }
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
-MOST_BITS = 64  # of a varint
+MAX_BITS = 64  # of a varint
 
 
 class _Field(NamedTuple):
@@ -116,7 +116,7 @@ def _tables(data: bytes) -> Iterator[tuple[str, Array]]:
         otherwise_used.update(inputs[len(lookups) :])
     wanted = looked_up - otherwise_used
     for tensor in _within(data, graph, INITIALIZER):
-        if tensor.end - tensor.start >= LEAST_BYTES:
+        if tensor.end - tensor.start >= MIN_BYTES:
             yield from _tensor(data, tensor, wanted)
 
 
@@ -187,7 +187,7 @@ def _varints(data: bytes, place: int, end: int) -> Iterator[int]:
 def _varint(data: bytes, place: int) -> tuple[int, int]:
     """The number that begins there, and where the next byte behind it is."""
     value = 0
-    for shift in range(0, MOST_BITS, 7):
+    for shift in range(0, MAX_BITS, 7):
         byte = data[place]
         place += 1
         value |= (byte & 0x7F) << shift

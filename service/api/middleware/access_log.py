@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 STAGE = re.compile(r"(\w+);dur=([0-9.]+)")  # of Server-Timing, in milliseconds
 
 
-class RequestLog:
+class AccessLog:
     """ASGI middleware: who asked what, how it ended, and where the time went.
 
     Never a body, a query (which may hold texts to compare with) or a header that came.

@@ -12,7 +12,7 @@ from service.keys import Keys, Permission
 HEALTH = frozenset(("/", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready"))
 
 
-class Access:
+class Authentication:
     """ASGI middleware: keys, for all but health."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:

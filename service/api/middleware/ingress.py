@@ -30,7 +30,7 @@ def new_id() -> str:
     return f"{PROCESS}{next(NUMBERS):08x}"
 
 
-class Edge:
+class Ingress:
     """ASGI middleware: `X-Request-Id` in and out; no more of a body, and of all, than may be."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:

@@ -26,12 +26,12 @@ WINDOWS = {
 
 # Text shrinks to a tenth and sound to a half, so a bomb (a thousandth) is known before it fills the
 # limit. A silent or a blank file is a bomb too, but a small one.
-MOST_INFLATION = 100
+MAX_INFLATION = 100
 ALWAYS_INFLATED = 2**20  # bytes; no more is inflated at once
 QUICKLY_INFLATED = (
     2**16
 )  # bytes; the event loop inflates them in 0.2 ms, and leaves more to threads
-MOST_MEMBERS = 4096  # of one gzip body; files that are compressed in blocks have one per 64 KB
+MAX_MEMBERS = 4096  # of one gzip body; files that are compressed in blocks have one per 64 KB
 
 
 async def read_body(request: Request, settings: Settings) -> bytes:
@@ -129,11 +129,11 @@ class Inflater:
         rest = self._member.unconsumed_tail or self._member.unused_data
         self._sent += len(data) - len(rest)
         self._inflated += len(piece)
-        allowed = min(self._most, max(ALWAYS_INFLATED, MOST_INFLATION * self._sent))
+        allowed = min(self._most, max(ALWAYS_INFLATED, MAX_INFLATION * self._sent))
         if self._inflated > allowed:
             raise TooLarge(
                 f"the body is inflated to more than {allowed:,} bytes:"
-                f" at most {self._most:,}, and {MOST_INFLATION} times what was sent"
+                f" at most {self._most:,}, and {MAX_INFLATION} times what was sent"
             )
         return piece, rest
 
@@ -148,10 +148,8 @@ class Inflater:
         if self._window == zlib.MAX_WBITS:
             raise BadRequest("the body is not one whole deflate stream: more follows it")
         self._members += 1
-        if self._members > MOST_MEMBERS:
-            raise TooLarge(
-                f"the gzip body has more than {MOST_MEMBERS:,} members; compress it anew"
-            )
+        if self._members > MAX_MEMBERS:
+            raise TooLarge(f"the gzip body has more than {MAX_MEMBERS:,} members; compress it anew")
         self._member = zlib.decompressobj(self._window)
 
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from service.errors import TooLarge, UnknownMediaType, Unreadable
 
-MOST_ENCODED_BYTES = 16 * 2**20  # of base64 or quoted-printable, decoded on the event loop
+MAX_ENCODED_BYTES = 16 * 2**20  # of base64 or quoted-printable, decoded on the event loop
 
 JSON = re.compile(r"(application|text)/(x-)?json|[^/]+/[^/]+\+json")
 # Whatever else a text is sent as: `curl -d` says that it is a form.
@@ -175,8 +175,8 @@ def _from_base64(text: str) -> bytes:
 
 
 def _bound(encoded: str | bytes) -> None:
-    if len(encoded) > MOST_ENCODED_BYTES:
+    if len(encoded) > MAX_ENCODED_BYTES:
         raise TooLarge(
-            f"encoded content has more than {MOST_ENCODED_BYTES:,} bytes;"
+            f"encoded content has more than {MAX_ENCODED_BYTES:,} bytes;"
             " send the file itself, as a raw body or a part of a form"
         )

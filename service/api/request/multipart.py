@@ -12,9 +12,9 @@ from urllib.parse import unquote
 from service.api.request.media import MediaType, decode_transfer, read_media_type, read_parameters
 from service.errors import BadRequest, TooLarge
 
-MOST_HEAD = 4096  # bytes of one part's headers
+MAX_HEAD = 4096  # bytes of one part's headers
 # Lines that begin with the boundary and go on, in a file: more of them, and it was chosen badly.
-MOST_LOOKALIKES = 1000
+MAX_LOOKALIKES = 1000
 
 DELIMITER_END = re.compile(rb"(--)?[ \t]*(?:\r\n|\Z)")
 FOLD = re.compile(r"\r\n[ \t]+")
@@ -72,7 +72,7 @@ def read_parts(body: bytes, media_type: MediaType, most: int) -> list[Part]:
         if is_last:
             return parts
         start = end
-    if b"--" + boundary + b"\n" in body[: len(boundary) + MOST_HEAD]:
+    if b"--" + boundary + b"\n" in body[: len(boundary) + MAX_HEAD]:
         raise BadRequest("multipart: lines must end in CR LF, not in LF alone")
     raise BadRequest("multipart: the body does not begin and end with its boundary")
 
@@ -86,7 +86,7 @@ def _delimiters(body: bytes, boundary: bytes) -> Iterator[tuple[int, int, bool]]
         after = at + len(mark)
         if tail := DELIMITER_END.match(body, after):
             yield at, tail.end(), tail[1] is not None
-        elif (lookalikes := lookalikes + 1) > MOST_LOOKALIKES:
+        elif (lookalikes := lookalikes + 1) > MAX_LOOKALIKES:
             raise BadRequest("multipart: choose a boundary that no line of a file begins with")
         at = body.find(mark, after)
 
@@ -94,9 +94,9 @@ def _delimiters(body: bytes, boundary: bytes) -> Iterator[tuple[int, int, bool]]
 def _read_part(body: bytes, start: int, end: int) -> Part:
     """The part between two delimiters: headers, empty line, content."""
     # A part without headers begins with the empty line.
-    empty_line = body.find(b"\r\n\r\n", start - 2, min(end, start + MOST_HEAD))
+    empty_line = body.find(b"\r\n\r\n", start - 2, min(end, start + MAX_HEAD))
     if empty_line < 0:
-        raise BadRequest(f"multipart: a part's headers do not end within {MOST_HEAD} bytes")
+        raise BadRequest(f"multipart: a part's headers do not end within {MAX_HEAD} bytes")
     head = FOLD.sub(" ", body[start : max(start, empty_line)].decode(errors="replace"))
     headers: dict[str, str] = {}
     for line in head.split("\r\n"):

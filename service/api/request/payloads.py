@@ -40,11 +40,11 @@ MODALITIES = get_args(Modality)
 PARTS = ", ".join(MODALITIES)
 
 # The interpreter does nothing else while it reads JSON or base64: 64 MiB took 0.2 to 0.9 s.
-MOST_JSON_BYTES = 16 * 2**20
+MAX_JSON_BYTES = 16 * 2**20
 
 # Each may be an object of 64 bytes and more, made of two or three: 20 MB of `[],` became 750 MB in
 # 2 s. Prose has as many in 15 MB.
-MOST_JSON_MARKS = 250_000
+MAX_JSON_MARKS = 250_000
 
 FORM = "application/x-www-form-urlencoded"  # and what `curl -d` calls any body
 FIELD = re.compile(rb"[\w.*%+\[\]-]{1,64}=", re.ASCII)
@@ -138,7 +138,7 @@ def parse_json(body: bytes) -> Any:
         BadRequest: it is none, or deeper than any that is taken.
         TooLarge: it holds more values than would fit.
     """
-    bound_json(body, MOST_JSON_MARKS)
+    bound_json(body, MAX_JSON_MARKS)
     if not body.strip():
         raise BadRequest("the body is empty; send JSON")
     try:
@@ -165,9 +165,9 @@ def bound_json(body: bytes, most_marks: int, most_values: int | None = None) -> 
     Raises:
         TooLarge: it is too long, or holds more values than would fit.
     """
-    if len(body) > MOST_JSON_BYTES:
+    if len(body) > MAX_JSON_BYTES:
         raise TooLarge(
-            f"the JSON has more than {MOST_JSON_BYTES:,} bytes;"
+            f"the JSON has more than {MAX_JSON_BYTES:,} bytes;"
             " send a raw body, a form, binary data, or less at once"
         )
     if _holds_more(body, most_marks, (b"[", b"{", b",")):

@@ -17,7 +17,7 @@ def encode(pixels: Array) -> bytes:
     return file.getvalue()
 
 
-def draw_sound(wave: Floats, features: Floats, spec: AudioPreprocessing) -> bytes:
+def draw_audio(wave: Floats, features: Floats, spec: AudioPreprocessing) -> bytes:
     """Waveform and, where the model takes one, log-mel spectrogram over seconds: a PNG file."""
     from matplotlib.figure import Figure  # takes a quarter of a second, so not at every start
 

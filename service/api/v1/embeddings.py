@@ -9,8 +9,8 @@ from starlette.responses import Response
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from service.api import examples
-from service.api.context import Shared
-from service.api.dispatch import ROUTES, DirectRoute
+from service.api.context import Context
+from service.api.dispatch import ROUTES, FileRoute
 from service.api.outcomes import all_or_none
 from service.api.problems import RESPONSES
 from service.api.request.disconnect import while_there
@@ -21,13 +21,13 @@ from service.api.responses import deadline_of, respond
 from service.errors import BadRequest, TooLarge, Unsupported
 from service.inference.admission import enter
 from service.inference.pipeline import Pipeline, Prediction
-from service.inference.servable import Served
+from service.inference.servable import Servable
 from service.model.meaning import Floats, unit
 from service.model.preprocessing import TextPreprocessor
 
 router = APIRouter(tags=["openai"], responses=RESPONSES)
 
-MOST_INPUTS = 2048  # as at OpenAI, so that its clients need not be told otherwise
+MAX_INPUTS = 2048  # as at OpenAI, so that its clients need not be told otherwise
 TOKENS = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
 ITEM = {"oneOf": [{"type": "string"}, TOKENS]}
 
@@ -75,11 +75,11 @@ class NoQuery(Strict):
 @router.post(
     "/v1/embeddings", response_model=Embeddings, openapi_extra=examples.document(EmbeddingRequest)
 )
-async def embed(request: Request, shared: Shared, _: Annotated[NoQuery, Query()]) -> Response:
+async def embed(request: Request, context: Context, _: Annotated[NoQuery, Query()]) -> Response:
     """Vectors of texts, token lists, pictures or sounds, in the shape of OpenAI's answers."""
-    deadline = deadline_of(request, shared.settings.timeout_ms)
-    asked = await read_document(request, EmbeddingRequest, shared.settings)
-    served = shared.repository.pick(asked.model, request_id=request.state.request_id)
+    deadline = deadline_of(request, context.settings.timeout_ms)
+    asked = await read_document(request, EmbeddingRequest, context.settings)
+    served = context.repository.pick(asked.model, request_id=request.state.request_id)
     request.scope["state"]["manifests"] = [served.model.manifest]
     manifest = served.model.manifest
     if manifest.tasks.embed is None or manifest.kind == "multimodal":
@@ -88,14 +88,14 @@ async def embed(request: Request, shared: Shared, _: Annotated[NoQuery, Query()]
     if asked.dimensions and asked.dimensions > width:
         raise BadRequest(f"{asked.model} gives {width} dimensions, not more", "dimensions")
     items = _items(asked.input)
-    most = max(MOST_INPUTS, shared.settings.max_items)
+    most = max(MAX_INPUTS, context.settings.max_items)
     if len(items) > most:
         raise TooLarge(f"the request holds {len(items)} items; at most {most} are taken")
 
     async def predict(item: object) -> Prediction:
-        return await _predict(shared.pipeline, served, item, deadline)
+        return await _predict(context.pipeline, served, item, deadline)
 
-    window = shared.settings.window
+    window = context.settings.window
     with enter(served.admissions, min(len(items), window), deadline):
         work = all_or_none(served, predict, items, window=window)
         predictions = await while_there(request, served.admissions, work)
@@ -109,7 +109,7 @@ async def embed(request: Request, shared: Shared, _: Annotated[NoQuery, Query()]
     return respond(document, [prediction.timings for prediction in predictions])
 
 
-ROUTES["/v1/embeddings"] = DirectRoute(embed, NoQuery, ("POST",))
+ROUTES["/v1/embeddings"] = FileRoute(embed, NoQuery, ("POST",))
 
 
 def _items(given: object) -> list[object]:
@@ -127,7 +127,9 @@ def _is_tokens(given: object) -> bool:
     return isinstance(given, list) and all(type(number) is int for number in given)
 
 
-async def _predict(pipeline: Pipeline, served: Served, item: object, deadline: float) -> Prediction:
+async def _predict(
+    pipeline: Pipeline, served: Servable, item: object, deadline: float
+) -> Prediction:
     match item:
         case str(text):
             kind = served.model.manifest.kind

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict
 
-from service.api.context import Shared
+from service.api.context import Context
 from service.api.problems import RESPONSES
-from service.control.repository import Entry, State
+from service.control.repository import Entry, ModelState
 from service.control.routing import VersionName
 
 router = APIRouter(tags=["models"], responses=RESPONSES)
@@ -22,7 +22,7 @@ class ModelCard(BaseModel):
     owned_by: str
     version: str
     versions: list[str]
-    state: State
+    state: ModelState
     reason: str | None = None
     default_for: list[str]  # requests that name no model: image/classify, text/embed, ...
     manifest: dict[str, Any] | None = None  # all that it declares, once it is ready
@@ -43,32 +43,32 @@ class VersionQuery(BaseModel):
 
 
 @router.get("/v1/models", response_model_exclude_none=True)
-async def list_models(shared: Shared) -> ModelList:
+async def list_models(context: Context) -> ModelList:
     """Every model, its default version; labels are left to `/v1/models/{name}`."""
-    names = sorted({entry.name for entry in shared.repository.entries()})
-    return ModelList(data=[_card(shared, shared.repository.find(name)) for name in names])
+    names = sorted({entry.name for entry in context.repository.entries()})
+    return ModelList(data=[_card(context, context.repository.find(name)) for name in names])
 
 
 @router.get("/v1/models/{name}", response_model_exclude_none=True)
 async def get_model(
-    name: str, shared: Shared, query: Annotated[VersionQuery, Query()]
+    name: str, context: Context, query: Annotated[VersionQuery, Query()]
 ) -> ModelCard:
     """One model, with its labels."""
-    entry = shared.repository.find(name, query.version)
-    card = _card(shared, entry)
+    entry = context.repository.find(name, query.version)
+    card = _card(context, entry)
     if entry.served and entry.served.model.labels:
         card.labels = list(entry.served.model.labels)
     return card
 
 
-def _card(shared: Shared, entry: Entry) -> ModelCard:
-    defaults = shared.repository.default_uses()
+def _card(context: Context, entry: Entry) -> ModelCard:
+    defaults = context.repository.default_uses()
     card = ModelCard(
         id=entry.name,
         created=entry.created,
         owned_by="sensorium",
         version=entry.version,
-        versions=[other.version for other in shared.repository.versions(entry.name)],
+        versions=[other.version for other in context.repository.versions(entry.name)],
         state=entry.state,
         reason=entry.reason,
         default_for=[use for use, name in defaults.items() if name == entry.name],

@@ -9,15 +9,15 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from service.api import examples
-from service.api.context import Shared, State
-from service.api.dispatch import ROUTES, DirectRoute, Endpoint
+from service.api.context import AppContext, Context
+from service.api.dispatch import ROUTES, Endpoint, FileRoute
 from service.api.outcomes import all_or_none, count
 from service.api.problems import RESPONSES, describe
 from service.api.request.disconnect import while_there
 from service.api.request.payloads import Given, Items, encode_text, read_document, read_items
 from service.api.request.strict import Strict
 from service.api.responses import (
-    MOST_LABELS,
+    MAX_LABELS,
     Answer,
     Answers,
     Finding,
@@ -31,7 +31,7 @@ from service.control.routing import VersionName
 from service.errors import BadRequest, SensoriumError, TooLarge
 from service.inference.admission import Admission, check, enter
 from service.inference.pipeline import Files, Prediction, gather
-from service.inference.servable import Served
+from service.inference.servable import Servable
 from service.model.manifest import Kind, Modality, Task
 from service.model.meaning import ZERO_SHOT_SCALE, Floats, best, cosines, softmax
 
@@ -50,15 +50,15 @@ class ModelQuery(Strict):
 
 def choose(
     request: Request,
-    shared: State,
+    context: AppContext,
     kind: Kind,
     task: Task | None,
     name: str | None,
     version: str | None,
-) -> Served:
+) -> Servable:
     """The model for a request, in the version that it names, or that its id draws."""
     request_id = request.state.request_id
-    served = shared.repository.choose(kind, task, name, version, request_id)
+    served = context.repository.choose(kind, task, name, version, request_id)
     request.scope["state"].setdefault("manifests", []).append(served.model.manifest)  # for its log
     return served
 
@@ -98,7 +98,7 @@ def file_route(
     several = path.endswith("/classify")
 
     def register(endpoint: Endpoint) -> Endpoint:
-        ROUTES[path] = DirectRoute(endpoint, query, verbs)
+        ROUTES[path] = FileRoute(endpoint, query, verbs)
         for verb in verbs:
             router.add_api_route(
                 path,
@@ -116,61 +116,61 @@ def file_route(
 
 @file_route("/v1/image/classify", "image", ClassifyQuery, examples.IMAGE_LABELS)
 async def classify_image(
-    request: Request, shared: Shared, query: Annotated[ClassifyQuery, Query()]
+    request: Request, context: Context, query: Annotated[ClassifyQuery, Query()]
 ) -> Response:
     """Labels of pictures, the likeliest first."""
-    return await _classify(request, shared, "image", query)
+    return await _classify(request, context, "image", query)
 
 
 @file_route("/v1/audio/classify", "audio", ClassifyQuery, examples.AUDIO_LABELS)
 async def classify_audio(
-    request: Request, shared: Shared, query: Annotated[ClassifyQuery, Query()]
+    request: Request, context: Context, query: Annotated[ClassifyQuery, Query()]
 ) -> Response:
     """Labels of recordings, the likeliest first."""
-    return await _classify(request, shared, "audio", query)
+    return await _classify(request, context, "audio", query)
 
 
 @file_route("/v1/text/classify", "text", TextClassifyQuery, examples.TEXT_LABELS)
 async def classify_text(
-    request: Request, shared: Shared, query: Annotated[TextClassifyQuery, Query()]
+    request: Request, context: Context, query: Annotated[TextClassifyQuery, Query()]
 ) -> Response:
     """Labels of texts: a model's own (`model=`), or those of the query by likeness (`labels=`)."""
     if query.labels:
-        return await _classify_by_likeness(request, shared, query)
-    if not query.model and shared.repository.default("text", "classify") is None:
-        encoders = ", ".join(shared.repository.able("text", "embed")) or "none"
-        models = ", ".join(shared.repository.able("text", "classify")) or "none"
+        return await _classify_by_likeness(request, context, query)
+    if not query.model and context.repository.default("text", "classify") is None:
+        encoders = ", ".join(context.repository.able("text", "embed")) or "none"
+        models = ", ".join(context.repository.able("text", "classify")) or "none"
         raise BadRequest(
             "say model= for a model's own labels"
             f" (there are: {models}), or labels= several times to classify by likeness"
             f" (with the vectors of: {encoders})",
             "model",
         )
-    return await _classify(request, shared, "text", query)
+    return await _classify(request, context, "text", query)
 
 
 @file_route("/v1/multimodal/classify", "multimodal", ClassifyQuery, examples.TEXT_LABELS, ("POST",))
 async def classify_parts(
-    request: Request, shared: Shared, query: Annotated[ClassifyQuery, Query()]
+    request: Request, context: Context, query: Annotated[ClassifyQuery, Query()]
 ) -> Response:
     """Labels of what several files say together: parts named image, text, audio; some may miss."""
-    return await _classify(request, shared, "multimodal", query)
+    return await _classify(request, context, "multimodal", query)
 
 
 @file_route("/v1/image/embed", "image", ModelQuery, examples.VECTOR)
 async def embed_image(
-    request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
+    request: Request, context: Context, query: Annotated[ModelQuery, Query()]
 ) -> Response:
     """Vectors of pictures."""
-    return await _embed(request, shared, "image", query)
+    return await _embed(request, context, "image", query)
 
 
 @file_route("/v1/text/embed", "text", ModelQuery, examples.VECTOR)
 async def embed_text(
-    request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
+    request: Request, context: Context, query: Annotated[ModelQuery, Query()]
 ) -> Response:
     """Vectors of texts: near meanings lie near."""
-    return await _embed(request, shared, "text", query)
+    return await _embed(request, context, "text", query)
 
 
 @router.post(
@@ -180,20 +180,20 @@ async def embed_text(
     responses=examples.response(examples.SIMILARITY),
 )
 async def compare_texts(
-    request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
+    request: Request, context: Context, query: Annotated[ModelQuery, Query()]
 ) -> Response:
     """Cosines of texts: of every two of `input`, or of `input` with those of `against`."""
-    served = choose(request, shared, "text", "embed", query.model, query.version)
-    deadline = deadline_of(request, shared.settings.timeout_ms)
+    served = choose(request, context, "text", "embed", query.model, query.version)
+    deadline = deadline_of(request, context.settings.timeout_ms)
     comparison = await read_document(
-        request, Comparison, shared.settings, in_query=ModelQuery.model_fields
+        request, Comparison, context.settings, in_query=ModelQuery.model_fields
     )
     rows, columns = _texts(comparison.input), _texts(comparison.against)
     if len(rows) + len(columns) < 2:
         raise BadRequest("similarity wants two texts or more", "input")
-    if len(rows) + len(columns) > shared.settings.max_items:
-        raise TooLarge(f"at most {shared.settings.max_items} texts are compared at once")
-    predictions = await _embed_words(request, shared, served, rows + columns, deadline)
+    if len(rows) + len(columns) > context.settings.max_items:
+        raise TooLarge(f"at most {context.settings.max_items} texts are compared at once")
+    predictions = await _embed_words(request, context, served, rows + columns, deadline)
     vectors = [prediction.values for prediction in predictions]
     left = vectors[: len(rows)]
     document = Similarity(
@@ -204,52 +204,54 @@ async def compare_texts(
     return respond(document, [prediction.timings for prediction in predictions])
 
 
-Read = Callable[[Served, Prediction], Finding]
+Read = Callable[[Servable, Prediction], Finding]
 
 
-async def _classify(request: Request, shared: State, kind: Kind, query: ClassifyQuery) -> Response:
+async def _classify(
+    request: Request, context: AppContext, kind: Kind, query: ClassifyQuery
+) -> Response:
     names: list[str | None] = [*query.model] or [None]
-    models = [choose(request, shared, kind, "classify", each, query.version) for each in names]
+    models = [choose(request, context, kind, "classify", each, query.version) for each in names]
     labels = sum(min(query.top_k, len(served.model.labels)) for served in models)
 
-    def read(served: Served, prediction: Prediction) -> Finding:
+    def read(served: Servable, prediction: Prediction) -> Finding:
         return {"labels": _rank(served.model.labels, prediction.values, query.top_k)}
 
-    received = await _receive(request, shared, models, kind)
-    return await _answer(request, shared, models, "classify", read, received, labels)
+    received = await _receive(request, context, models, kind)
+    return await _answer(request, context, models, "classify", read, received, labels)
 
 
 async def _embed(
-    request: Request, shared: State, modality: Modality, query: ModelQuery
+    request: Request, context: AppContext, modality: Modality, query: ModelQuery
 ) -> Response:
-    served = choose(request, shared, modality, "embed", query.model, query.version)
+    served = choose(request, context, modality, "embed", query.model, query.version)
 
-    def read(_: Served, prediction: Prediction) -> Finding:
+    def read(_: Servable, prediction: Prediction) -> Finding:
         return {"vector": cast(list[float], prediction.values)}  # it is written as one
 
-    received = await _receive(request, shared, [served], modality)
-    return await _answer(request, shared, [served], "embed", read, received)
+    received = await _receive(request, context, [served], modality)
+    return await _answer(request, context, [served], "embed", read, received)
 
 
 async def _classify_by_likeness(
-    request: Request, shared: State, query: TextClassifyQuery
+    request: Request, context: AppContext, query: TextClassifyQuery
 ) -> Response:
     if len(query.model) > 1:
         raise BadRequest("labels= are compared by the vectors of one model only", "model")
     name = query.model[0] if query.model else None
-    served = choose(request, shared, "text", "embed", name, query.version)
-    received = await _receive(request, shared, [served], "text")
+    served = choose(request, context, "text", "embed", name, query.version)
+    received = await _receive(request, context, [served], "text")
     words = await _embed_words(
-        request, shared, served, query.labels, received.deadline, noun="label"
+        request, context, served, query.labels, received.deadline, noun="label"
     )
     vectors = [prediction.values for prediction in words]
 
-    def read(_: Served, prediction: Prediction) -> Finding:
+    def read(_: Servable, prediction: Prediction) -> Finding:
         [likeness] = cosines([prediction.values], vectors)
         return {"labels": _rank(query.labels, softmax(likeness * ZERO_SHOT_SCALE), query.top_k)}
 
     labels = min(query.top_k, len(query.labels))
-    return await _answer(request, shared, [served], "embed", read, received, labels)
+    return await _answer(request, context, [served], "embed", read, received, labels)
 
 
 class Received(NamedTuple):
@@ -260,24 +262,26 @@ class Received(NamedTuple):
     admissions: list[Admission]
 
 
-async def _receive(request: Request, shared: State, models: list[Served], kind: Kind) -> Received:
+async def _receive(
+    request: Request, context: AppContext, models: list[Servable], kind: Kind
+) -> Received:
     """Read a request.
 
     Raises:
         CallerError: it has no items that can be used.
         LoadError: they would not be answered in time; the body was not read.
     """
-    deadline = deadline_of(request, shared.settings.timeout_ms)
+    deadline = deadline_of(request, context.settings.timeout_ms)
     admissions = list({each for served in models for each in served.admissions})
     check(admissions, deadline)
-    items = await read_items(request, kind, shared.settings)
+    items = await read_items(request, kind, context.settings)
     return Received(items, deadline, admissions)
 
 
 async def _answer(
     request: Request,
-    shared: State,
-    models: list[Served],
+    context: AppContext,
+    models: list[Servable],
     task: Task,
     read: Read,
     received: Received,
@@ -293,14 +297,14 @@ async def _answer(
         SensoriumError: the only item has no answer.
     """
     items, deadline, admissions = received
-    if (asked := len(items.given) * labels) > MOST_LABELS:
+    if (asked := len(items.given) * labels) > MAX_LABELS:
         raise TooLarge(
-            f"the answer would hold {asked:,} labels; at most {MOST_LABELS:,} are given:"
+            f"the answer would hold {asked:,} labels; at most {MAX_LABELS:,} are given:"
             " lower top_k, or send less at once"
         )
-    window = shared.settings.window
+    window = context.settings.window
     with enter(admissions, min(len(items.given), window), deadline):
-        work = _predict_all(shared, models, task, items.given, deadline, window)
+        work = _predict_all(context, models, task, items.given, deadline, window)
         outcomes = await while_there(request, admissions, work)
         if len(outcomes) == 1 and isinstance(outcomes[0], SensoriumError):
             raise outcomes[0]
@@ -327,8 +331,8 @@ async def _answer(
 
 
 async def _predict_all(
-    shared: State,
-    models: list[Served],
+    context: AppContext,
+    models: list[Servable],
     task: Task,
     items: Sequence[Given],
     deadline: float,
@@ -338,12 +342,12 @@ async def _predict_all(
     outcomes: list[list[Prediction] | SensoriumError] = []
     for start in range(0, len(items), window):
         several = items[start : start + window]
-        outcomes += await gather([_predict(shared, models, task, i, deadline) for i in several])
+        outcomes += await gather([_predict(context, models, task, i, deadline) for i in several])
     return outcomes
 
 
 async def _predict(
-    shared: State, models: list[Served], task: Task, item: Given, deadline: float
+    context: AppContext, models: list[Servable], task: Task, item: Given, deadline: float
 ) -> list[Prediction] | SensoriumError:
     """One item's prediction by each model, or why there is none; counted by its outcome."""
     outcome: list[Prediction] | SensoriumError
@@ -351,7 +355,7 @@ async def _predict(
     try:
         if isinstance(item, SensoriumError):
             raise item
-        outcome = await shared.pipeline.predict([(m, task) for m in models], item, deadline)
+        outcome = await context.pipeline.predict([(m, task) for m in models], item, deadline)
     except SensoriumError as error:
         outcome = error
     count(models, outcome, started)
@@ -360,8 +364,8 @@ async def _predict(
 
 async def _embed_words(
     request: Request,
-    shared: State,
-    served: Served,
+    context: AppContext,
+    served: Servable,
     words: Sequence[str],
     deadline: float,
     noun: str = "item",
@@ -370,10 +374,10 @@ async def _embed_words(
 
     async def embed(word: str) -> Prediction:
         item: Files = {"text": encode_text(word)}
-        [prediction] = await shared.pipeline.predict([(served, "embed")], item, deadline)
+        [prediction] = await context.pipeline.predict([(served, "embed")], item, deadline)
         return prediction
 
-    window = shared.settings.window
+    window = context.settings.window
     with enter(served.admissions, min(len(words), window), deadline):
         work = all_or_none(served, embed, words, window=window, noun=noun)
         return await while_there(request, served.admissions, work)

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from service.api import examples
-from service.api.context import Shared, State
+from service.api.context import AppContext, Context
 from service.api.problems import RESPONSES
 from service.api.request.payloads import read_items
 from service.api.responses import deadline_of
@@ -44,17 +44,17 @@ class Tokens(BaseModel):
     openapi_extra=examples.request("image"),
 )
 async def preview_image(
-    request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
+    request: Request, context: Context, query: Annotated[ModelQuery, Query()]
 ) -> Response:
     """The picture rebuilt from the model's input, as PNG."""
-    served = choose(request, shared, "image", None, query.model, query.version)
+    served = choose(request, context, "image", None, query.model, query.version)
     preprocessor = served.model.preprocessor
     assert isinstance(preprocessor, ImagePreprocessor)
 
     def draw(payload: bytes) -> bytes:
         return drawings.encode(preprocessor.restore(preprocessor.decode(payload)))
 
-    return Response(await _turn(request, shared, "image", draw), media_type="image/png")
+    return Response(await _turn(request, context, "image", draw), media_type="image/png")
 
 
 @router.post(
@@ -64,29 +64,29 @@ async def preview_image(
     openapi_extra=examples.request("audio"),
 )
 async def preview_audio(
-    request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
+    request: Request, context: Context, query: Annotated[ModelQuery, Query()]
 ) -> Response:
     """Waveform and log-mel spectrogram, with axes, as PNG."""
-    served = choose(request, shared, "audio", None, query.model, query.version)
+    served = choose(request, context, "audio", None, query.model, query.version)
     preprocessor = served.model.preprocessor
     assert isinstance(preprocessor, AudioPreprocessor)
 
     def draw(payload: bytes) -> bytes:
         wave, _ = preprocessor.waveform(payload)
-        return drawings.draw_sound(wave, preprocessor.features(wave), preprocessor.spec)
+        return drawings.draw_audio(wave, preprocessor.features(wave), preprocessor.spec)
 
-    return Response(await _turn(request, shared, "audio", draw), media_type="image/png")
+    return Response(await _turn(request, context, "audio", draw), media_type="image/png")
 
 
 @router.post("/v1/text/preview", openapi_extra=examples.request("text"))
 async def preview_text(
-    request: Request, shared: Shared, query: Annotated[ModelQuery, Query()]
+    request: Request, context: Context, query: Annotated[ModelQuery, Query()]
 ) -> Tokens:
     """The tokens, with their ids and offsets."""
-    served = choose(request, shared, "text", None, query.model, query.version)
+    served = choose(request, context, "text", None, query.model, query.version)
     preprocessor = served.model.preprocessor
     assert isinstance(preprocessor, TextPreprocessor)
-    tokens, truncated = await _turn(request, shared, "text", preprocessor.tokens)
+    tokens, truncated = await _turn(request, context, "text", preprocessor.tokens)
     manifest = served.model.manifest
     return Tokens(
         model=manifest.name, version=str(manifest.version), truncated=truncated, tokens=tokens
@@ -94,18 +94,18 @@ async def preview_text(
 
 
 async def _turn(
-    request: Request, shared: State, modality: Modality, turn: Callable[[bytes], T]
+    request: Request, context: AppContext, modality: Modality, turn: Callable[[bytes], T]
 ) -> T:
     """The request's only item, turned in the decoders' pool when no other preview is."""
-    deadline = deadline_of(request, shared.settings.timeout_ms)
-    items = await read_items(request, modality, shared.settings)
+    deadline = deadline_of(request, context.settings.timeout_ms)
+    items = await read_items(request, modality, context.settings)
     if len(items.given) != 1:
         raise BadRequest("a preview takes one item")
     [item] = items.given
     if isinstance(item, SensoriumError):
         raise item
     try:
-        async with asyncio.timeout_at(deadline), shared.previews:
-            return await shared.pipeline.decode(turn, item[modality], deadline)
+        async with asyncio.timeout_at(deadline), context.previews:
+            return await context.pipeline.decode(turn, item[modality], deadline)
     except TimeoutError:
         raise DeadlineExceeded("the preview was not drawn before the deadline") from None

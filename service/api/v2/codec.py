@@ -18,13 +18,13 @@ from service.api.request.strict import Strict, without_nulls
 from service.api.v2.datatypes import DATATYPES, Datatype, from_binary, from_json, to_binary, to_json
 from service.errors import BadRequest, CallerError
 from service.runtime.tensors import Array
-from service.settings import MOST_TIMEOUT_MS
+from service.settings import MAX_TIMEOUT_MS
 
 # Six pictures of 224 x 224; tensors behind the JSON may be larger. A million take 0.2 s, in which
 # the interpreter does nothing else: 64 MB of `[],` took 10 s and 2.4 GB.
-MOST_ELEMENTS = 1_000_000
-MOST_VALUES = 60_000  # lists, objects and names: one picture's pixels, each a list of its own
-MOST_TENSORS = 64
+MAX_ELEMENTS = 1_000_000
+MAX_VALUES = 60_000  # lists, objects and names: one picture's pixels, each a list of its own
+MAX_TENSORS = 64
 
 HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the tensors'
 
@@ -65,7 +65,7 @@ class RequestedOutput(Wire):
 class RequestParameters(Wire):
     binary_data_output: bool = False
     content_type: ContentType | None = None  # of inputs that name none
-    timeout: Annotated[int, Field(ge=0, le=MOST_TIMEOUT_MS * 1000)] = 0  # microseconds; 0: none
+    timeout: Annotated[int, Field(ge=0, le=MAX_TIMEOUT_MS * 1000)] = 0  # microseconds; 0: none
     priority: Annotated[int, Field(le=0, description="There is one queue, without priorities.")] = 0
 
 
@@ -76,8 +76,8 @@ class Question(Wire):
     model_version: str | None = None
     id: str | None = None
     parameters: RequestParameters = RequestParameters()
-    inputs: Annotated[list[Input], Field(min_length=1, max_length=MOST_TENSORS)]
-    outputs: list[RequestedOutput] = Field([], max_length=MOST_TENSORS)  # none: all
+    inputs: Annotated[list[Input], Field(min_length=1, max_length=MAX_TENSORS)]
+    outputs: list[RequestedOutput] = Field([], max_length=MAX_TENSORS)  # none: all
 
     def wants_bytes(self, output: str) -> bool:
         """Whether this output comes as bytes: its own parameter goes before the request's."""
@@ -125,7 +125,7 @@ def read(body: bytes, headers: Headers) -> Asked:
     """
     length = _header_length(headers, len(body))
     document = body[:length].removeprefix(BOM_UTF8)
-    bound_json(document, MOST_ELEMENTS, MOST_VALUES)
+    bound_json(document, MAX_ELEMENTS, MAX_VALUES)
     try:
         question = Question.model_validate(without_nulls(parse_json(document)))
     except ValidationError as error:

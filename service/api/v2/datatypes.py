@@ -41,7 +41,7 @@ JSON_TYPES: dict[str, set[type]] = {
     "f": {int, float},
     "O": {str},
 }
-MOST_STRINGS = 65_536  # elements of BYTES in a request; each is an object
+MAX_STRINGS = 65_536  # elements of BYTES in a request; each is an object
 LENGTH = struct.Struct("<I")  # before each element of BYTES
 
 
@@ -116,8 +116,8 @@ def _reshape(tensor: Array, shape: Sequence[int]) -> Array:
 def _count_strings(shape: Sequence[int]) -> int:
     """How many elements a tensor of BYTES has."""
     count = math.prod(shape)
-    if count > MOST_STRINGS:
-        raise TooLarge(f"BYTES{list(shape)} has {count} elements; at most {MOST_STRINGS} are taken")
+    if count > MAX_STRINGS:
+        raise TooLarge(f"BYTES{list(shape)} has {count} elements; at most {MAX_STRINGS} are taken")
     return count
 
 

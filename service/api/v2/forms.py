@@ -16,7 +16,7 @@ from service.control.repository import Repository
 from service.errors import BatchFailed, Unreadable
 from service.inference.batching import Reply
 from service.inference.pipeline import Files, Pipeline, Prediction
-from service.inference.servable import Served
+from service.inference.servable import Servable
 from service.model.manifest import Task
 from service.model.types import TensorSample
 from service.runtime.tensors import Array, TensorSpec
@@ -28,7 +28,7 @@ class Form(Protocol):
     """One of the two ways in which a model can be asked."""
 
     @property
-    def served(self) -> Served: ...
+    def served(self) -> Servable: ...
 
     @property
     def name(self) -> str: ...
@@ -66,7 +66,7 @@ class Form(Protocol):
 class FileForm:
     """Files in, what the tasks say out."""
 
-    served: Served
+    served: Servable
 
     @property
     def name(self) -> str:
@@ -129,7 +129,7 @@ class FileForm:
 class TensorForm:
     """The graph itself: its inputs, and those of its outputs that have a row for each item."""
 
-    served: Served
+    served: Servable
 
     @property
     def name(self) -> str:

@@ -10,11 +10,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.api import examples
-from service.api.context import Shared, State
+from service.api.context import AppContext, Context
 from service.api.problems import V2_RESPONSES
 from service.api.request.body import read_body
 from service.api.request.disconnect import while_there
-from service.api.responses import MOST_LABELS, deadline_of
+from service.api.responses import MAX_LABELS, deadline_of
 from service.api.v2 import codec, compression
 from service.api.v2.datatypes import DATATYPES
 from service.api.v2.forms import Form, find_form, shape_of
@@ -49,24 +49,24 @@ BODY["requestBody"]["content"]["application/octet-stream"] = {
     "/v2/models/{name}/versions/{version}/infer", response_model=codec.Answer, openapi_extra=BODY
 )
 async def infer(
-    name: str, request: Request, shared: Shared, version: str | None = None
+    name: str, request: Request, context: Context, version: str | None = None
 ) -> Response:
     """The outputs of a model, by files or, as `name:tensors`, by its graph's own inputs."""
     arrived = asyncio.get_running_loop().time()
-    deadline = deadline_of(request, shared.settings.timeout_ms)
-    form = find_form(shared.repository, name, version, request.state.request_id)
+    deadline = deadline_of(request, context.settings.timeout_ms)
+    form = find_form(context.repository, name, version, request.state.request_id)
     check(form.served.admissions, deadline)
-    asked = await _read(request, shared, deadline)
+    asked = await _read(request, context, deadline)
     if asked.question.id:  # the protocol's own name of the request, by which versions are drawn
-        form = find_form(shared.repository, name, version, asked.question.id)
+        form = find_form(context.repository, name, version, asked.question.id)
     if microseconds := asked.question.parameters.timeout:
         deadline = arrived + microseconds / 1e6
     request.scope["state"]["manifests"] = [form.served.model.manifest]  # for its line in the log
     classes = _choose_outputs(form, asked.question)
-    items = _count_items(form, asked.inputs, shared.settings.max_items)
-    window = shared.settings.window
+    items = _count_items(form, asked.inputs, context.settings.max_items)
+    window = context.settings.window
     with enter(form.served.admissions, min(items, window), deadline):
-        work = form.answer(shared.pipeline, asked.inputs, classes, deadline, window)
+        work = form.answer(context.pipeline, asked.inputs, classes, deadline, window)
         found = await while_there(request, form.served.admissions, work)
     tensors = {
         output: _highest(found[output], count, form.labels(output)) if count else found[output]
@@ -74,19 +74,19 @@ async def infer(
     }
     answered = str(form.served.model.manifest.version)
     body, header_length = codec.write(asked.question, form.name, answered, tensors)
-    return await _respond(request, shared, body, header_length, deadline)
+    return await _respond(request, context, body, header_length, deadline)
 
 
-async def _read(request: Request, shared: State, deadline: float) -> codec.Asked:
-    body = await read_body(request, shared.settings)
+async def _read(request: Request, context: AppContext, deadline: float) -> codec.Asked:
+    body = await read_body(request, context.settings)
     read = partial(codec.read, headers=request.headers)
     if len(body) > LARGE_BYTES:
-        return await shared.pipeline.decode(read, body, deadline)
+        return await context.pipeline.decode(read, body, deadline)
     return read(body)
 
 
 async def _respond(
-    request: Request, shared: State, body: bytes, header_length: int | None, deadline: float
+    request: Request, context: AppContext, body: bytes, header_length: int | None, deadline: float
 ) -> Response:
     headers = {"Content-Type": "application/json", "Vary": "Accept-Encoding"}
     if header_length is not None:
@@ -96,7 +96,7 @@ async def _respond(
     if encoding and len(body) >= compression.WORTH_BYTES:
         headers["Content-Encoding"] = encoding
         pack = partial(compression.pack, encoding=encoding)
-        body = await shared.pipeline.decode(pack, body, deadline)
+        body = await context.pipeline.decode(pack, body, deadline)
     return Response(body, headers=headers)
 
 
@@ -160,8 +160,8 @@ def _highest(tensor: Array, count: int, labels: Sequence[str]) -> Array:
     """
     if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
         raise BadRequest("an output holds NaN or infinity, of which none is the highest")
-    if len(tensor) * min(count, tensor[0].size) > MOST_LABELS:
-        raise TooLarge(f"classification asks for more than {MOST_LABELS:,} labels at once")
+    if len(tensor) * min(count, tensor[0].size) > MAX_LABELS:
+        raise TooLarge(f"classification asks for more than {MAX_LABELS:,} labels at once")
     rows = [
         [_class(row[index], index, labels) for index in best(row.astype(np.float64), count)]
         for row in tensor.reshape(len(tensor), -1)

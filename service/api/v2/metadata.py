@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
-from service.api.context import Shared
+from service.api.context import Context
 from service.api.problems import V2_RESPONSES
 from service.api.v2.datatypes import DATATYPES, Datatype
 from service.api.v2.forms import TENSORS, Form, TensorForm, find_form, shape_of
@@ -74,16 +74,16 @@ async def live() -> Live:
 
 
 @router.get("/v2/health/ready", responses={503: {"model": Ready}})
-async def ready(shared: Shared) -> Ready:
+async def ready(context: Context) -> Ready:
     """Whether loading has ended and there is something to serve."""
-    return _or_503(Ready(ready=shared.repository.ready))
+    return _or_503(Ready(ready=context.repository.ready))
 
 
 @router.get("/v2/models/{name}/ready", responses={503: {"model": ModelReady}})
 @router.get("/v2/models/{name}/versions/{version}/ready", responses={503: {"model": ModelReady}})
-async def model_ready(name: str, shared: Shared, version: str | None = None) -> ModelReady:
+async def model_ready(name: str, context: Context, version: str | None = None) -> ModelReady:
     """Whether that model, or that version of it, takes work."""
-    repository = shared.repository
+    repository = context.repository
     entry = repository.find(name.removesuffix(TENSORS), version)
     serves = entry.served is not None and not repository.draining
     return _or_503(ModelReady(name=name, ready=serves))
@@ -91,12 +91,12 @@ async def model_ready(name: str, shared: Shared, version: str | None = None) -> 
 
 @router.get("/v2/models/{name}")
 @router.get("/v2/models/{name}/versions/{version}")
-async def model_metadata(name: str, shared: Shared, version: str | None = None) -> ModelMetadata:
+async def model_metadata(name: str, context: Context, version: str | None = None) -> ModelMetadata:
     """A model's inputs and outputs: files and what is asked of them, or the graph's tensors."""
-    form = find_form(shared.repository, name, version)
+    form = find_form(context.repository, name, version)
     return ModelMetadata(
         name=form.name,
-        versions=_versions(shared.repository, form),
+        versions=_versions(context.repository, form),
         platform=_platform(form),
         inputs=[_describe(name, spec) for name, spec in form.inputs.items()],
         outputs=[_describe(name, spec) for name, spec in form.outputs.items()],
@@ -105,10 +105,10 @@ async def model_metadata(name: str, shared: Shared, version: str | None = None) 
 
 @router.get("/v2/models/{name}/config")
 @router.get("/v2/models/{name}/versions/{version}/config")
-async def model_config(name: str, shared: Shared, version: str | None = None) -> dict[str, Any]:
+async def model_config(name: str, context: Context, version: str | None = None) -> dict[str, Any]:
     """A model's configuration as Triton would write it: what its batches are made of."""
-    form = find_form(shared.repository, name, version)
-    settings, model = shared.settings, form.served.model
+    form = find_form(context.repository, name, version)
+    settings, model = context.settings, form.served.model
     on_gpu = model.provider is not Provider.CPU
     return {
         "name": form.name,

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from service import metrics
-from service.api.context import Shared
+from service.api.context import Context
 from service.api.problems import V2_RESPONSES
 from service.api.v2.forms import TENSORS
 from service.control.repository import Entry
@@ -66,21 +66,21 @@ class Statistics(BaseModel):
 
 
 @router.get("/v2/models/stats")
-async def all_statistics(shared: Shared) -> Statistics:
+async def all_statistics(context: Context) -> Statistics:
     """The figures of every model that is ready."""
     return await _statistics(
         (entry.name + suffix, entry)
-        for entry in shared.repository.entries()
+        for entry in context.repository.entries()
         for suffix in ("", TENSORS)
     )
 
 
 @router.get("/v2/models/{name}/stats")
 @router.get("/v2/models/{name}/versions/{version}/stats")
-async def statistics(name: str, shared: Shared, version: str | None = None) -> Statistics:
+async def statistics(name: str, context: Context, version: str | None = None) -> Statistics:
     """The figures of a model, of that version or of all."""
     own = name.removesuffix(TENSORS)
-    repository = shared.repository
+    repository = context.repository
     found = [repository.find(own, version)] if version else repository.versions(own)
     return await _statistics((name, entry) for entry in found)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from service.errors import Unreadable
 
-MOST_ITEMS = 1000  # coded images, previews, EXIF; a grid of 8 x 8 tiles has 65
-MOST_UNITS = 1000  # of an item; a still image has three or four
+MAX_ITEMS = 1000  # coded images, previews, EXIF; a grid of 8 x 8 tiles has 65
+MAX_UNITS = 1000  # of an item; a still image has three or four
 LARGEST_INDEX = 2**16  # bytes of the box that says where the items lie
 SEQUENCE_HEADER = 1
 
@@ -67,9 +67,9 @@ def _items(iloc: bytes, payload: bytes, idat: bytes) -> Iterator[bytes]:
     of_offset, of_length, of_base, of_index = (8 * bits.take(4) for _ in range(4))
     wide = 32 if version == 2 else 16
     number = bits.take(wide)
-    if number > MOST_ITEMS or len(iloc) > LARGEST_INDEX:
-        raise Unreadable(f"the AVIF has more than {MOST_ITEMS} items; save it anew")
-    allowance = 2 * len(payload) + MOST_ITEMS
+    if number > MAX_ITEMS or len(iloc) > LARGEST_INDEX:
+        raise Unreadable(f"the AVIF has more than {MAX_ITEMS} items; save it anew")
+    allowance = 2 * len(payload) + MAX_ITEMS
     for _ in range(number):
         bits.take(wide)
         method = bits.take(16) & 15 if version else 0
@@ -92,7 +92,7 @@ def _items(iloc: bytes, payload: bytes, idat: bytes) -> Iterator[bytes]:
 def _sequence_headers(item: bytes) -> Iterator[bytes]:
     """The open bitstream units that declare a size; an item that is no AV1 has none."""
     place = 0
-    for _ in range(MOST_UNITS):
+    for _ in range(MAX_UNITS):
         if place >= len(item):
             return
         header = item[place]
@@ -108,7 +108,7 @@ def _sequence_headers(item: bytes) -> Iterator[bytes]:
         if header >> 3 & 15 == SEQUENCE_HEADER:
             yield item[place : place + size]
         place += size
-    raise Unreadable(f"the AVIF has an item of more than {MOST_UNITS} units; save it anew")
+    raise Unreadable(f"the AVIF has an item of more than {MAX_UNITS} units; save it anew")
 
 
 def _size(bits: Bits) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from service.errors import Unreadable
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8"
 ICON = b"\0\0\1\0"
-MOST_PIECES = 100_000  # chunks of a PNG, segments of a JPEG: more are not walked in Python
+MAX_PIECES = 100_000  # chunks of a PNG, segments of a JPEG: more are not walked in Python
 
 NEEDED = (b"IHDR", b"PLTE")  # of a PNG, beside its pixels
 USEFUL = {b"gAMA": 4, b"iCCP": 3, b"sRGB": 1, b"eXIf": 0, b"tRNS": 1}  # with their least bytes
@@ -77,7 +77,7 @@ def _inflated(payload: bytes) -> int:
 def _chunks(payload: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
     """Kind and content of a PNG's chunks, and whether their checksum is right."""
     place = len(PNG)
-    for _ in range(MOST_PIECES):
+    for _ in range(MAX_PIECES):
         header = payload[place : place + 8]
         if len(header) < 8:
             return
@@ -153,7 +153,7 @@ def _scans(payload: bytes) -> tuple[int, bool]:
         0,
         {0: 1},
     )  # component -> a bit for each of its 64 coefficients
-    for _ in range(MOST_PIECES):
+    for _ in range(MAX_PIECES):
         found = SEGMENT.search(payload, place)
         if not found or found.group() in (JPEG, END_OF_JPEG):
             ended = found is not None and found.group() == END_OF_JPEG

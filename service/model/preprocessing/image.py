@@ -35,12 +35,12 @@ pi_heif.register_heif_opener(
 
 # What no honest picture is beyond, and what would keep a decoder busy for seconds to hours.
 LONGEST_SIDE = 65_535  # of a JPEG; a resampler's weights grow with it
-MOST_SCANS = 100  # of a JPEG; a progressive one has some ten: each passes over all pixels
+MAX_SCANS = 100  # of a JPEG; a progressive one has some ten: each passes over all pixels
 METERED = 2**20  # bytes of a file; a smaller one is walked to its end in a few tenths of a second
-MOST_METADATA = 8 * 2**20  # bytes before the pixels: colour profile, EXIF, XMP
+MAX_METADATA = 8 * 2**20  # bytes before the pixels: colour profile, EXIF, XMP
 TILE_TYPES = {False: (3, 4), True: (3, 4, 16)}  # of a TIFF, a BigTIFF: whole, without a sign
 HIGH_RANGE = (16, 18)  # transfer characteristics of ITU-T H.273: PQ, HLG
-MOST_PROFILES = 4  # of a PNG, which has one: Pillow inflates each to 1 MiB
+MAX_PROFILES = 4  # of a PNG, which has one: Pillow inflates each to 1 MiB
 PIECE = 800  # bytes of these that each reading counts for, so that there are 10,000
 
 # EXIF's orientation -> what turns the stored pixels upright
@@ -188,7 +188,7 @@ class _MeteredFile(io.BytesIO):
     of empty ones took 5 s, and 60 MB of EXIF 17 s.
     """
 
-    allowance = MOST_METADATA  # bytes
+    allowance = MAX_METADATA  # bytes
 
     def read(self, size: int | None = -1, /) -> bytes:
         piece = super().read(size)
@@ -196,7 +196,7 @@ class _MeteredFile(io.BytesIO):
             self.allowance -= len(piece) + PIECE
             if self.allowance < 0:
                 raise TooLarge(
-                    f"the picture has more than {MOST_METADATA:,} bytes of metadata,"
+                    f"the picture has more than {MAX_METADATA:,} bytes of metadata,"
                     " or is cut into too many pieces; save it without"
                 )
         return piece
@@ -204,8 +204,8 @@ class _MeteredFile(io.BytesIO):
 
 def _check_profiles(payload: bytes) -> None:
     """Before the file is opened, which inflates them; those behind the pixels count, too."""
-    if payload.startswith(b"\x89PNG") and payload.count(b"iCCP") > MOST_PROFILES:
-        raise TooLarge(f"the picture has more than {MOST_PROFILES} colour profiles; save it anew")
+    if payload.startswith(b"\x89PNG") and payload.count(b"iCCP") > MAX_PROFILES:
+        raise TooLarge(f"the picture has more than {MAX_PROFILES} colour profiles; save it anew")
 
 
 def _tile(picture: Image.Image) -> tuple[int, int]:
@@ -255,10 +255,10 @@ def _check_scans(picture: Image.Image, payload: bytes, opened: int) -> None:
         whole = SCAN_STARTS[picture.layers - 1]
         if payload.startswith(whole, opened - len(whole) - 2 * picture.layers - 3):
             return
-    if picture.format not in ("JPEG", "MPO") or payload.count(SCAN_STARTS[0][:2]) <= MOST_SCANS:
+    if picture.format not in ("JPEG", "MPO") or payload.count(SCAN_STARTS[0][:2]) <= MAX_SCANS:
         return
-    if sum(payload.count(start) for start in SCAN_STARTS) > MOST_SCANS:
-        raise TooLarge(f"the picture has more than {MOST_SCANS} scans; save it anew")
+    if sum(payload.count(start) for start in SCAN_STARTS) > MAX_SCANS:
+        raise TooLarge(f"the picture has more than {MAX_SCANS} scans; save it anew")
 
 
 def _unidentified(payload: bytes) -> str:

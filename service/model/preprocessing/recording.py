@@ -14,7 +14,7 @@ from service.model.preprocessing import chunks, streams
 from service.model.preprocessing.streams import FORMATS
 
 RATES = range(1_000, 384_001)  # Hz, up to those of bats; anything else is a damaged header
-MOST_CHANNELS = 8  # 7.1; a WAV can claim 1,024
+MAX_CHANNELS = 8  # 7.1; a WAV can claim 1,024
 LOUDEST = 2.0**32  # where full scale is 1; beyond any integer's, and float32 does not overflow
 BLOCK = 2**20  # samples that are decoded at a time
 VERIFIED = 2**24  # samples up to which a FLAC is decoded to its end, for its checksums: 0.3 s
@@ -110,9 +110,9 @@ def _check(file: soundfile.SoundFile, rate: int) -> None:
         raise Unreadable(f"a sample rate of {file.samplerate} Hz cannot be meant")
     if file.samplerate != rate:
         raise Unreadable("the recording changes its sample rate; send its parts by themselves")
-    if file.channels > MOST_CHANNELS:
+    if file.channels > MAX_CHANNELS:
         raise TooLarge(
-            f"the recording has {file.channels} channels; at most {MOST_CHANNELS} are taken"
+            f"the recording has {file.channels} channels; at most {MAX_CHANNELS} are taken"
         )
 
 

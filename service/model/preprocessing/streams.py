@@ -10,8 +10,8 @@ from functools import cache
 from service.errors import TooLarge, Unreadable
 
 FORMATS = "WAV, FLAC, OGG, MP3, AIFF, AU, CAF, W64 or NIST"
-MOST_PARTS = 100_000  # frames, pages or chunks: 40 minutes of an MP3, and a second of walking
-MOST_STREAMS = 100  # that follow each other in an OGG
+MAX_PARTS = 100_000  # frames, pages or chunks: 40 minutes of an MP3, and a second of walking
+MAX_STREAMS = 100  # that follow each other in an OGG
 SEARCHED = 2**16  # bytes in front of an MP3's first frame, besides tags
 # kbit/s of an MP3's frame by MPEG version; index 0 means "free" and 15 is invalid.
 BITRATES = {
@@ -32,9 +32,9 @@ def check_parts(count: int) -> None:
     Raises:
         TooLarge: it has too many parts.
     """
-    if count > MOST_PARTS:
+    if count > MAX_PARTS:
         raise TooLarge(
-            f"the recording has more than {MOST_PARTS:,} frames, pages or chunks; send it in parts"
+            f"the recording has more than {MAX_PARTS:,} frames, pages or chunks; send it in parts"
         )
 
 
@@ -161,7 +161,7 @@ def flac(payload: bytes) -> bytes:
     if len(payload) < 42:
         raise Unreadable("the FLAC is cut in its header; send the whole file")
     at = 4
-    for _ in range(MOST_PARTS):
+    for _ in range(MAX_PARTS):
         last, size = payload[at] & 0x80, int.from_bytes(payload[at + 1 : at + 4], "big")
         at += 4 + size
         if last or at + 4 > len(payload):
@@ -251,8 +251,8 @@ def ogg(payload: bytes) -> list[bytes]:
             expected[serial] = number + 1 & 2**32 - 1
             streams[-1].append((at, body, end))
         at = end
-    if len(streams) > MOST_STREAMS:
-        raise TooLarge(f"the OGG holds {len(streams)} streams; at most {MOST_STREAMS} are taken")
+    if len(streams) > MAX_STREAMS:
+        raise TooLarge(f"the OGG holds {len(streams)} streams; at most {MAX_STREAMS} are taken")
     return [_ogg_stream(payload, pages) for pages in streams]
 
 
