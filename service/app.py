@@ -1,4 +1,4 @@
-"""The BentoML service: workers and lifecycle are its, the routes are ours.
+"""The BentoML service: BentoML runs the workers, and this code answers every route.
 
 bentoml serve service.app:Sensorium
 """
@@ -34,34 +34,34 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def _meeting(settings: Settings) -> Path:
-    """The folder that the workers share; one that ends with this process, if none is set."""
+def _state_folder(settings: Settings) -> Path:
+    """The folder that the workers share: the setting's, else a temporary one."""
     if settings.state:
         return settings.state
     try:
         folder = mkdtemp(prefix="sensorium-")
     except OSError as error:
         raise OperatorError(
-            f"no temporary folder can be made: {error.strerror}; set TMPDIR or SENSORIUM_STATE"
+            f"cannot create a temporary folder: {error.strerror}; set TMPDIR or SENSORIUM_STATE"
         ) from error
-    os.environ["SENSORIUM_STATE"] = folder  # workers are started from here, and inherit it
+    os.environ["SENSORIUM_STATE"] = folder  # inherited by the workers
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
 
-# glibc gives threads heaps of their own, eight a core, and each keeps what a model left in it: of
-# models that come and go, a seventh more memory stayed. Workers are started from here, and inherit.
+# By default glibc uses up to eight heaps per core, and each keeps freed memory: loading and
+# unloading models left a seventh more memory in use. Workers inherit the variables set here.
 os.environ.setdefault("MALLOC_ARENA_MAX", "2")
-# Long texts are tokenised one by one, by our own decoders.
+# The service's own decoder threads tokenise texts, one text per thread.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 try:
     settings = read_settings()
     logs.set_up(settings.log_format)
-    meeting = _meeting(settings)
-    # A mistake of the operator's would end each worker, and BentoML start another one for ever.
+    state_folder = _state_folder(settings)
+    # Check the settings here: BentoML restarts a worker that ends over a wrong setting forever.
     check_models(settings.models)
-    open_state(meeting)
+    open_state(state_folder)
     if settings.keys:
         read_keys(settings.keys)
 except OperatorError as error:
@@ -70,17 +70,17 @@ except OperatorError as error:
 
 @cache
 def serving() -> "Worker":
-    """All that answers. Only a worker has it: it is a third of a process' start and memory."""
+    """This worker's state. Only workers build it: it is a third of a process' start and memory."""
     from service.worker import Worker
 
-    return Worker(settings, meeting)
+    return Worker(settings, state_folder)
 
 
 class Front:
-    """Every path is ours, before BentoML's routes and its middleware.
+    """ASGI application: sends HTTP requests to this service instead of BentoML's own application.
 
-    Its `/`, `/readyz` ... would shadow ours, and its deadline keeps a timer for each request until
-    it runs out, whether or not the request was answered meanwhile.
+    BentoML's `/`, `/readyz` and others shadow the service's routes. Its deadline keeps a timer per
+    request until the timer expires, even after the response.
     """
 
     def __init__(self, bentoml: "ASGIApp") -> None:
@@ -93,50 +93,51 @@ class Front:
 @bentoml.service(
     name="sensorium",
     workers=settings.workers,
-    metrics={"enabled": False},  # they count what BentoML's own routes answer: nothing
-    # Without keys, only this machine may use it, unless --host or BENTOML_HOST says otherwise.
+    metrics={"enabled": False},  # BentoML's metrics count only its own routes
+    # Without keys, only this machine has access, unless --host or BENTOML_HOST says otherwise.
     http={"host": "0.0.0.0" if settings.keys else "127.0.0.1"},
 )
 class Sensorium:
-    """One service for pictures, text and sound."""
+    """One service for images, text and audio."""
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
-    def look_at_address() -> None:
-        """Once, before there are workers: end where the port is taken, warn of an open door."""
+    def check_address() -> None:
+        """Before workers start: exit if the port is taken; warn if authentication is off."""
         context = click.get_current_context(silent=True)
         if context is None:
-            return  # no command line: the program that serves chooses its address
+            return  # no command line: the embedding program chooses the address
         host = context.params.get("host") or BentoMLContainer.http.host.get()
         port = context.params.get("port") or BentoMLContainer.http.port.get()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            with socket.socket(family) as door:
-                door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-                door.bind((host, port))
-                address = ipaddress.ip_address(door.getsockname()[0])
+            with socket.socket(family) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+                listener.bind((host, port))
+                address = ipaddress.ip_address(listener.getsockname()[0])
         except OSError as error:
             sys.exit(
-                f"cannot listen on {host}, port {port}: {error.strerror}; --port takes another"
+                f"cannot listen on {host}, port {port}: {error.strerror};"
+                " choose another port with --port"
             )
         if settings.keys is None and not address.is_loopback:
             logger.warning(
-                "ANYBODY WHO REACHES %s, PORT %d, MAY USE THIS SERVICE: SENSORIUM_KEYS is not set"
+                "AUTHENTICATION IS OFF, and the service listens on %s, port %d: set SENSORIUM_KEYS"
                 " (docs/security.md)",
                 host,
                 port,
             )
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
-    def look_at_state() -> None:
-        """Once, before there are workers: end where they could not write what is wanted."""
+    def check_state_folder() -> None:
+        """Before workers start: exit if they cannot use the state folder."""
         try:
-            check_state(meeting)
+            check_state(state_folder)
         except OperatorError as error:
             sys.exit(str(error))
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
-    def look_after_workers() -> None:
-        """In the process that starts workers."""
+    def supervise_workers() -> None:
+        """In the parent process of the workers."""
         guard_workers(settings)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
@@ -146,7 +147,7 @@ class Sensorium:
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
-        """In a worker: finish what is queued."""
+        """In a worker: finish queued work."""
         await serving().stop()
 
 

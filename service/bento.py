@@ -1,7 +1,7 @@
-"""BentoML: the parts of it, and of uvicorn below it, that this service replaces.
+"""The parts of BentoML and uvicorn that this service replaces.
 
-Each is private, or an option that BentoML does not hand on. `service.api.connections.CHECKED` names
-the versions that they were checked against.
+They are private, or options that BentoML does not expose. `service.api.connections.CHECKED` names
+the versions that this module was checked against.
 """
 
 import atexit
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_SOCKET_PATH = 107  # bytes; Linux has no room for more in an address
-KILL_SECONDS = 5.0  # after the time in which a worker ends by itself
+MAX_SOCKET_PATH = 107  # bytes, Linux's limit for the path of a Unix socket
+KILL_SECONDS = 5.0  # between a worker's latest regular exit and its SIGKILL
 
 
 def wrap_worker(wrap: "Callable[[ASGIApp], ASGIApp]", settings: Settings) -> None:
-    """In each worker: put our application before BentoML's, and our limits into uvicorn.
+    """In each worker: put our application in front of BentoML's, and our limits into uvicorn.
 
-    `add_asgi_middleware` would put it behind all of BentoML's own.
+    BentoML's public `add_asgi_middleware` runs behind all of BentoML's own middleware.
     """
     build = Service.to_asgi
 
@@ -44,14 +44,15 @@ def wrap_worker(wrap: "Callable[[ASGIApp], ASGIApp]", settings: Settings) -> Non
 
 
 def _bound_connections(settings: Settings) -> None:
-    """BentoML's worker makes its server after this, by these two names."""
+    """Replace the two names from which BentoML's worker builds its server."""
     import uvicorn
 
     try:
         from service.api.connections import Config, Server
     except (ImportError, AttributeError):
         logger.exception(
-            "uvicorn has changed: connections are not limited; install a locked version"
+            "this uvicorn version is not supported, and connections are not limited;"
+            " install the version in requirements.lock"
         )
         return
     uvicorn.Config = lambda **options: Config(settings, **options)  # type: ignore[assignment,misc]
@@ -59,12 +60,9 @@ def _bound_connections(settings: Settings) -> None:
 
 
 def guard_workers(settings: Settings) -> None:
-    """In the process that starts workers: restart them at once, end them in bounded time.
+    """In the parent process: restart workers quickly, and end them in bounded time.
 
-    Its control sockets obey whoever reaches them, so they are made where no other user does.
-
-    Raises:
-        OperatorError: there is no folder for sockets.
+    The parent's control sockets have no authentication, so they lie in a folder of this user alone.
     """
 
     class Arbiter(circus.Arbiter):
@@ -82,7 +80,7 @@ def guard_workers(settings: Settings) -> None:
 
 
 def _make_socket_folder() -> Path:
-    """A folder of this user alone, with a path that is short enough; it ends with the process."""
+    """A temporary folder of this user alone, with a path that is short enough for sockets."""
     for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/dev/shm")):
         try:
             folder = tempfile.mkdtemp(prefix="sensorium-", dir=parent)  # its mode is 0700
@@ -91,4 +89,4 @@ def _make_socket_folder() -> Path:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         if len(os.fsencode(f"{folder}/control")) <= MAX_SOCKET_PATH:
             return Path(folder)
-    sys.exit("TMPDIR: its path is too long for a socket; name a folder of at most 80 characters")
+    sys.exit("TMPDIR: the path is too long for a socket; use a path of at most 80 characters")

@@ -1,44 +1,44 @@
-"""Every failure is a sentence for the one person who can act on it.
+"""Errors: each message is a sentence for the person who can fix the cause.
 
     SensoriumError
-    ├── CallerError          the caller mends the request
-    │   ├── BadRequest         its form or its parameters
-    │   ├── Unreadable         a file that is not what it is meant to be
-    │   ├── Unsupported        a kind of file or answer that there is none of here
-    │   ├── TooLarge           beyond a limit, which the sentence names
-    │   ├── UnknownEncoding    a body that is compressed in a way that is not taken here
-    │   ├── UnknownMediaType   a body, or a part of one, of a media type that is not taken here
-    │   ├── BodyTimeout        a body that did not arrive in time
-    │   ├── Unauthenticated    no key, or none that is known here
-    │   ├── Forbidden          a key that is not good for this
-    │   ├── NotFound           no model, or no route, of that name
-    │   └── CallerGone         nobody waits for the answer
-    ├── LoadError            the caller tries again later
-    │   ├── TooManyRequests    more than one caller may ask at once, or a second
-    │   ├── QueueFull          more work waits than may wait
-    │   ├── DeadlineExceeded   the answer would have come too late
+    ├── CallerError          the client corrects the request
+    │   ├── BadRequest         the form or a parameter is wrong
+    │   ├── Unreadable         a file cannot be decoded
+    │   ├── Unsupported        the model does not support this modality or task
+    │   ├── TooLarge           the input exceeds a limit, which the message names
+    │   ├── UnknownEncoding    the body's compression is not supported
+    │   ├── UnknownMediaType   the media type of the body, or of a part, is not supported
+    │   ├── BodyTimeout        the body did not arrive in time
+    │   ├── Unauthenticated    the key is missing or unknown
+    │   ├── Forbidden          the key lacks the required scope
+    │   ├── NotFound           no such model or route
+    │   └── CallerGone         the client disconnected
+    ├── LoadError            the client tries again later
+    │   ├── TooManyRequests    the client exceeds its rate limit
+    │   ├── QueueFull          too much work is waiting
+    │   ├── DeadlineExceeded   the answer is not possible before the deadline
     │   └── NotReady           the model or the service is loading, draining or refused
-    └── OperatorError        whoever runs the service mends it
-        ├── BadModel           a model folder that cannot be served as it is
-        │   └── EncoderMissing   a head whose encoder is not loaded
-        ├── BatchFailed        the model failed on this very input
-        ├── ProviderMissing    hardware that was asked for is not there
-        └── StateUnusable      what is wanted of the models cannot be read or written
+    └── OperatorError        the operator corrects the installation
+        ├── BadModel           the model folder failed its checks
+        │   └── EncoderMissing   the encoder of a head is not loaded
+        ├── BatchFailed        the model failed on this input
+        ├── ProviderMissing    the requested hardware is missing
+        └── StateUnusable      the state folder cannot be read or written
 
-They are raised deep and plain, without HTTP; `api.problems` gives each its status and code.
+These errors know nothing of HTTP; `api.problems` maps each to its status and code.
 """
 
 
 class SensoriumError(Exception):
-    """The root of all failures that Sensorium raises on purpose."""
+    """The base of all errors that Sensorium raises on purpose."""
 
 
 class CallerError(SensoriumError):
-    """The request cannot be answered; the sentence says what to change in it."""
+    """The client must change the request; the message says how."""
 
 
 class BadRequest(CallerError):
-    """The request is not of a form that this route takes."""
+    """The request has a form or a parameter that this route does not accept."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -46,23 +46,23 @@ class BadRequest(CallerError):
 
 
 class Unreadable(CallerError):
-    """The bytes cannot be decoded as what they are meant to be."""
+    """The bytes cannot be decoded as the expected kind of file."""
 
 
 class Unsupported(CallerError):
-    """The media type, or what is asked of the model, is not offered."""
+    """The model does not support this modality or task."""
 
 
 class TooLarge(CallerError):
-    """The input is beyond one of the limits."""
+    """The input exceeds a limit."""
 
 
 class UnknownEncoding(CallerError):
-    """The body is compressed in a way that is not taken here."""
+    """The compression of the body is not supported."""
 
 
 class UnknownMediaType(CallerError):
-    """The body, or a part of it, is of a media type that is not taken here."""
+    """The media type of the body, or of a part, is not supported."""
 
 
 class BodyTimeout(CallerError):
@@ -70,23 +70,23 @@ class BodyTimeout(CallerError):
 
 
 class Unauthenticated(CallerError):
-    """The request brings no key that is known here."""
+    """The key is missing or unknown."""
 
 
 class Forbidden(CallerError):
-    """The key is known, and not good for this."""
+    """The key lacks the required scope."""
 
 
 class NotFound(CallerError):
-    """Nothing here has that name."""
+    """No such model, version or route."""
 
 
 class CallerGone(CallerError):
-    """The caller closed its connection before the answer was there."""
+    """The client disconnected before the answer was ready."""
 
 
 class LoadError(SensoriumError):
-    """The same request may succeed later: after so many seconds, where that is known."""
+    """The same request can succeed later: after `retry_after` seconds, if that is known."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -94,40 +94,40 @@ class LoadError(SensoriumError):
 
 
 class TooManyRequests(LoadError):
-    """One caller asks more at once, or more a second, than one caller may."""
+    """The client exceeds its limit of concurrent requests, or of requests per second."""
 
 
 class QueueFull(LoadError):
-    """The model's queue holds as much work as it may."""
+    """Too much work is waiting."""
 
 
 class DeadlineExceeded(LoadError):
-    """The deadline passed before the model could take the work."""
+    """The deadline passed, or passes before the answer is ready."""
 
 
 class NotReady(LoadError):
-    """The model does not serve now."""
+    """The model is loading, draining or refused."""
 
 
 class OperatorError(SensoriumError):
-    """The installation, not the request, is wrong."""
+    """The installation is wrong, not the request."""
 
 
 class BadModel(OperatorError):
-    """The model folder cannot be served as it is; the sentence names file and field."""
+    """The model folder failed a check; the message names the file and the field."""
 
 
 class EncoderMissing(BadModel):
-    """The head names an encoder that is not loaded, or that has other weights."""
+    """The encoder that a head names is not loaded, or has other weights."""
 
 
 class BatchFailed(OperatorError):
-    """The model could not compute this one sample, though it was alone in its batch."""
+    """The model failed on this sample, even in a batch of one."""
 
 
 class ProviderMissing(OperatorError):
-    """The execution provider that was asked for is not to be had on this machine."""
+    """This machine lacks the requested execution provider."""
 
 
 class StateUnusable(OperatorError):
-    """What is wanted of the models cannot be read from the state folder, or written there."""
+    """The state folder cannot be read or written."""

@@ -1,4 +1,4 @@
-"""Keys: who may use the service, and for what.
+"""API keys: which clients may use the service, and for what.
 
 python -m service.keys add NAME --scope infer
 """
@@ -20,7 +20,7 @@ from service.errors import OperatorError
 
 logger = logging.getLogger(__name__)
 
-# infer: ask the models; admin: change which there are; metrics: read the figures
+# infer: query models; admin: load, unload and route models; metrics: read /metrics
 Permission = Literal["infer", "admin", "metrics"]
 PERMISSIONS = get_args(Permission)
 
@@ -37,60 +37,60 @@ class Key:
     hash: bytes
 
 
-# Whom an unknown name is compared with, so that it takes as long to refuse as a known one.
-NOBODY = Key("", frozenset(), secrets.token_bytes(16), secrets.token_bytes(32))
+# An unknown name is compared with this key, so that its refusal takes as long as a known name's.
+DUMMY = Key("", frozenset(), secrets.token_bytes(16), secrets.token_bytes(32))
 
 
 class Keys:
-    """The keys of a file, which is read again when it has changed."""
+    """The keys of a file. The file is read again after it has changed."""
 
     def __init__(self, path: Path) -> None:
         """Raises:
-        OperatorError: the file is not there, or is not of that form.
+        OperatorError: the file is missing, or a line is malformed.
         """
         self._path = path
-        self._seen = _look(path)
+        self._seen = _fingerprint(path)
         self._keys = read_keys(path)
 
     def find(self, given: str) -> Key | None:
-        """The key that a caller has shown, `NAME.SECRET`; None where it is none of these."""
+        """The key that matches `NAME.SECRET`; None if there is none."""
         self._refresh()
         name, _, secret = given.partition(".")
-        key = self._keys.get(name, NOBODY)
+        key = self._keys.get(name, DUMMY)
         return key if hmac.compare_digest(hash_secret(secret, key.salt), key.hash) else None
 
     def _refresh(self) -> None:
-        seen = _look(self._path)
+        seen = _fingerprint(self._path)
         if seen == self._seen:
             return
         self._seen = seen
         try:
             self._keys = read_keys(self._path)
         except OperatorError as error:  # it may be half written
-            logger.error("%s; the keys from before stay valid", error)
+            logger.error("%s; the previous keys stay valid", error)
         else:
             logger.info("%s: %d keys", self._path, len(self._keys))
 
 
 def hash_secret(secret: str, salt: bytes) -> bytes:
-    """What stands in the file in place of the secret.
+    """The hash that the file stores instead of the secret: 32 bytes.
 
-    Passwords need a slow hash because they can be guessed. These are 256 random bits, which no
-    number of guesses finds, and a slow hash would let anybody keep the service busy.
+    A fast hash is enough, because a secret of 256 random bits cannot be guessed. A slow hash, as
+    for passwords, lets any client keep the service busy.
     """
     return hashlib.blake2b(secret.encode(), digest_size=32, salt=salt).digest()
 
 
 def read_keys(path: Path) -> dict[str, Key]:
-    """The keys of a file by their names; empty lines and `# ...` are passed over.
+    """The keys of a file, by name. Empty lines and lines that start with # are skipped.
 
     Raises:
-        OperatorError: the file is not there, or a line is not of that form.
+        OperatorError: the file is missing, or a line is malformed.
     """
     try:
         lines = path.read_text().splitlines()
     except (OSError, ValueError) as error:
-        raise OperatorError(f"SENSORIUM_KEYS: the file of keys cannot be read: {error}") from error
+        raise OperatorError(f"SENSORIUM_KEYS: the key file cannot be read: {error}") from error
     keys: dict[str, Key] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
@@ -100,23 +100,23 @@ def read_keys(path: Path) -> dict[str, Key]:
         except ValueError as error:
             raise OperatorError(f"{path}, line {number}: {error}") from error
         if key.name in keys:
-            raise OperatorError(f"{path}, line {number}: there is a key {key.name} already")
+            raise OperatorError(f"{path}, line {number}: duplicate key name {key.name}")
         keys[key.name] = key
     return keys
 
 
 def add_key(path: Path, name: str, scopes: Sequence[str]) -> str:
-    """Append a new key to the file, which is made where there is none; the key itself.
+    """Append a new key to the file, and return the key. A missing file is created.
 
     Raises:
-        OperatorError: the name cannot be used, or is there already; the file is not of its form.
+        OperatorError: the name is invalid or exists already, or the file is malformed.
         OSError: the file cannot be written.
     """
     if not NAME.fullmatch(name):
-        raise OperatorError(f"{name!r}: a name is 1 to 64 of A-Z, a-z, 0-9, _ and -")
+        raise OperatorError(f"{name!r}: a name has 1 to 64 of the characters A-Z, a-z, 0-9, _ -")
     path.touch(0o600)
     if name in read_keys(path):
-        raise OperatorError(f"{path} has a key {name} already; take its line out, or another name")
+        raise OperatorError(f"{path} already has a key {name}; remove its line or choose a name")
     secret, salt = secrets.token_urlsafe(32), secrets.token_bytes(16)
     line = f"{name} {','.join(scopes)} {salt.hex()} {hash_secret(secret, salt).hex()}\n"
     text = path.read_text()
@@ -126,24 +126,24 @@ def add_key(path: Path, name: str, scopes: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m service.keys", description="The service's keys.")
-    add = parser.add_subparsers(required=True).add_parser("add", help="make a key and print it")
-    add.add_argument("name", help="whose it is; the log tells it")
+    parser = argparse.ArgumentParser("python -m service.keys", description="Manage API keys.")
+    add = parser.add_subparsers(required=True).add_parser("add", help="create a key and print it")
+    add.add_argument("name", help="name of the client; the access log shows it")
     add.add_argument(
         "--scope",
         action="append",
         choices=PERMISSIONS,
-        help="what it is good for; may be repeated (default: infer)",
+        help="a permission of the key; may be repeated (default: infer)",
     )
     add.add_argument(
         "--file",
         type=Path,
         default=os.environ.get("SENSORIUM_KEYS"),
-        help="the file of keys (default: SENSORIUM_KEYS)",
+        help="the key file (default: SENSORIUM_KEYS)",
     )
     asked = parser.parse_args(arguments)
     if asked.file is None:
-        parser.error("say --file, or set SENSORIUM_KEYS")
+        parser.error("give --file, or set SENSORIUM_KEYS")
     try:
         print(add_key(asked.file, asked.name, asked.scope or ["infer"]))
     except (OperatorError, OSError) as error:
@@ -152,22 +152,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parse(line: str) -> Key:
     """Raises:
-    ValueError: the line is not of the form; the sentence does not repeat it.
+    ValueError: the line is malformed; the message does not quote it.
     """
     parts = line.split()
     if len(parts) != 4 or not NAME.fullmatch(parts[0]):
-        raise ValueError("it must be NAME SCOPE,SCOPE SALT HASH")
+        raise ValueError("expected NAME SCOPE,SCOPE SALT HASH")
     name, scopes, salt, digest = parts
     if unknown := set(scopes.split(",")) - set(PERMISSIONS):
-        raise ValueError(f"there is no scope {min(unknown)}; there are: {', '.join(PERMISSIONS)}")
+        raise ValueError(f"unknown scope {min(unknown)}; the scopes are {', '.join(PERMISSIONS)}")
     key = Key(name, frozenset(scopes.split(",")), bytes.fromhex(salt), bytes.fromhex(digest))
     if (len(key.salt), len(key.hash)) != (16, 32):
-        raise ValueError("the salt has 32 digits and the hash 64")
+        raise ValueError("the salt must have 32 digits and the hash 64")
     return key
 
 
-def _look(path: Path) -> tuple[int, int, int] | None:
-    """What changes when the file does; None where there is none. Takes a microsecond."""
+def _fingerprint(path: Path) -> tuple[int, int, int] | None:
+    """Inode, size and time of the file; None if it is missing. Takes a microsecond."""
     try:
         found = path.stat()
     except OSError:

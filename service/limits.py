@@ -1,4 +1,4 @@
-"""Limits: how many cores there really are, and how large an input may be."""
+"""Limits: how many cores this process can use, and how large an input can be."""
 
 import os
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, slots=True)
 class InputLimits:
-    """What one item may cost before it reaches a model; decoders refuse what is beyond."""
+    """The size limits of one item. Decoders refuse larger items."""
 
     pixels: int = 64 * 2**20  # width times height, as the file's header declares them
-    seconds: float = 600.0  # of sound
+    seconds: float = 600.0  # of audio
     text_bytes: int = 100_000
 
 
@@ -22,16 +22,15 @@ def affinity() -> set[int]:
     return os.sched_getaffinity(0) if affine else set(range(os.cpu_count() or 1))
 
 
-# Read once, by the thread that starts: later a thread may keep to one core, and those that it
-# starts would take that for all.
+# Read once, by the main thread: a pinned thread, and the threads that it starts, see one core.
 AFFINITY = frozenset(affinity())
 
 
 def core_budget(cgroup: Path = CGROUP) -> int:
-    """The whole cores that this process may use: its affinity, and its cgroup's quota if smaller.
+    """The number of whole cores that this process can use: its affinity or, if smaller, its quota.
 
-    A container that is limited to two cores on a host of sixty-four sees sixty-four in
-    `os.cpu_count()`, and thirty-two threads for each core make everything slow.
+    `os.cpu_count()` ignores the quota: a container with two cores on a host with 64 sees 64, and
+    32 threads per core slow everything down.
     """
     cores = len(AFFINITY)
     quota = _cgroup_quota(cgroup)
@@ -39,13 +38,13 @@ def core_budget(cgroup: Path = CGROUP) -> int:
 
 
 def has_all_its_cores(cgroup: Path = CGROUP) -> bool:
-    """Whether no quota keeps this process from all cores of its affinity at once."""
+    """Whether the CPU quota allows all cores of the affinity at the same time."""
     quota = _cgroup_quota(cgroup)
     return quota is None or quota >= len(AFFINITY)
 
 
 def _cgroup_quota(cgroup: Path) -> float | None:
-    """CPU seconds granted a second, by cgroup version 2 or 1; None where there is no limit."""
+    """CPU seconds per second that cgroup version 2 or 1 grants; None without a limit."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Logs: every line of the process as text, or as one JSON object."""
+"""Logs: one line per record, as text or as a JSON object."""
 
 import logging
 from collections.abc import Mapping
@@ -11,10 +11,7 @@ from service.settings import LogFormat
 
 
 def set_up(form: LogFormat) -> None:
-    """Let `service` tell what it does, in the form that was asked for.
-
-    BentoML has given the root logger a handler, which it shares with its own loggers.
-    """
+    """Log at level INFO in this format, through the handlers that BentoML has set up."""
     logging.getLogger("service").setLevel(logging.INFO)
     if form is LogFormat.JSON:
         for handler in logging.getLogger().handlers:
@@ -22,7 +19,7 @@ def set_up(form: LogFormat) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as a line of JSON; one that has named arguments, as these."""
+    """A record as a line of JSON. Named arguments become fields in place of the message."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {

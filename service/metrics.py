@@ -1,4 +1,4 @@
-"""Every series that Sensorium exports, with its help text, in one table."""
+"""Metrics: every exported series with its help text, in one table."""
 
 import os
 import time
@@ -23,13 +23,13 @@ from prometheus_client import (
 )
 from prometheus_client.samples import Sample
 
-# Where workers share their series, each value asks at each change in which process it is, in case
-# it was forked. A worker is a process of its own from the start.
+# With several workers, prometheus-client asks for the process id at each change, in case of a fork.
+# Workers do not fork, so a constant saves that call.
 PID = os.getpid()
 if values.ValueClass is not values.MutexValue:
     values.ValueClass = values.MultiProcessValue(lambda: PID)  # type: ignore[no-untyped-call]
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # of each series when it began
+disable_created_metrics()  # type: ignore[no-untyped-call]  # one timestamp per series
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 MODEL = ("model", "version")
@@ -41,14 +41,14 @@ SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 STAGES = ("decode", "queue", "infer", "interpret", "total", "failed")
 STAGE = Histogram(
     "sensorium_stage_seconds",
-    "Time one item spent in a stage: decode, queue, infer, interpret; total is the whole way,"
-    " failed the whole way of one that ended without an answer.",
+    "Time of one item in a stage: decode, queue, infer, interpret; total is the whole way,"
+    " failed the whole way of an item without an answer.",
     (*MODEL, "stage"),
     buckets=SECONDS,
 )
 BATCH_ITEMS = Histogram("sensorium_batch_items", "Items in a batch.", MODEL, buckets=ITEMS)
 BATCH_COST = Histogram(
-    "sensorium_batch_cost", "Cost of a batch: items times the costliest.", MODEL, buckets=COSTS
+    "sensorium_batch_cost", "Items of a batch times its highest cost.", MODEL, buckets=COSTS
 )
 BATCH_PADDING = Histogram(
     "sensorium_batch_padding_ratio",
@@ -58,13 +58,13 @@ BATCH_PADDING = Histogram(
 )
 BATCHES = Counter(
     "sensorium_batches",
-    "Batches by why they hold no more: full, shared (lanes were idle), cost, time, unlike (the rest"
-    " differs too much in length), idle (all that waited).",
+    "Batches by the reason why they are not larger: full, shared (lanes were idle), cost, time,"
+    " unlike (other items differ too much in length), idle (the queue was empty).",
     (*MODEL, "reason"),
 )
 RUN = Summary(
     "sensorium_run_seconds",
-    "Time in which the graph computed a batch, by its items.",
+    "Time of one run of the graph, by the number of items in the batch.",
     (*MODEL, "items"),
 )
 LAST_RUN = Gauge(
@@ -74,25 +74,25 @@ LAST_RUN = Gauge(
     multiprocess_mode="max",
 )
 BATCH_FAILURES = Counter(
-    "sensorium_batch_failures", "Runs of a batch that failed and were retried by halves.", MODEL
+    "sensorium_batch_failures", "Failed runs of a batch, retried in halves.", MODEL
 )
 ITEMS_DONE = Counter(
-    "sensorium_items", "Items by outcome: ok, or the code of their problem.", (*MODEL, "outcome")
+    "sensorium_items", "Items by outcome: ok, or a problem code.", (*MODEL, "outcome")
 )
 SHADOWED = Counter(
     "sensorium_shadow_items",
-    "Copies of items that a shadow got: agree, differ, failed, or skipped because it was busy.",
+    "Items copied to a shadow: agree, differ, failed, or skipped because it was busy.",
     (*MODEL, "outcome"),
 )
 CACHE_LOOKUP = Summary(
     "sensorium_cache_lookup_seconds",
-    "Time to look for a file in the cache, by what came of it: hit, miss.",
+    "Time of a cache lookup, by its result: hit, miss.",
     (*MODEL, "outcome"),
 )
 REQUESTS = Counter(
     "sensorium_requests",
-    "Requests by route, method and status. Without a route it is other; without a response its"
-    " status is 0.",
+    "Requests by route, method and status. An unknown route is other. The status is 0 if the client"
+    " disconnected before its response.",
     ("route", "method", "status"),
 )
 REQUEST = Histogram(
@@ -102,7 +102,7 @@ REQUEST = Histogram(
     buckets=SECONDS,
 )
 REFUSED = Counter(
-    "sensorium_rejections", "Requests that were answered with a problem, by its code.", ("code",)
+    "sensorium_rejections", "Requests answered with a problem, by its code.", ("code",)
 )
 DROPPED = Counter(
     "sensorium_dropped_items",
@@ -113,39 +113,39 @@ WAITING = Gauge(
     "sensorium_queue_items", "Items waiting for a batch.", MODEL, multiprocess_mode="livesum"
 )
 RUNNING = Gauge(
-    "sensorium_in_flight_items", "Items in batches that run.", MODEL, multiprocess_mode="livesum"
+    "sensorium_in_flight_items", "Items in running batches.", MODEL, multiprocess_mode="livesum"
 )
 BACKLOG = Gauge(
     "sensorium_backlog_seconds",
-    "Seconds that a request which comes now should wait.",
+    "Estimated wait of a request arriving now, in seconds.",
     MODEL,
     multiprocess_mode="livemax",
 )
 STATE = Gauge(
     "sensorium_model_state",
-    "Workers in which the model is in this state: loading, ready, failed.",
+    "Workers in which a model is in this state: loading, ready, failed.",
     (*MODEL, "state"),
     multiprocess_mode="livesum",
 )
 PROVIDER_MISSING = Gauge(
     "sensorium_provider_missing",
-    "1 where the execution provider that was asked for is not to be had.",
+    "1 if the requested execution provider is missing.",
     ("provider",),
     multiprocess_mode="livemax",
 )
 BUILD = Gauge(
     "sensorium_build_info",
-    "1, with the versions that are running.",
+    "1, with the running versions as labels.",
     ("version", "bentoml", "onnxruntime", "provider"),
     multiprocess_mode="livemax",
 )
 
 
-_forgotten: set[tuple[str, str]] = set()  # models whose series are not shown any more
+_forgotten: set[tuple[str, str]] = set()  # unloaded models, with hidden series
 
 
 def forget_model(name: str, version: str) -> None:
-    """Show no series of a model that is gone; where workers share series, none can be removed."""
+    """Hide the series of an unloaded model. With several workers, a series cannot be removed."""
     _forgotten.add((name, version))
 
 
@@ -154,7 +154,7 @@ request_seconds_of = cache(REQUEST.labels)  # route
 
 
 class ModelSeries:
-    """The series of one model, its labels bound once."""
+    """The series of one model, with its labels bound once."""
 
     def __init__(self, model: str, version: int) -> None:
         self.name = f"{model} version {version}"
@@ -178,7 +178,7 @@ class ModelSeries:
         self._stages[stage].observe(seconds)
 
     def released(self, reason: str, costs: Sequence[int]) -> None:
-        """A batch left the queue, for this reason; its items' costs."""
+        """Record a batch that left the queue: why it is not larger, and the costs of its items."""
         cost = len(costs) * max(costs)
         self._batches(reason).inc()
         self._batch_items.observe(len(costs))
@@ -186,7 +186,7 @@ class ModelSeries:
         self._batch_padding.observe(1 - sum(costs) / cost)
 
     def ran(self, items: int, seconds: float) -> None:
-        """The graph has computed a batch of so many items."""
+        """Record one run of the graph."""
         self._runs(items).observe(seconds)
         self._last_run.set(time.time())
 
@@ -210,25 +210,25 @@ class ModelSeries:
         SHADOWED.labels(*self._labels, outcome).inc()
 
     def looked_up(self, outcome: str, seconds: float) -> None:
-        """A file was looked for in the cache."""
+        """Record a cache lookup."""
         self._lookups(outcome).observe(seconds)
 
     def state(self, states: Collection[str]) -> None:
-        """None of them where it is unloaded; two where it serves and its successor failed."""
+        """Set the model's states: none if unloaded, two if it serves and its new folder failed."""
         for known in ("loading", "ready", "failed"):
             STATE.labels(*self._labels, known).set(float(known in states))
 
 
 def use_one_process() -> None:
-    """The only worker keeps its series in memory, where others need not find them.
+    """Keep series in memory instead of shared files; call it before the first series exists.
 
-    To be called before there is a series. Short texts get a hundredth more answers so.
+    A single worker answers 1% more short texts this way.
     """
     values.ValueClass = values.MutexValue
 
 
 def render() -> bytes:
-    """All series in Prometheus' text format, summed over the workers where there are several."""
+    """All series in Prometheus' text format, summed over all workers."""
     return generate_latest(_Shown(_registry()))
 
 
@@ -238,7 +238,7 @@ def samples() -> Iterator[Sample]:
 
 
 class _Shown:
-    """A registry without the series of models that are gone."""
+    """A registry without the series of unloaded models."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -265,7 +265,7 @@ def _registry() -> CollectorRegistry:
 
 
 class _Workers(multiprocess.MultiProcessCollector):
-    """All workers' files; one that is being created, or was never written to, is empty."""
+    """The files of all workers. Files that are just being created are empty and skipped."""
 
     def collect(self) -> Iterable[Metric]:
         files = [str(file) for file in Path(self._path).glob("*.db") if _size(file)]
@@ -274,14 +274,14 @@ class _Workers(multiprocess.MultiProcessCollector):
 
 
 def _size(file: Path) -> int:
-    """Bytes; none of a file that another worker has just removed."""
+    """Bytes; 0 if another worker has just removed the file."""
     with suppress(FileNotFoundError):
         return file.stat().st_size
     return 0
 
 
 def _forget_the_dead(folder: Path) -> None:
-    """Remove the gauges of workers that were killed, which cannot. Other workers do it as well."""
+    """Remove the gauges of killed workers. Several workers can do this at the same time."""
     for file in folder.glob("gauge_live*_*.db"):
         pid = file.stem.rpartition("_")[2]
         if _is_dead(pid):
@@ -293,6 +293,6 @@ def _is_dead(pid: str) -> bool:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
-    except (ValueError, OverflowError, PermissionError):  # not ours
+    except (ValueError, OverflowError, PermissionError):  # not a worker of this service
         pass
     return False

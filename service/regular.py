@@ -1,4 +1,4 @@
-"""Regular files: read whole and within a size; a pipe, a device or a socket is refused at once."""
+"""Regular files: read whole, up to a size; pipes, devices and sockets are refused immediately."""
 
 import hashlib
 import os
@@ -12,23 +12,24 @@ def read_regular(path: Path, most_bytes: int, *, sealed: bool = False) -> bytes:
     """The content of one file of a model folder.
 
     Args:
-        sealed: refuse symbolic links, and files that have several names, too.
+        sealed: also refuse symbolic links and files with several hard links.
 
     Raises:
-        BadModel: it is not there, not a regular file, too large, or changed while it was read.
+        BadModel: it is missing, not a regular file, too large, or changed while it was read.
     """
     if sealed and path.is_symlink():
-        raise BadModel(f"{path}: is a symbolic link; put the file itself there")
-    flags = os.O_RDONLY | os.O_NONBLOCK | (os.O_NOFOLLOW if sealed else 0)  # waits for no writer
+        raise BadModel(f"{path}: is a symbolic link; replace it by the file itself")
+    # Without O_NONBLOCK, opening a pipe waits for its writer.
+    flags = os.O_RDONLY | os.O_NONBLOCK | (os.O_NOFOLLOW if sealed else 0)
     try:
         with open(os.open(path, flags), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise BadModel(f"{path}: not a regular file")
             if sealed and found.st_nlink != 1:
-                raise BadModel(f"{path}: has {found.st_nlink} hard links; put a copy there")
+                raise BadModel(f"{path}: has {found.st_nlink} hard links; replace it by a copy")
             if found.st_size > most_bytes:
-                raise BadModel(f"{path}: {found.st_size:,} bytes; at most {most_bytes:,} are read")
+                raise BadModel(f"{path}: {found.st_size:,} bytes; the limit is {most_bytes:,}")
             content = file.read(found.st_size + 1)
     except OSError as error:
         raise BadModel(f"{path}: cannot be read: {error.strerror}") from error

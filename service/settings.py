@@ -1,4 +1,4 @@
-"""What an operator may change, each setting by an environment variable `SENSORIUM_<NAME>`."""
+"""Settings: an operator sets each one with an environment variable `SENSORIUM_<NAME>`."""
 
 import os
 import re
@@ -24,14 +24,14 @@ from service.limits import AFFINITY, InputLimits, core_budget, has_all_its_cores
 
 INPUT = InputLimits()
 PREFIX = "SENSORIUM_"
-# Not the service's, but in its environment: the client's key, the load test's settings, and what
-# Kubernetes tells of every Service whose name begins with sensorium.
+# Other programs' variables with this prefix: the client's key, the settings of the load test, and
+# those that Kubernetes sets for every Service with a name that begins with sensorium.
 FOREIGN = re.compile(r"API_KEY|LOAD_\w+|(\w+_)?(SERVICE_HOST|SERVICE_PORT|PORT)(_\w+)?")
 MAX_TIMEOUT_MS = 100_000
 
 
 class Provider(StrEnum):
-    """Where models run. `auto` takes the best there is; the others insist."""
+    """The execution provider. `auto` takes the best available; the others are required."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -40,7 +40,7 @@ class Provider(StrEnum):
 
 
 class Precision(StrEnum):
-    """Which of a model's graphs runs. `auto` takes the first; the others prefer theirs."""
+    """The preferred graph of a model. `auto` takes the first."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -49,7 +49,7 @@ class Precision(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """How a line of the log looks."""
+    """The format of the log."""
 
     TEXT = "text"
     JSON = "json"
@@ -60,16 +60,16 @@ def _split(given: object) -> object:
 
 
 def _pair(given: object) -> object:
-    """`image/classify=NAME,text/embed=OTHER`, as a mapping."""
+    """The mapping in `image/classify=NAME,text/embed=OTHER`."""
     if not isinstance(given, str):
         return given
     pairs = [pair.partition("=") for pair in given.replace(",", " ").split()]
     if not all(name for _, _, name in pairs):
-        raise ValueError("write KIND/TASK=MODEL, with commas between")
+        raise ValueError("write KIND/TASK=MODEL, separated by commas")
     return {use: name for use, _, name in pairs}
 
 
-# What a request that names no model asks for
+# The modality and task of a request that names no model
 Use = Annotated[
     str,
     Field(pattern=r"^(image|text|audio|multimodal)/(classify|embed)$|^(image|text|audio)/preview$"),
@@ -78,88 +78,92 @@ Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 
 
 class Settings(BaseSettings):
-    """The settings of one service process; 0 lanes or threads: by this machine's cores."""
+    """The settings of one process. 0 lanes or threads means: chosen by this machine's cores."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, allow_inf_nan=False)
 
     models: Path = Field(Path("models"), description="The folder of model folders.")
     required_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
-        (), description="Models, with commas between, without which the service is not ready."
+        (), description="Models, separated by commas; /readyz is 503 without them."
     )
     default_models: Annotated[dict[Use, str], NoDecode, BeforeValidator(_pair)] = Field(
         {},
-        description="The models of requests that name none: image/classify=NAME, with commas"
-        " between. What PUT /v2/repository/defaults sets goes before.",
+        description="The models of requests that name none: image/classify=NAME, separated by"
+        " commas. PUT /v2/repository/defaults overrides them.",
     )
-    provider: Provider = Field(Provider.AUTO, description="Where models run.")
-    precision: Precision = Field(Precision.AUTO, description="Which of a model's graphs runs.")
+    provider: Provider = Field(Provider.AUTO, description="The execution provider.")
+    precision: Precision = Field(Precision.AUTO, description="The preferred graph of a model.")
     workers: PositiveInt = Field(1, description="Server processes, each with a copy of the models.")
-    lanes: NonNegativeInt = Field(0, description="Batches in flight per model.")
+    lanes: NonNegativeInt = Field(
+        0, description="Batches of one model in progress at the same time."
+    )
     threads: NonNegativeInt = Field(0, description="onnxruntime's threads for one batch.")
     exclusive_threads: NonNegativeInt = Field(
-        0, description="The same for a batch that had no other beside it for 50 ms."
+        0, description="Threads for a single item while no other arrived for 50 ms."
     )
     pin_lanes: bool = Field(
         True,
-        description="Whether lanes, and the threads of a batch that is alone, keep to a core each.",
+        description="Pins lanes, the threads of an exclusive run, and the event loop to cores.",
     )
     decode_threads: NonNegativeInt = Field(0, description="Threads that decode files.")
-    max_queue: PositiveInt = Field(512, description="Items that may wait for one model.")
+    max_queue: PositiveInt = Field(512, description="Items that can wait for one model.")
     max_wait_ms: PositiveInt = Field(
-        750, description="A request that would wait longer is refused at once."
+        750, description="Requests with a longer expected wait are refused immediately."
     )
     max_body_bytes: PositiveInt = Field(64 * 2**20, description="Bytes of one request's body.")
     body_seconds: PositiveFloat = Field(
-        20.0, description="Seconds within which a request's body must arrive."
+        20.0, description="Seconds until a request's body must be complete."
     )
     max_held_bytes: PositiveInt = Field(
-        512 * 2**20, description="Bytes of the bodies of all requests that are being answered."
+        512 * 2**20, description="Bytes of the bodies of all requests in progress."
     )
     max_items: PositiveInt = Field(256, description="Items in one request.")
-    max_pixels: PositiveInt = Field(INPUT.pixels, description="Pixels of one picture.")
-    max_audio_seconds: PositiveFloat = Field(INPUT.seconds, description="Seconds of one recording.")
+    max_pixels: PositiveInt = Field(INPUT.pixels, description="Pixels of one image.")
+    max_audio_seconds: PositiveFloat = Field(
+        INPUT.seconds, description="Seconds of one audio file."
+    )
     max_text_bytes: PositiveInt = Field(INPUT.text_bytes, description="Bytes of one text.")
     cache_bytes: NonNegativeInt = Field(
-        0, description="Bytes in which one worker keeps what it computed of files; 0: none."
+        0, description="Bytes of one worker's result cache; 0: no cache."
     )
     timeout_ms: PositiveInt = Field(
-        30_000, le=MAX_TIMEOUT_MS, description="Deadline of a request that brings no X-Timeout-Ms."
+        30_000, le=MAX_TIMEOUT_MS, description="Deadline of requests without X-Timeout-Ms."
     )
     stuck_seconds: PositiveFloat = Field(
         8.0,
-        description="A batch that takes longer is given up, and its lane replaced;"
-        " one of a slow model only after five times what is expected of it.",
+        description="A batch that takes longer is abandoned and its lane replaced;"
+        " for slow models, only after five times the expected time.",
     )
     drain_seconds: PositiveFloat = Field(
-        10.0, description="How long queued work may take to finish at shutdown."
+        10.0, description="Seconds for queued work to finish at shutdown."
     )
     stop_seconds: PositiveFloat = Field(
-        30.0, description="Seconds that requests under way may take to finish at shutdown."
+        30.0, description="Seconds for requests in flight to finish at shutdown."
     )
     stall_seconds: PositiveFloat = Field(
-        20.0, description="A connection whose client makes no progress for so long is closed."
+        20.0, description="Seconds without progress until a connection is closed."
     )
-    keys: Path | None = Field(None, description="The file of API keys; without one, none is asked.")
+    keys: Path | None = Field(
+        None, description="The file of API keys; authentication is off without it."
+    )
     client_concurrency: NonNegativeInt = Field(
-        0, description="Requests that one caller may have inside one worker at once; 0: any number."
+        0, description="Requests of one client in progress, per worker; 0: unlimited."
     )
     client_rate: NonNegativeFloat = Field(
-        0.0, description="Requests a second that one worker takes from one caller; 0: any number."
+        0.0, description="Requests per second of one client, per worker; 0: unlimited."
     )
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)] = Field(
-        (), description="Origins, with commas between, whose pages may ask; * for all."
+        (), description="Origins whose pages may send requests, separated by commas; * for all."
     )
-    log_format: LogFormat = Field(LogFormat.TEXT, description="How a line of the log looks.")
+    log_format: LogFormat = Field(LogFormat.TEXT, description="Format of the log.")
     log_share: float = Field(
-        0.0, ge=0, le=1, description="Share of requests that get a line in the log; 1: all."
+        0.0, ge=0, le=1, description="Share of requests in the access log; 1: all."
     )
     state: Path | None = Field(
-        None,
-        description="The folder that keeps what is wanted of the models;"
-        " without one, it is forgotten when the server ends.",
+        None, description="The folder that keeps management changes across restarts."
     )
     model_poll_seconds: NonNegativeFloat = Field(
-        0.0, description="How often to look for new model folders; 0: only when told to."
+        0.0, description="Seconds between two checks for changed model folders; 0: never."
     )
 
     @property
@@ -168,12 +172,12 @@ class Settings(BaseSettings):
 
     @property
     def longest_stop_seconds(self) -> float:
-        """When a worker that was told to end exits, whatever it still does."""
+        """Seconds after a signal to end until a worker exits, even with work left."""
         return self.stop_seconds + self.drain_seconds + 5
 
     @property
     def window(self) -> int:
-        """Items of one request that are asked for at once: half a queue, for others may come."""
+        """Items of one request in progress: half a queue, so that other requests fit in."""
         return max(1, self.max_queue // 2)
 
     @cached_property
@@ -182,12 +186,12 @@ class Settings(BaseSettings):
 
     @property
     def lanes_per_model(self) -> int:
-        """Two where the cores allow it: while one batch is answered, the next one computes."""
+        """Two if the cores allow it: while one batch is answered, the next one computes."""
         return self.lanes or min(2, self.cores_per_worker)
 
     @property
     def threads_per_lane(self) -> int:
-        """So that workers x lanes x threads are the cores that there really are."""
+        """Workers x lanes x threads equals the usable cores."""
         return self.threads or max(1, self.cores_per_worker // self.lanes_per_model)
 
     @property
@@ -196,21 +200,21 @@ class Settings(BaseSettings):
 
     @property
     def owns_cores(self) -> bool:
-        """Whether threads may keep to cores: neither other workers nor a quota divide them."""
+        """Whether threads can be pinned: no other worker and no quota shares the cores."""
         able = self.pin_lanes and hasattr(os, "sched_setaffinity")
         return able and self.workers == 1 and has_all_its_cores()
 
     @property
     def one_lane_per_core(self) -> bool:
-        """Whether lanes keep to cores; where they are fewer or more, the kernel moves them."""
+        """Whether each lane is pinned to a core of its own."""
         lanes = self.lanes_per_model
         return self.owns_cores and self.threads_per_lane == 1 and lanes == len(AFFINITY)
 
     @property
     def exclusive_cores(self) -> tuple[int, ...]:
-        """A core for each thread of a batch that is alone; none where the kernel places them.
+        """A core for each thread of an exclusive run; empty if the kernel places them.
 
-        Fewer threads than cores are left to it: it knows which cores are two halves of one.
+        The kernel places fewer threads than cores, because it knows which cores are hyperthreads.
         """
         cores, threads = tuple(sorted(AFFINITY)), self.threads_exclusive
         return cores if self.owns_cores and self.threads_per_lane < threads == len(cores) else ()
@@ -221,10 +225,10 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """The settings of this process's environment, all of whose `SENSORIUM_*` are known.
+    """The settings from this process's environment.
 
     Raises:
-        OperatorError: one is no setting, or has a value that cannot be.
+        OperatorError: a `SENSORIUM_*` variable is unknown, or has an invalid value.
     """
     for variable in os.environ:
         name = variable.upper().removeprefix(PREFIX)
@@ -240,10 +244,10 @@ def read_settings() -> Settings:
 
 def check_models(folder: Path) -> None:
     """Raises:
-    OperatorError: there is no such folder, or it cannot be read.
+    OperatorError: the folder is missing or cannot be read.
     """
     if not folder.is_dir():
-        raise OperatorError(f"{PREFIX}MODELS: there is no folder {folder}")
+        raise OperatorError(f"{PREFIX}MODELS: no such folder: {folder}")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise OperatorError(f"{PREFIX}MODELS: {folder} cannot be read: permission denied")
 
@@ -251,5 +255,5 @@ def check_models(folder: Path) -> None:
 def _check_known(variable: str, name: str) -> None:
     if name not in Settings.model_fields:
         near = get_close_matches(name, Settings.model_fields, 1)
-        hint = "".join(f" ({PREFIX}{known.upper()} is)" for known in near)
-        raise OperatorError(f"{variable} is no setting{hint}; docs/reference.md lists them")
+        hint = "".join(f" (did you mean {PREFIX}{known.upper()}?)" for known in near)
+        raise OperatorError(f"{variable} is not a setting{hint}; docs/reference.md lists them")

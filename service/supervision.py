@@ -13,11 +13,11 @@ from service.errors import OperatorError
 logger = logging.getLogger(__name__)
 
 PAUSE = 1.0  # seconds before the first restart; each further pause is twice as long
-LONGEST_PAUSE = 30.0  # seconds; work that lasted longer than this starts with PAUSE again
+LONGEST_PAUSE = 30.0  # seconds; after work that lasted longer, the pause is PAUSE again
 
-STARTER = "_SENSORIUM_STARTER"  # the variable in which workers find the process that starts them
+STARTER = "_SENSORIUM_STARTER"  # environment variable: the process id of the workers' parent
 
-_detached: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
+_detached: set[asyncio.Task[None]] = set()  # the event loop holds only weak references to tasks
 
 
 def supervise(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
@@ -46,7 +46,7 @@ async def _restart(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> 
 
 
 def detach(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Run `work` once in the background, whether or not anything awaits it; log a failure."""
+    """Run `work` once in the background and log a failure, even if nothing awaits the task."""
     task = asyncio.create_task(work, name=name)
     _detached.add(task)
     task.add_done_callback(_settle)
@@ -60,6 +60,6 @@ def _settle(task: asyncio.Task[None]) -> None:
 
 
 def end_worker(reason: str) -> None:
-    """End this process with one sentence: its work is drained, and BentoML starts another."""
+    """Log the reason and shut this process down. Queued work is drained; BentoML starts another."""
     logger.critical("this worker ends: %s", reason)
     os.kill(os.getpid(), signal.SIGTERM)

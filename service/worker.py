@@ -1,4 +1,4 @@
-"""Serving: all that one worker has, and its life from the first model to the last answer."""
+"""Worker: everything that one worker process owns, from its start to its last response."""
 
 import gc
 import logging
@@ -22,33 +22,32 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """The routes, with the models behind them: `app` answers."""
+    """The models and background tasks of this process, and `app`, which answers requests."""
 
-    def __init__(self, settings: Settings, meeting: Path) -> None:
+    def __init__(self, settings: Settings, state_folder: Path) -> None:
         """Args:
-            meeting: the folder where workers find each other.
+            state_folder: the folder that all workers share.
 
         Raises:
-            OperatorError: a file or a folder that the settings name cannot be used.
+            OperatorError: a file or folder of the settings cannot be used.
         """
         if settings.workers == 1:
             metrics.use_one_process()
-        # Lanes and decoders are the threads here. BLAS would start its own for each small product,
-        # and they spin: the spectrogram of a second of sound took twice the CPU time.
+        # BLAS threads spin: with them, the spectrogram of one second took twice the CPU time.
         threadpool_limits(1, user_api="blas")
         self._settings = settings
-        self._context = build_context(settings, meeting)
+        self._context = build_context(settings, state_folder)
         api = build_api()
         api.state.sensorium = self._context
         self.app = build_app(api, settings)
 
     async def start(self) -> None:
-        """Load in the background: the process lives, and says itself when it is ready.
+        """Load the models in the background, and start the supervised tasks.
 
-        One worker of several takes no connection before it can answer: the others do meanwhile.
+        With several workers, wait until the models are loaded: the other workers answer meanwhile.
         """
-        # Modules stay as they are. A full collection would go through them, 60 to 100 ms in which
-        # nothing is answered; models come later, for they may go again.
+        # Frozen objects, here all modules, are skipped by full collections. Without this, each one
+        # stops the event loop for 60 to 100 ms. Models are loaded later and can be collected.
         gc.freeze()
         answer_here()
         provider = _announce_provider(self._settings)
@@ -57,8 +56,8 @@ class Worker:
         loading = supervise("loading the models", workers.open)
         self._tasks = [
             loading,
-            supervise("watching lanes and decoders", self._context.watch.run),
-            supervise("attending to the other workers", workers.attend),
+            supervise("the watchdog", self._context.watch.run),
+            supervise("the control channel", workers.attend),
         ]
         if seconds := self._settings.model_poll_seconds:
             following = supervise("polling the models folder", partial(workers.follow, seconds))
@@ -67,7 +66,7 @@ class Worker:
             await loading
 
     async def stop(self) -> None:
-        """Finish what is queued."""
+        """Finish queued work and end the background tasks."""
         CORES.answered_by(None)
         for task in self._tasks:
             task.cancel()
@@ -77,7 +76,7 @@ class Worker:
 
 
 def _announce_provider(settings: Settings) -> str:
-    """The provider that models run on; one that was asked for and is missing is loud."""
+    """Log the execution provider, and return its name for the build metric."""
     try:
         provider = choose_provider(settings.provider)
     except ProviderMissing as error:

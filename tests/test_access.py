@@ -170,13 +170,13 @@ def test_a_line_is_added_after_one_that_somebody_left_unfinished(key_file: Path)
 
 @pytest.mark.parametrize("name", ["", "a b", "a.b", "ä", "x" * 65, "a\nb"])
 def test_a_name_has_no_signs_that_the_file_needs(key_file: Path, name: str) -> None:
-    with pytest.raises(OperatorError, match="a name is"):
+    with pytest.raises(OperatorError, match="a name has"):
         add_key(key_file, name, ["infer"])
 
 
 def test_a_name_is_given_once(key_file: Path) -> None:
     add_key(key_file, "alice", ["infer"])
-    with pytest.raises(OperatorError, match="has a key alice already"):
+    with pytest.raises(OperatorError, match="already has a key alice"):
         add_key(key_file, "alice", ["infer"])
 
 
@@ -184,7 +184,10 @@ def test_a_name_is_given_once(key_file: Path) -> None:
     ("line", "words"),
     [
         ("alice infer", "NAME SCOPE,SCOPE SALT HASH"),
-        (f"alice root {'0' * 32} {'0' * 64}", "no scope root; there are: infer, admin, metrics"),
+        (
+            f"alice root {'0' * 32} {'0' * 64}",
+            "unknown scope root; the scopes are infer, admin, metrics",
+        ),
         (f"alice infer {'0' * 30} {'0' * 64}", "32 digits"),
         (f"alice infer {'x' * 32} {'0' * 64}", "hex"),
     ],
@@ -277,7 +280,7 @@ def test_callers_that_are_gone_are_forgotten() -> None:
     rate = Rate(5)
     for number in range(10_000):
         rate.take(str(number), number / 100)
-    assert len(rate._paid) < 250
+    assert len(rate._used_until) < 250
 
 
 # CORS and headers
@@ -453,9 +456,17 @@ def sentence(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("SENSORIUM_WORKER", "2", r"SENSORIUM_WORKER is no setting \(SENSORIUM_WORKERS is\); .*"),
-        ("sensorium_wrkers", "2", r"sensorium_wrkers is no setting \(SENSORIUM_WORKERS is\); .*"),
-        ("SENSORIUM_ZZZ", "2", r"SENSORIUM_ZZZ is no setting; docs/reference.md lists them"),
+        (
+            "SENSORIUM_WORKER",
+            "2",
+            r"SENSORIUM_WORKER is not a setting \(did you mean SENSORIUM_WORKERS\?\); .*",
+        ),
+        (
+            "sensorium_wrkers",
+            "2",
+            r"sensorium_wrkers is not a setting \(did you mean SENSORIUM_WORKERS\?\); .*",
+        ),
+        ("SENSORIUM_ZZZ", "2", r"SENSORIUM_ZZZ is not a setting; docs/reference.md lists them"),
         ("SENSORIUM_WORKERS", "none", r"SENSORIUM_WORKERS: .* integer.*, not 'none'"),
         ("SENSORIUM_WORKERS", "0", r"SENSORIUM_WORKERS: .* greater than 0, not '0'"),
         ("SENSORIUM_PROVIDER", "gpu", r"SENSORIUM_PROVIDER: .*'cuda'.*, not 'gpu'"),
@@ -513,11 +524,11 @@ def test_what_cannot_work_ends_the_start_with_one_sentence(
         here = ("--host", "127.0.0.1", "--port", port)
         starts = {
             f"cannot listen on 127.0.0.1, port {port}": started(tmp_path, small_models, *here),
-            "SENSORIUM_WORKER is no setting": started(
+            "SENSORIUM_WORKER is not a setting": started(
                 tmp_path, small_models, *here, SENSORIUM_WORKER="2"
             ),
-            "there is no folder": started(tmp_path, tmp_path / "nowhere", *here),
-            "the file of keys cannot be read": started(
+            "no such folder": started(tmp_path, tmp_path / "nowhere", *here),
+            "the key file cannot be read": started(
                 tmp_path, small_models, *here, SENSORIUM_KEYS=str(tmp_path / "none.txt")
             ),
             "SENSORIUM_STATE: ": started(
@@ -565,4 +576,6 @@ def test_without_keys_only_this_machine_is_served_unless_a_host_is_given(
         process.terminate()
     listening = [each.laddr for each in sockets if each.status == psutil.CONN_LISTEN]
     assert [(each.ip, each.port) for each in listening] == [(address, port)], said
-    assert ("ANYBODY WHO REACHES 0.0.0.0" in "".join(said)) == loud, said
+    assert ("AUTHENTICATION IS OFF, and the service listens on 0.0.0.0" in "".join(said)) == loud, (
+        said
+    )

@@ -56,5 +56,5 @@ def test_the_size_is_that_of_all_files(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_folder_that_is_not_there_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(OperatorError, match="there is no folder"):
+    with pytest.raises(OperatorError, match="no such folder"):
         rows(tmp_path / "nowhere", capsys)

@@ -311,7 +311,7 @@ def test_only_regular_files_are_read(tmp_path: Path, name: str, odd: str) -> Non
 def test_a_file_without_end_is_not_read(tmp_path: Path, name: str) -> None:
     folder = write_colours(tmp_path)
     os.truncate(folder / name, 2**40)
-    with pytest.raises(BadModel, match=r"1,099,511,627,776 bytes; at most [\d,]+ are read"):
+    with pytest.raises(BadModel, match=r"1,099,511,627,776 bytes; the limit is [\d,]+"):
         load(folder, Settings())
 
 

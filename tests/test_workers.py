@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 60.0
 PREPARE = """
 from bentoml._internal.utils import circus
 from service.app import Sensorium
-Sensorium.inner.look_after_workers()
+Sensorium.inner.supervise_workers()
 print(circus.create_standalone_arbiter([]).check_delay)
 """
 

@@ -1,7 +1,7 @@
-"""Connections: uvicorn's, with the limits on a client that uvicorn leaves to a proxy.
+"""Connections: uvicorn's protocol, with time and size limits for clients.
 
-`Connection` relies on private parts of uvicorn. A test fails when a version other than `CHECKED` is
-installed: read again what is replaced here and in `service.bento`.
+`Connection` uses private parts of uvicorn. A test fails if a version other than `CHECKED` is
+installed; check this module and `service.bento` against the new version then.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ from service.supervision import supervise
 
 CHECKED = {"bentoml": "1.4.39", "httptools": "0.9.0", "uvicorn": "0.54.0"}
 SWEEP_SECONDS = 1.0
-MAX_PIPELINED = 16  # requests of one connection that wait behind the one that is answered
+MAX_PIPELINED = 16  # requests of one connection that wait while another is answered
 MAX_HEAD = 128 * 1024  # bytes of a request's line and headers: a query may hold many labels
-LINGER_SECONDS = 2.0  # in which a client can read the last response, while its own data is dropped
+LINGER_SECONDS = 2.0  # for the client to read the last response; its own data is dropped
 MIN_READ = 16 * 1024  # bytes of a response; a client that reads fewer makes no progress
 
 
@@ -42,14 +42,14 @@ class Config(uvicorn.Config):
             **options,
             http=Connection,
             ws="none",
-            # A client chooses its X-Forwarded-For: it counts only if the operator names proxies.
+            # Clients can forge X-Forwarded-For, so it counts only if the operator names proxies.
             proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
             timeout_graceful_shutdown=min(given, settings.stop_seconds),  # type: ignore[arg-type]
         )
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which closes stalled connections and ends in bounded time."""
+    """uvicorn's server; it also closes stalled connections and exits in bounded time."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -60,7 +60,7 @@ class Server(uvicorn.Server):
         self._sweeper = supervise("the check of connections", self._sweep)
 
     async def _sweep(self) -> None:
-        """Check all connections by one timer, so that a request does not need one of its own."""
+        """Check all connections with one timer, which is cheaper than one timer per request."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = asyncio.get_running_loop().time()
@@ -69,13 +69,13 @@ class Server(uvicorn.Server):
                     connection.check(now)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to shut down; a process that has not ended in time prints its stacks and exits."""
+        """Start the shutdown. A process that does not end in time prints its stacks and exits."""
         faulthandler.dump_traceback_later(self._settings.longest_stop_seconds, exit=True)
         super().handle_exit(sig, frame)
 
 
 class Exit:
-    """What uvicorn writes responses to: a transport, but for the way it is closed."""
+    """The transport to which uvicorn writes responses, with `close` replaced."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self.write = transport.write
@@ -84,10 +84,10 @@ class Exit:
 
 
 class Connection(HttpToolsProtocol):
-    """A client's connection, which is closed when the client makes no progress.
+    """A client's connection. It is closed when the client makes no progress.
 
-    The application bounds the time for a body that it reads. This bounds the other phases: a
-    request's head, a body whose request is answered already, and a response that is not read.
+    The application bounds the time for bodies. This class bounds the other phases: the headers, the
+    rest of a body after its response, and a response that the client does not read.
     """
 
     config: Config
@@ -95,14 +95,14 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._settings = self.config.settings
-        self._phase: Literal["idle", "head", "body"] = "idle"  # of the message that arrives
-        self._due = inf  # when the phase must be over
+        self._phase: Literal["idle", "head", "body"] = "idle"  # of the arriving message
+        self._due = inf  # the phase's deadline
         self._ending = False  # no further request is read
-        self._lingering = False  # the last response was written, and what still arrives is dropped
-        self._unparsed = 0  # bytes since a head, a piece of a body or a message was complete
-        self._received = 0  # bytes of the body that arrives
+        self._lingering = False  # the last response is written; arriving data is dropped
+        self._unparsed = 0  # bytes since the last complete head, piece of a body, or message
+        self._received = 0  # bytes of the arriving body
         self._unread = 0  # bytes that the client had not read when it last made progress
-        self._read_at = 0.0  # when that was
+        self._read_at = 0.0  # when it last made progress
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -133,18 +133,18 @@ class Connection(HttpToolsProtocol):
             while data:
                 data = self._feed(data)
         except httptools.HttpParserError as error:
-            # Of an error in our own callbacks the parser knows nothing more.
+            # The parser hides the message of an error in our own callbacks.
             callback = isinstance(error, httptools.HttpParserCallbackError)
-            reason = "its target cannot be used here" if callback else str(error)
-            self._end(BadRequest(f"this is not a request of HTTP/1.1: {reason}"))
+            reason = "its target is not supported" if callback else str(error)
+            self._end(BadRequest(f"not a valid HTTP/1.1 request: {reason}"))
         if self._unparsed > MAX_HEAD:
-            self._end(TooLarge(f"a request's headers may have {MAX_HEAD:,} bytes"))
+            self._end(TooLarge(f"the request's headers exceed {MAX_HEAD:,} bytes"))
 
     def _feed(self, data: bytes) -> bytes:
-        """Parse the data; what is left of it.
+        """Parse the data, and return the rest to be parsed again.
 
-        The parser stops at a request that offers an upgrade, such as to h2c, and skips its body.
-        No upgrade is accepted here, so the parser gets such a request again, without its offer.
+        The parser stops at a request with an upgrade offer, such as h2c, and skips its body. The
+        service accepts no upgrades, so the request is parsed again without the offer.
         """
         try:
             self.parser.feed_data(data)
@@ -157,7 +157,7 @@ class Connection(HttpToolsProtocol):
         return b""
 
     def _end(self, error: SensoriumError) -> None:
-        """Read no further request, and close after the last response: this error if none is due."""
+        """Read no further request, and close after the last response, or after this error."""
         if self._ending or self.transport.is_closing():
             return
         self._ending = True
@@ -171,14 +171,14 @@ class Connection(HttpToolsProtocol):
         self._linger()
 
     def _close(self) -> None:
-        """What follows the last response."""
+        """Close after the last response, immediately if no request is arriving."""
         if self._phase == "idle" and not self._ending:
             self.transport.close()
         else:
             self._linger()
 
     def _linger(self) -> None:
-        """Close, but not at once: the kernel drops a response when data of the client is unread."""
+        """Close later: the kernel drops the response if unread data arrives before it is sent."""
         self._ending = self._lingering = True
         self._received = 0
         self._due = self.loop.time() + LINGER_SECONDS
@@ -198,7 +198,7 @@ class Connection(HttpToolsProtocol):
         elif self._received > self._settings.max_body_bytes:
             self.transport.close()
 
-    # What the parser calls
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -211,7 +211,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                raise ValueError("this is no proxy")
+                raise ValueError("CONNECT is not supported")
             return
         self._phase, self._due = "body", inf
         self._unparsed = self._received = 0
@@ -252,7 +252,7 @@ class Connection(HttpToolsProtocol):
 
 
 def _serialise(error: SensoriumError, headers: list[tuple[bytes, bytes]]) -> bytes:
-    """The response to what is no request, and so never reaches the application."""
+    """The raw response to a malformed request, which never reaches the application."""
     response = respond(describe(error, new_id()), "/")
     response.headers["Connection"] = "close"
     lines = [STATUS_LINE[response.status_code]]

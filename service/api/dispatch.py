@@ -1,7 +1,7 @@
-"""Direct: the routes that take files, called without FastAPI, which only documents them.
+"""Dispatch: calls the routes for files directly. FastAPI only documents them.
 
-Its routing, its validation of parameters and its exits would take longer than all else that the
-interpreter does for a request: docs/performance.md has the figures.
+FastAPI's routing, validation and exit stacks take longer than all other Python code of a request;
+docs/performance.md has the figures.
 """
 
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ Endpoint = Callable[[Request, AppContext, Any], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class FileRoute:
-    """A coroutine function, and the model of its query's parameters."""
+    """A route: its coroutine function and the model of its query parameters."""
 
     endpoint: Endpoint
     query: type[BaseModel]
@@ -51,18 +51,18 @@ class Dispatch:
         try:
             query = read_query(route.query, scope["query_string"])
             response = await route.endpoint(request, self._api.state.sensorium, query)
-        except Exception as error:  # each has its problem document
+        except Exception as error:  # every error becomes a problem document
             response = problems.answer(request, error)
         await response(scope, receive, send)
 
 
-@lru_cache(maxsize=128)  # clients repeat theirs; one may have 64 KB
+@lru_cache(maxsize=128)  # clients repeat their queries; one can have 64 KB
 def read_query(model: type[BaseModel], query: bytes) -> BaseModel:
-    """The parameters of a query string; where a parameter takes one value, the last one counts.
+    """The parameters of a query string. If a single parameter is repeated, its last value counts.
 
     Raises:
-        BadRequest: there is none of a name, or it is not UTF-8.
-        ValidationError: they are not what the model wants.
+        BadRequest: a parameter is unknown, or the query is not UTF-8.
+        ValidationError: a parameter has an invalid value.
     """
     values: dict[str, Any] = {}
     try:

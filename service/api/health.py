@@ -1,4 +1,4 @@
-"""Health and metrics: what a load balancer and Prometheus ask."""
+"""Health and metrics: the routes for load balancers and Prometheus."""
 
 from typing import Literal
 
@@ -29,8 +29,8 @@ class ReadyModel(BaseModel):
 
 class Readiness(BaseModel):
     status: Literal["ready", "unready"]
-    provider: str  # that was asked for
-    missing: list[str]  # models that are required and do not serve
+    provider: str  # as requested by the settings
+    missing: list[str]  # required models that do not serve
     models: list[ReadyModel]
 
 
@@ -42,26 +42,26 @@ class About(BaseModel):
 
 @router.get("/")
 async def about() -> About:
-    """Who answers here, and where its contract is."""
+    """The service's name and version, and the path of its description."""
     return About(version=VERSION)
 
 
 @router.get(
     "/livez",
     response_model_exclude_none=True,
-    responses={503: {"model": Liveness, "description": "It does not come back by itself."}},
+    responses={503: {"model": Liveness, "description": "Stuck: the process needs a restart."}},
 )
 async def livez(context: Context) -> Liveness:
-    """The process answers, and nothing in it is stuck."""
+    """Whether the process answers and nothing in it is stuck."""
     if context.watch.ailment is None:
         return Liveness()
     document = Liveness(status="stuck", reason=context.watch.ailment)
     return JSONResponse(document.model_dump(), 503)  # type: ignore[return-value]
 
 
-@router.get("/readyz", responses={503: {"model": Readiness, "description": "Not now."}})
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
 async def readyz(context: Context) -> Readiness:
-    """Whether there is something to serve, and all that is required; every model's state."""
+    """Whether at least one model and all required models serve, and the state of every model."""
     document = Readiness(
         status="ready" if context.repository.ready else "unready",
         provider=context.settings.provider,
@@ -78,5 +78,5 @@ async def readyz(context: Context) -> Readiness:
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def get_metrics() -> Response:
-    """All series in Prometheus' text format."""
+    """All metrics in Prometheus' text format."""
     return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from service import errors, metrics
 
@@ -20,32 +20,32 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 MAX_RETRY_AFTER = 3600.0  # seconds
 
-# error -> status, code, title; of several classes that fit, the nearest
+# error -> status, code, title; a subclass goes before its base class
 TABLE: dict[type[Exception], tuple[int, str, str]] = {
-    errors.BadRequest: (400, "bad_request", "The request is not of a form that is taken here"),
-    errors.Unsupported: (400, "unsupported", "The model is made for something else"),
-    errors.Unauthenticated: (401, "unauthenticated", "A key is wanted"),
-    errors.Forbidden: (403, "forbidden", "The key is not good for this"),
-    errors.NotFound: (404, "not_found", "There is nothing of that name"),
-    errors.BodyTimeout: (408, "body_timeout", "The body did not arrive in time"),
-    errors.TooLarge: (413, "too_large", "The input is beyond a limit"),
-    errors.UnknownEncoding: (415, "unknown_encoding", "The body is compressed in an unknown way"),
+    errors.BadRequest: (400, "bad_request", "Bad request"),
+    errors.Unsupported: (400, "unsupported", "Not supported by the model"),
+    errors.Unauthenticated: (401, "unauthenticated", "Authentication required"),
+    errors.Forbidden: (403, "forbidden", "The key lacks the required scope"),
+    errors.NotFound: (404, "not_found", "Not found"),
+    errors.BodyTimeout: (408, "body_timeout", "The request did not arrive in time"),
+    errors.TooLarge: (413, "too_large", "The input exceeds a limit"),
+    errors.UnknownEncoding: (415, "unknown_encoding", "The encoding is not supported"),
     errors.UnknownMediaType: (415, "unknown_media_type", "The media type is not supported"),
     errors.Unreadable: (422, "unreadable", "The input cannot be decoded"),
-    errors.TooManyRequests: (429, "too_many_requests", "One caller may ask no more than this"),
-    errors.CallerGone: (499, "caller_gone", "The caller has left"),
-    errors.QueueFull: (503, "queue_full", "Too much work is waiting"),
-    errors.StateUnusable: (503, "state_unusable", "The state folder cannot be used"),
-    errors.NotReady: (503, "not_ready", "The model does not serve now"),
-    errors.DeadlineExceeded: (504, "deadline_exceeded", "The answer would have come too late"),
-    errors.BadModel: (422, "model_refused", "The model folder cannot be served as it is"),
+    errors.TooManyRequests: (429, "too_many_requests", "Rate limit exceeded"),
+    errors.CallerGone: (499, "caller_gone", "The client disconnected"),
+    errors.QueueFull: (503, "queue_full", "The service is overloaded"),
+    errors.StateUnusable: (503, "state_unusable", "The state folder is not usable"),
+    errors.NotReady: (503, "not_ready", "The model is not ready"),
+    errors.DeadlineExceeded: (504, "deadline_exceeded", "Deadline exceeded"),
+    errors.BadModel: (422, "model_refused", "The model was refused"),
     errors.BatchFailed: (500, "inference_failed", "The model failed on this input"),
-    Exception: (500, "internal", "Something is wrong on this side"),
+    Exception: (500, "internal", "Internal error"),
 }
 
 
 class OpenAIError(TypedDict):
-    """The same in the words that OpenAI's clients read."""
+    """The same problem in OpenAI's format."""
 
     message: str
     type: str
@@ -66,13 +66,16 @@ class Problem(TypedDict):
 
 
 class InferenceError(TypedDict):
-    """The same under /v2, as the Open Inference Protocol has it."""
+    """The same problem in the format of the Open Inference Protocol, under /v2."""
 
     error: str
 
 
 def _responses(media_type: str, shape: type) -> dict[int | str, dict[str, Any]]:
-    """What any route may answer; by name, for FastAPI would make a validator of each for each."""
+    """The problems that every route can answer, for OpenAPI.
+
+    A reference by name saves FastAPI from building one validator per route and status.
+    """
     schema = {"$ref": f"#/components/schemas/{shape.__name__}"}
     return {
         status: {"description": title, "content": {media_type: {"schema": schema}}}
@@ -85,7 +88,7 @@ V2_RESPONSES = _responses("application/json", InferenceError)
 
 
 def code_of(error: Exception) -> str:
-    """The code by which clients and metrics tell the error."""
+    """The code of an error, for clients and metrics."""
     return _row(error)[1]
 
 
@@ -93,12 +96,12 @@ def describe(error: Exception, request_id: str) -> Problem:
     """The problem document of an error."""
     status, code, title = _row(error)
     known = isinstance(error, errors.SensoriumError)
-    detail = str(error) if known else "unexpected; the service's log has more under the request id"
+    detail = str(error) if known else "unexpected error; see the service's log for this request id"
     return _problem(status, code, title, detail, request_id, getattr(error, "param", None))
 
 
 def respond(problem: Problem, path: str, retry_after: float | None = None) -> Response:
-    """The problem as the whole answer to a request, in the shape of that path's protocol."""
+    """The response with this problem, in the format of the path's protocol."""
     metrics.REFUSED.labels(problem["code"]).inc()
     status = problem["status"]
     if path.startswith("/v2"):
@@ -109,7 +112,7 @@ def respond(problem: Problem, path: str, retry_after: float | None = None) -> Re
     if retry_after is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(min(retry_after, MAX_RETRY_AFTER))))
     if problem["status"] == 408:
-        response.headers["Connection"] = "close"  # or what is left of the body keeps it open
+        response.headers["Connection"] = "close"  # the rest of the body is not read
     if problem["status"] == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
@@ -124,7 +127,7 @@ def install(api: FastAPI) -> None:
 
 
 def answer(request: Request, error: Exception) -> Response:
-    """The problem document that fits an error."""
+    """The response to a request that failed with this error."""
     if isinstance(error, RequestValidationError | ValidationError):
         first = first_error(error) if isinstance(error, ValidationError) else error.errors()[0]
         param = str(first["loc"][-1])[:100] if first["loc"] else "body"
@@ -136,7 +139,7 @@ def answer(request: Request, error: Exception) -> Response:
 
 
 def first_error(error: ValidationError) -> ErrorDetails:
-    """The first of perhaps many, without what was sent, all of which would be copied."""
+    """The first error of many, without a copy of the input."""
     return error.errors(include_url=False, include_context=False, include_input=False)[0]
 
 
@@ -145,7 +148,7 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:
-    """What the router itself refuses: no such path, or not by this method."""
+    """The response to an unknown path or method."""
     assert isinstance(error, HTTPException)
     status = error.status_code
     code = {404: "not_found", 405: "method_not_allowed"}.get(status, "bad_request")
@@ -165,7 +168,7 @@ def _problem(
     status: int, code: str, title: str, detail: str, request_id: str, param: str | None = None
 ) -> Problem:
     kind = "invalid_request_error" if status < 500 else "server_error"
-    # What it repeats of a request may hold half of a surrogate pair, which no JSON has.
+    # Quoted input can hold a lone surrogate, which JSON cannot represent.
     detail = detail.encode(errors="replace").decode()
     param = param and param.encode(errors="replace").decode()
     return Problem(

@@ -1,4 +1,4 @@
-"""The request log: a line for each request, or for a share of them."""
+"""The access log: one line per request, or for a share of the requests."""
 
 import logging
 import random
@@ -16,9 +16,9 @@ STAGE = re.compile(r"(\w+);dur=([0-9.]+)")  # of Server-Timing, in milliseconds
 
 
 class AccessLog:
-    """ASGI middleware: who asked what, how it ended, and where the time went.
+    """ASGI middleware: logs the path, status, key name and stage times of a request.
 
-    Never a body, a query (which may hold texts to compare with) or a header that came.
+    It never logs a body, a query (which can hold texts), or a header of the request.
     """
 
     def __init__(self, app: ASGIApp, share: float) -> None:
@@ -30,7 +30,7 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         begun = perf_counter()
-        answer: Message = {"status": 0, "headers": []}  # until there is one
+        answer: Message = {"status": 0, "headers": []}  # until the response starts
 
         async def send_and_note(message: Message) -> None:
             nonlocal answer
@@ -50,7 +50,7 @@ def _describe(scope: Scope, answer: Message, milliseconds: float) -> dict[str, A
     fields: dict[str, Any] = {
         "request_id": state["request_id"],
         "method": scope["method"],
-        "path": quote(scope["path"]),  # no line breaks, whatever was sent
+        "path": quote(scope["path"]),  # quoted, so that it holds no line break
         "status": answer["status"],
         "total_ms": round(milliseconds, 2),
     }

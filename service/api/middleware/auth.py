@@ -1,4 +1,4 @@
-"""Access: a request brings a key that is good for what it asks, or is refused unread."""
+"""Authentication: refuses requests without a valid key before their body is read."""
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -8,12 +8,12 @@ from service.api.problems import answer
 from service.errors import CallerError, Forbidden, Unauthenticated
 from service.keys import Keys, Permission
 
-# What asks for these has no key, and learns nothing but whether it may send requests.
+# Load balancers have no key. These paths tell only whether the service is ready.
 HEALTH = frozenset(("/", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready"))
 
 
 class Authentication:
-    """ASGI middleware: keys, for all but health."""
+    """ASGI middleware: checks the key of every request, except for the health paths."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app = app
@@ -33,30 +33,30 @@ class Authentication:
         """The name of the key.
 
         Raises:
-            Unauthenticated: there is none, or none that is known.
-            Forbidden: it is not good for what is needed.
+            Unauthenticated: the key is missing or unknown.
+            Forbidden: the key lacks the scope.
         """
         given = [*_bearer_keys(headers), *headers.getlist("x-api-key")]
         if not any(given):
-            raise Unauthenticated("send a key: Authorization: Bearer KEY, or X-API-Key: KEY")
+            raise Unauthenticated("no key; send Authorization: Bearer KEY, or X-API-Key: KEY")
         known = [key for key in (self._keys.find(each.strip()) for each in given) if key]
         if not known:
-            raise Unauthenticated("the key is not known here")
+            raise Unauthenticated("unknown key")
         key = next((key for key in known if needed in key.scopes), known[0])
         if needed not in key.scopes:
             has = ", ".join(sorted(key.scopes))
-            raise Forbidden(f"this wants a key with scope {needed}; {key.name} has: {has}")
+            raise Forbidden(f"this needs a key with scope {needed}; {key.name} has {has}")
         return key.name
 
 
 def _bearer_keys(headers: Headers) -> list[str]:
-    """Those of `Authorization`; one of another scheme is for a proxy, and no obstacle."""
+    """The keys in `Authorization` headers. Other schemes are meant for proxies and ignored."""
     given = (value.split(maxsplit=1) for value in headers.getlist("authorization"))
     return [words[1] for words in given if len(words) == 2 and words[0].lower() == "bearer"]
 
 
 def _permission(path: str) -> Permission | None:
-    """The scope that a key must have; None for health, which anybody may ask."""
+    """The scope that a path needs; None for the health paths, which need no key."""
     if path in HEALTH:
         return None
     if path == "/metrics":

@@ -1,4 +1,4 @@
-"""The edge: every request gets an id and a bounded body; every answer says how to treat it."""
+"""Ingress: gives every request an id and bounds its body; adds security headers to responses."""
 
 import asyncio
 import itertools
@@ -16,8 +16,7 @@ from service.settings import Settings
 USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 LENGTH = re.compile(rb"[0-9]{1,18}")
 PROCESS, NUMBERS = secrets.token_hex(12), itertools.count()  # ids in the order of arrival
-# What a browser does with an answer that somebody lured it to: neither guess its type, nor keep it,
-# nor run or frame anything of it.
+# A browser must not guess the type of a response, store it, run its scripts, or frame it.
 SAFETY = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -26,19 +25,19 @@ SAFETY = [
 
 
 def new_id() -> str:
-    """An id for a request that brought none."""
+    """An id for a request without a usable `X-Request-Id`."""
     return f"{PROCESS}{next(NUMBERS):08x}"
 
 
 class Ingress:
-    """ASGI middleware: `X-Request-Id` in and out; no more of a body, and of all, than may be."""
+    """ASGI middleware: `X-Request-Id`, limits for one body and for all bodies, request metrics."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._max_body_bytes = settings.max_body_bytes
         self._max_held_bytes = settings.max_held_bytes
         self._inflating = asyncio.Lock()
-        self._held = 0  # bytes of the bodies of all requests whose response is not ready yet
+        self._held = 0  # bytes of the bodies of all requests without a response yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,16 +56,16 @@ class Ingress:
         received = held = 0  # bytes
 
         def hold(size: int) -> None:
-            """Count what this request holds.
+            """Count bytes that this request holds in memory.
 
             Raises:
-                QueueFull: all requests together hold more than they may.
+                QueueFull: all requests together exceed the limit.
             """
             nonlocal held
             held += size
             self._held += size
             if self._held > self._max_held_bytes:
-                raise QueueFull(f"requests hold {self._held:,} bytes already", retry_after=1.0)
+                raise QueueFull(f"requests already hold {self._held:,} bytes", retry_after=1.0)
 
         def release() -> None:
             nonlocal held
@@ -87,14 +86,14 @@ class Ingress:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                release()  # the response is ready, and its client may take long to read it
+                release()  # a slow client that reads its response holds no body
                 own = (b"x-request-id", request_id.encode())
                 message["headers"] = [*message["headers"], own, *SAFETY]
             elif head_only:
                 message["body"] = b""
             await send(message)
 
-        # What is made of a body, such as inflated bytes, counts as well.
+        # Inflated bytes count as well.
         state["hold"], state["inflating"] = hold, self._inflating
         try:
             await self._answer(scope, headers, receive_bounded, send_with_id)
@@ -105,7 +104,7 @@ class Ingress:
     async def _answer(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
     ) -> None:
-        """Refuse what can be refused by its headers."""
+        """Pass the request on, unless its headers are enough to refuse it."""
         request_id = scope["state"]["request_id"]
         declared = headers.get(b"content-length", b"0")
         if not LENGTH.fullmatch(declared):
@@ -113,29 +112,29 @@ class Ingress:
             await respond(describe(error, request_id), scope["path"])(scope, receive, send)
         elif b"transfer-encoding" in headers and (coding := _unknown_coding(scope)):
             unknown = UnknownEncoding(
-                f"Transfer-Encoding {coding[:100]} is not taken; send chunked alone, and compress"
-                " by Content-Encoding: gzip"
+                f"Transfer-Encoding {coding[:100]} is not supported; send only chunked, and"
+                " compress with Content-Encoding: gzip"
             )
             await respond(describe(unknown, request_id), scope["path"])(scope, receive, send)
         elif int(declared) > self._max_body_bytes:
             refusal = respond(describe(self._too_large(), request_id), scope["path"])
-            refusal.headers["Connection"] = "close"  # so much is not read to its end
+            refusal.headers["Connection"] = "close"  # the body is not read
             await refusal(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def _too_large(self) -> TooLarge:
-        return TooLarge(f"the body has more than {self._max_body_bytes:,} bytes; send less at once")
+        return TooLarge(f"the body exceeds {self._max_body_bytes:,} bytes; send several requests")
 
 
 def _unknown_coding(scope: Scope) -> str:
-    """The transfer coding, unless the server has undone it already."""
+    """The transfer coding, unless it is chunked, which the server has decoded."""
     codings = b", ".join(v for name, v in scope["headers"] if name == b"transfer-encoding")
     return "" if codings.strip().lower() == b"chunked" else codings.decode("latin-1")
 
 
 def _simplify(scope: Scope) -> Scope:
-    """HEAD is a GET whose body is not sent, and a path says the same with a slash at its end."""
+    """Treat HEAD as GET, and ignore a slash at the end of the path."""
     method = "GET" if scope["method"] == "HEAD" else scope["method"]
     path, raw_path = scope["path"].rstrip("/") or "/", scope.get("raw_path", b"").rstrip(b"/")
     return {**scope, "method": method, "path": path, "raw_path": raw_path or b"/"}

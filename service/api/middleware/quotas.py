@@ -1,4 +1,4 @@
-"""Quotas: how many requests of one caller are taken at once, and how many a second."""
+"""Quotas: limits of one client's concurrent requests and of its requests per second."""
 
 from itertools import islice
 from time import monotonic
@@ -11,75 +11,78 @@ from service.api.problems import answer
 from service.errors import TooManyRequests
 
 ALWAYS_ANSWERED = HEALTH | {"/metrics"}
-ROUNDING = 1e-6  # seconds, by which sums of many intervals may be off
+ROUNDING = 1e-6  # seconds, the rounding error of a sum of many intervals
 
 
 class Quotas:
-    """ASGI middleware; a caller is a key, where keys are asked for, or an address.
+    """ASGI middleware. A client is a key or, without authentication, an address.
 
-    Each worker counts for itself: none has to ask another, so several take more together.
+    Each worker counts separately, so several workers together accept more.
     """
 
     def __init__(self, app: ASGIApp, concurrency: int, rate: float) -> None:
-        """So many at once, and so many a second; 0: any number."""
+        """Args:
+        concurrency: requests of one client in progress; 0: unlimited.
+        rate: requests per second of one client; 0: unlimited.
+        """
         self._app = app
         self._concurrency = concurrency
         self._rate = Rate(rate) if rate else None
-        self._inside: dict[str, int] = {}  # caller -> its requests that are not answered yet
+        self._in_progress: dict[str, int] = {}  # client -> its requests without a response yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in ALWAYS_ANSWERED:
             await self._app(scope, receive, send)
             return
-        address = scope["client"][0] if scope["client"] else ""  # "": a socket that is a file
-        caller = scope["state"].get("key", address)
+        address = scope["client"][0] if scope["client"] else ""  # "": a Unix socket
+        client = scope["state"].get("key", address)
         try:
-            self._check(caller)
+            self._check(client)
         except TooManyRequests as error:
             await answer(Request(scope), error)(scope, receive, send)
             return
-        self._inside[caller] = self._inside.get(caller, 0) + 1
+        self._in_progress[client] = self._in_progress.get(client, 0) + 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._inside[caller] -= 1
-            if not self._inside[caller]:
-                del self._inside[caller]
+            self._in_progress[client] -= 1
+            if not self._in_progress[client]:
+                del self._in_progress[client]
 
-    def _check(self, caller: str) -> None:
+    def _check(self, client: str) -> None:
         """Raises:
-        TooManyRequests: one more is too many.
+        TooManyRequests: the client exceeds one of its limits.
         """
-        inside = self._inside.get(caller, 0)
-        if self._concurrency and inside >= self._concurrency:
+        in_progress = self._in_progress.get(client, 0)
+        if self._concurrency and in_progress >= self._concurrency:
             raise TooManyRequests(
-                f"{inside} requests of yours are being answered; more are not taken at once", 1.0
+                f"{in_progress} of your requests are in progress, which is the limit", 1.0
             )
-        wait = self._rate.take(caller, monotonic()) if self._rate else 0.0
+        wait = self._rate.take(client, monotonic()) if self._rate else 0.0
         if wait:
-            raise TooManyRequests(f"the next request of yours is taken in {wait:.1f} s", wait)
+            raise TooManyRequests(f"rate limit exceeded; try again in {wait:.1f} s", wait)
 
 
 class Rate:
-    """So many requests a second from each caller; a second's worth may come at once.
+    """A rate limit for each client, with bursts of up to one second's worth of requests.
 
-    Each request is paid for with an interval of time, and no caller may owe more than a second.
-    What it owes is one number: the moment at which all that it asked is paid for.
+    Each request uses up one interval of time, and a client can be ahead by at most a second. One
+    number per client is enough: the time until which its requests have used up the rate.
     """
 
     def __init__(self, per_second: float) -> None:
         self._interval = 1 / per_second  # seconds
         self._credit = max(1.0, self._interval) + ROUNDING
-        self._paid: dict[str, float] = {}  # caller -> when; who asked last stands last
+        self._used_until: dict[str, float] = {}  # client -> time; the latest client is last
 
-    def take(self, caller: str, now: float) -> float:
-        """Count a request and give 0; or the seconds until it may come again."""
-        for other in list(islice(self._paid, 2)):  # more than come in, so that few are kept
-            if self._paid[other] <= now:
-                del self._paid[other]
-        paid = max(now, self._paid.get(caller, now)) + self._interval
-        if paid - self._credit > now:
-            return paid - self._credit - now
-        self._paid.pop(caller, None)
-        self._paid[caller] = paid
+    def take(self, client: str, now: float) -> float:
+        """Count a request and return 0, or return the seconds until it is accepted."""
+        for other in list(islice(self._used_until, 2)):  # one is added, so idle ones run out
+            if self._used_until[other] <= now:
+                del self._used_until[other]
+        used_until = max(now, self._used_until.get(client, now)) + self._interval
+        if used_until - self._credit > now:
+            return used_until - self._credit - now
+        self._used_until.pop(client, None)
+        self._used_until[client] = used_until
         return 0.0

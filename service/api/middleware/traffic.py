@@ -1,4 +1,4 @@
-"""Traffic: each request is counted by route, method and status, and timed."""
+"""Traffic: counts each request by route, method and status, and records its time."""
 
 from starlette.types import Scope
 
@@ -6,11 +6,11 @@ from service.api.dispatch import ROUTES
 from service.metrics import request_seconds_of, requests_of
 
 METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
-OTHER = "other"  # clients do not choose how many series there are
+OTHER = "other"  # unknown methods and routes share a series, so clients cannot create more
 
 
 def record(scope: Scope, method: str, status: int, seconds: float) -> None:
-    """Count a request that has ended by the path of its route as declared, parameters in braces."""
+    """Record a finished request under its route's path, with parameters in braces."""
     path = scope["path"]
     route = path if path in ROUTES else getattr(scope.get("route"), "path", OTHER)
     requests_of(route, method if method in METHODS else OTHER, status).inc()
