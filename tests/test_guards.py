@@ -4,6 +4,7 @@ import asyncio
 import base64
 import gzip
 import json
+import math
 import socket
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -155,7 +156,7 @@ async def test_a_client_that_leaves_is_no_fault_of_the_service() -> None:
 
     request = Request({"type": "http", "headers": []}, receive)
     with pytest.raises(CallerGone):
-        await read_body(request, Settings())
+        await read_body(request, Settings(), deadline=math.inf)
 
 
 V2 = {"inputs": [{"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["red"]}]}

@@ -47,7 +47,7 @@ def interpret(values: Array, meaning: Classify | Embed) -> Floats:
             raise BatchFailed(f"output {meaning.output} holds NaN or infinity for this input")
         return numbers
     scores = probabilities(values, meaning)
-    lowest, highest = scores.min(), scores.max()
+    lowest, highest = np.minimum.reduce(scores), np.maximum.reduce(scores)
     if not (lowest >= -ROUNDING and highest <= 1 + ROUNDING):  # nor a NaN, which is no number
         outside = f"{lowest if lowest < 0 else highest:.3g}, which is no probability,"
         found = outside if np.isfinite([lowest, highest]).all() else "NaN or infinity"
@@ -75,8 +75,9 @@ def probabilities(scores: Array, meaning: Classify) -> Floats:
 
 def softmax(values: Floats) -> Floats:
     """float32[..., classes] -> the same shape, each row's sum 1."""
-    exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
-    shares: Floats = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    highest: Floats = np.maximum.reduce(values, axis=-1, keepdims=True)
+    exponentials = np.exp(values - highest)
+    shares: Floats = exponentials / np.add.reduce(exponentials, axis=-1, keepdims=True)
     return shares
 
 
@@ -87,7 +88,7 @@ def best(scores: NDArray[np.floating[Any]], count: int) -> list[int]:
         candidates = np.flatnonzero(scores >= least)
     else:
         candidates = np.arange(len(scores))
-    indices: list[int] = candidates[np.argsort(-scores[candidates], kind="stable")][:count].tolist()
+    indices: list[int] = candidates[(-scores[candidates]).argsort(kind="stable")][:count].tolist()
     return indices
 
 

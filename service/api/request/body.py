@@ -6,7 +6,6 @@ import zlib
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from service.api.responses import deadline_of
 from service.errors import (
     BadRequest,
     BodyTimeout,
@@ -34,8 +33,11 @@ QUICKLY_INFLATED = (
 MAX_MEMBERS = 4096  # of one gzip body; files that are compressed in blocks have one per 64 KB
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
+async def read_body(request: Request, settings: Settings, deadline: float) -> bytes:
     """The whole body, inflated where it comes compressed.
+
+    Args:
+        deadline: of the request, on the event loop's clock, in seconds.
 
     Raises:
         UnknownEncoding: it is compressed in a way that is not taken here.
@@ -47,7 +49,6 @@ async def read_body(request: Request, settings: Settings) -> bytes:
         CallerGone: its sender has left.
     """
     encoding = _encoding_of(request)
-    deadline = deadline_of(request, settings.timeout_ms)
     latest = asyncio.get_running_loop().time() + settings.body_seconds
     try:
         async with asyncio.timeout_at(min(latest, deadline)):
@@ -72,10 +73,10 @@ def _encoding_of(request: Request) -> str | None:
     Raises:
         UnknownEncoding: not in a way that is taken here, or more than once.
     """
-    given = request.headers.getlist("content-encoding")
+    given = [value for name, value in request.scope["headers"] if name == b"content-encoding"]
     if not given:
         return None
-    encoding = ", ".join(given).strip().lower()
+    encoding = b", ".join(given).decode("latin-1").strip().lower()
     if encoding == "identity":
         return None
     if encoding not in WINDOWS:

@@ -27,7 +27,7 @@ async def while_there(
     Raises:
         CallerGone: it left.
     """
-    if max(admission.wait for admission in admissions) <= WATCHED_SECONDS:
+    if max([admission.wait for admission in admissions]) <= WATCHED_SECONDS:
         return await work
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_departure(request))
     try:

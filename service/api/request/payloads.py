@@ -26,6 +26,7 @@ from service.api.request.media import (
 )
 from service.api.request.multipart import Part, read_parts
 from service.api.request.strict import check_names, without_nulls
+from service.api.responses import deadline_of
 from service.errors import BadRequest, CallerError, TooLarge, UnknownMediaType, Unreadable
 from service.inference.pipeline import Files
 from service.model.manifest import Kind, Modality
@@ -71,14 +72,17 @@ class Items:
         return self.filenames[index] if self.filenames else None
 
 
-async def read_items(request: Request, kind: Kind, settings: Settings) -> Items:
+async def read_items(request: Request, kind: Kind, settings: Settings, deadline: float) -> Items:
     """The request's items; a multimodal request is one item of several files.
+
+    Args:
+        deadline: of the request, on the event loop's clock, in seconds.
 
     Raises:
         CallerError: the body is of no form that is known here, or empty, or beyond a limit.
     """
     media_type = read_media_type(request.headers.get("content-type", ""))
-    body = await read_body(request, settings)
+    body = await read_body(request, settings, deadline)
     most = settings.max_items
     if kind == "multimodal":
         if media_type.name != "multipart/form-data":
@@ -119,7 +123,8 @@ async def read_document(
         RequestValidationError: it is otherwise of another shape.
     """
     media_type = read_media_type(request.headers.get("content-type", ""))
-    body = await read_body(request, settings)
+    deadline = deadline_of(request, settings.timeout_ms)
+    body = await read_body(request, settings, deadline)
     if media_type.name.startswith("multipart/"):
         raise UnknownMediaType(f"{media_type.name} is not taken on this route; send JSON")
     document = without_nulls(_parse(body, media_type) if body or not optional else {})

@@ -57,9 +57,9 @@ def choose(
     version: str | None,
 ) -> Servable:
     """The model for a request, in the version that it names, or that its id draws."""
-    request_id = request.state.request_id
-    served = context.repository.choose(kind, task, name, version, request_id)
-    request.scope["state"].setdefault("manifests", []).append(served.model.manifest)  # for its log
+    state = request.scope["state"]
+    served = context.repository.choose(kind, task, name, version, state["request_id"])
+    state.setdefault("manifests", []).append(served.model.manifest)  # for its log
     return served
 
 
@@ -212,7 +212,7 @@ async def _classify(
 ) -> Response:
     names: list[str | None] = [*query.model] or [None]
     models = [choose(request, context, kind, "classify", each, query.version) for each in names]
-    labels = sum(min(query.top_k, len(served.model.labels)) for served in models)
+    labels = sum([min(query.top_k, len(served.model.labels)) for served in models])
 
     def read(served: Servable, prediction: Prediction) -> Finding:
         return {"labels": _rank(served.model.labels, prediction.values, query.top_k)}
@@ -274,7 +274,7 @@ async def _receive(
     deadline = deadline_of(request, context.settings.timeout_ms)
     admissions = list({each for served in models for each in served.admissions})
     check(admissions, deadline)
-    items = await read_items(request, kind, context.settings)
+    items = await read_items(request, kind, context.settings, deadline)
     return Received(items, deadline, admissions)
 
 

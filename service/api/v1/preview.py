@@ -98,7 +98,7 @@ async def _turn(
 ) -> T:
     """The request's only item, turned in the decoders' pool when no other preview is."""
     deadline = deadline_of(request, context.settings.timeout_ms)
-    items = await read_items(request, modality, context.settings)
+    items = await read_items(request, modality, context.settings, deadline)
     if len(items.given) != 1:
         raise BadRequest("a preview takes one item")
     [item] = items.given

@@ -78,7 +78,7 @@ async def infer(
 
 
 async def _read(request: Request, context: AppContext, deadline: float) -> codec.Asked:
-    body = await read_body(request, context.settings)
+    body = await read_body(request, context.settings, deadline)
     read = partial(codec.read, headers=request.headers)
     if len(body) > LARGE_BYTES:
         return await context.pipeline.decode(read, body, deadline)
