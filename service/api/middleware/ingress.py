@@ -6,6 +6,7 @@ import re
 import secrets
 from time import perf_counter
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.middleware.traffic import record
@@ -96,32 +97,30 @@ class Ingress:
         # Inflated bytes count as well.
         state["hold"], state["inflating"] = hold, self._inflating
         try:
-            await self._answer(scope, headers, receive_bounded, send_with_id)
+            app = self._refuse(scope, headers) or self._app
+            await app(scope, receive_bounded, send_with_id)
         finally:
             release()
             record(scope, method, status, perf_counter() - begun)
 
-    async def _answer(
-        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
-    ) -> None:
-        """Pass the request on, unless its headers are enough to refuse it."""
+    def _refuse(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
+        """The response to a request whose headers are enough to refuse it."""
         request_id = scope["state"]["request_id"]
         declared = headers.get(b"content-length", b"0")
         if not LENGTH.fullmatch(declared):
             error = BadRequest("Content-Length is not a number")
-            await respond(describe(error, request_id), scope["path"])(scope, receive, send)
-        elif b"transfer-encoding" in headers and (coding := _unknown_coding(scope)):
+            return respond(describe(error, request_id), scope["path"])
+        if b"transfer-encoding" in headers and (coding := _unknown_coding(scope)):
             unknown = UnknownEncoding(
                 f"Transfer-Encoding {coding[:100]} is not supported; send only chunked, and"
                 " compress with Content-Encoding: gzip"
             )
-            await respond(describe(unknown, request_id), scope["path"])(scope, receive, send)
-        elif int(declared) > self._max_body_bytes:
+            return respond(describe(unknown, request_id), scope["path"])
+        if int(declared) > self._max_body_bytes:
             refusal = respond(describe(self._too_large(), request_id), scope["path"])
             refusal.headers["Connection"] = "close"  # the body is not read
-            await refusal(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+            return refusal
+        return None
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body exceeds {self._max_body_bytes:,} bytes; send several requests")
