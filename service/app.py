@@ -22,7 +22,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from service import logs
 from service.bento import guard_workers, wrap_worker
 from service.control.routing import check_state, open_state
-from service.errors import OperatorError
+from service.errors import BadRequest, OperatorError
 from service.keys import read_keys
 from service.settings import Settings, check_models, read_settings
 
@@ -49,6 +49,18 @@ def _state_folder(settings: Settings) -> Path:
     return Path(folder)
 
 
+def _check_defaults(settings: Settings) -> None:
+    """Raises:
+    OperatorError: a default is set for something that no model can be asked for.
+    """
+    from service.control.repository import check_uses  # it imports all that decodes
+
+    try:
+        check_uses(settings.default_models)
+    except BadRequest as error:
+        raise OperatorError(f"SENSORIUM_DEFAULT_MODELS: {error}") from error
+
+
 # By default glibc uses up to eight heaps per core, and each keeps freed memory: loading and
 # unloading models left a seventh more memory in use. Workers inherit the variables set here.
 os.environ.setdefault("MALLOC_ARENA_MAX", "2")
@@ -61,6 +73,8 @@ try:
     state_folder = _state_folder(settings)
     # Check the settings here: BentoML restarts a worker that ends over a wrong setting forever.
     check_models(settings.models)
+    if settings.default_models:
+        _check_defaults(settings)
     open_state(state_folder)
     if settings.keys:
         read_keys(settings.keys)

@@ -16,6 +16,9 @@ class InputLimits:
     text_bytes: int = 100_000
 
 
+DEFAULT_LIMITS = InputLimits()
+
+
 def affinity() -> set[int]:
     """The numbers of the cores that the calling thread may run on."""
     affine = hasattr(os, "sched_getaffinity")  # Linux has it, macOS does not

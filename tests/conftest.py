@@ -17,9 +17,10 @@ import yaml
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from service.model.manifest import EncoderReference, Manifest
+from service.model.manifest import Manifest
 from service.model.model import Model, answer_example, load
-from service.model.preprocessing import ImagePreprocessor
+from service.model.preprocessing.image import ImagePreprocessor
+from service.model.preprocessing.vector import EncoderReference
 from service.runtime.session import Session
 from service.settings import Settings
 

@@ -9,9 +9,13 @@ import soundfile
 
 from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
-from service.model.manifest import AudioPreprocessing, LogMel
-from service.model.preprocessing import AudioPreprocessor
-from service.model.preprocessing.audio import LogMelSpectrogram, mel_filters
+from service.model.preprocessing.audio import (
+    AudioPreprocessing,
+    AudioPreprocessor,
+    LogMel,
+    LogMelSpectrogram,
+    mel_filters,
+)
 from service.model.preprocessing.recording import MAX_CHANNELS
 from tests.conftest import wav
 

@@ -20,11 +20,11 @@ from service.errors import (
     QueueFull,
     Unreadable,
 )
-from service.inference.batching import Batcher, BatchLimits, Reply
+from service.inference.batching import Batcher, BatchLimits
 from service.limits import affinity
 from service.metrics import DROPPED, ModelSeries, samples
 from service.model.speed import Speed
-from service.model.types import Computed, Item, Sample
+from service.model.types import Item, Result, Sample
 from service.runtime.placement import CORES, NICENESS
 from tests.marks import has_two_cores, keeps_to_cores, knows_threads
 
@@ -43,7 +43,7 @@ class Doubler:
         if not held:
             self.go.set()
 
-    def __call__(self, items: Sequence[Item], exclusive: bool) -> list[Computed]:
+    def __call__(self, items: Sequence[Item], exclusive: bool) -> list[Result]:
         self.exclusive.append(exclusive)
         self.cores.append(affinity())
         self.thread = threading.get_native_id()
@@ -53,7 +53,7 @@ class Doubler:
         assert self.go.wait(10)
         if any(sample.data < 0 for sample in samples):
             raise ValueError("no negative numbers")
-        return [Computed({"sum": sample.data * 2}) for sample in samples]
+        return [Result({"sum": sample.data * 2}) for sample in samples]
 
     async def has_started(self) -> None:
         """Until one batch more has begun to run."""
@@ -85,7 +85,7 @@ def number(value: int, cost: int = 1) -> Sample:
     return Sample(np.array(value), cost)
 
 
-def total(reply: Reply) -> int:
+def total(reply: Result) -> int:
     return int(reply.row["sum"])
 
 
@@ -97,7 +97,7 @@ async def wait_for_queue(batcher: Batcher, callers: int) -> None:
 
 async def submit_behind_a_held_batch(
     batcher: Batcher, model: Doubler, samples: Sequence[Sample]
-) -> list[asyncio.Task[Reply]]:
+) -> list[asyncio.Task[Result]]:
     """Occupy the only lane with the number 0, then queue these."""
     first = asyncio.create_task(batcher.submit(number(0)))
     await model.has_started()
@@ -359,7 +359,7 @@ async def test_of_eight_only_the_failing_item_fails() -> None:
         )
         model.go.set()
         outcomes = await asyncio.gather(*callers, return_exceptions=True)
-    good = [total(outcome) for outcome in outcomes if isinstance(outcome, Reply)]
+    good = [total(outcome) for outcome in outcomes if isinstance(outcome, Result)]
     assert good == [0, 2, 4, 6, 8, 10, 14, 16]
     assert isinstance(outcomes[6], BatchFailed)
     assert "no negative numbers" in str(outcomes[6])
@@ -458,9 +458,9 @@ async def test_a_reply_says_where_its_time_went() -> None:
         await asyncio.sleep(0.02)
         model.go.set()
         first, second = await asyncio.gather(*callers)
-    assert first.queue_seconds < first.infer_seconds
-    assert first.infer_seconds >= 0.02
-    assert second.queue_seconds >= 0.02
+    assert first.timings.queue < first.timings.infer
+    assert first.timings.infer >= 0.02
+    assert second.timings.queue >= 0.02
 
 
 async def test_a_lane_that_does_not_come_back_is_replaced_and_its_callers_told() -> None:
@@ -485,10 +485,10 @@ class Panic(BaseException):
 async def test_a_lane_that_fails_tells_its_callers_why_and_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def compute(items: Sequence[Item], _: bool) -> list[Computed]:
+    def compute(items: Sequence[Item], _: bool) -> list[Result]:
         if items[0].cost == 13:
             raise Panic("not my number")
-        return [Computed({}) for _ in items]
+        return [Result({}) for _ in items]
 
     async with Batcher(compute, BatchLimits(items=8), 1, ModelSeries("doubler", 1)) as doubler:
         with pytest.raises(BatchFailed, match=r"Panic\('not my number'\)"):
@@ -512,7 +512,7 @@ async def test_a_queue_that_cannot_be_sorted_does_not_stop_the_lane() -> None:
         callers = await submit_behind_a_held_batch(doubler, model, odd)
         model.go.set()
         first, *others = await asyncio.gather(*callers, return_exceptions=True)
-        assert isinstance(first, Reply)
+        assert isinstance(first, Result)
         assert [str(other) for other in others] == ["the lane failed: ArithmeticError('odd')"] * 2
         assert total(await doubler.submit(number(3))) == 6
 
@@ -525,8 +525,8 @@ async def test_an_item_that_costs_nothing_is_computed() -> None:
 
 @pytest.mark.parametrize("given", [0, 1, 3])
 async def test_a_model_that_gives_another_number_of_answers_has_failed(given: int) -> None:
-    def compute(items: Sequence[Item], _: bool) -> list[Computed]:
-        return [Computed({})] * (given if len(items) == 2 else len(items))
+    def compute(items: Sequence[Item], _: bool) -> list[Result]:
+        return [Result({})] * (given if len(items) == 2 else len(items))
 
     async with Batcher(compute, BatchLimits(items=8), 1, ModelSeries("doubler", 1)) as doubler:
         with doubler._changed:
@@ -629,7 +629,7 @@ async def test_what_a_stop_of_the_process_took_is_not_the_lanes_fault() -> None:
 async def test_each_half_of_a_batch_that_failed_has_the_time_of_a_run_of_its_own() -> None:
     began: list[float] = []
 
-    def compute(*_: object) -> list[Computed]:
+    def compute(*_: object) -> list[Result]:
         began.append(doubler._lanes[0].began)
         raise ValueError("no")
 
@@ -663,7 +663,7 @@ async def test_a_batch_that_fails_is_not_run_again_for_callers_who_have_left(
 async def test_an_error_of_a_model_is_logged_once_with_its_name(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def compute(items: Sequence[Item], _: bool) -> list[Computed]:
+    def compute(items: Sequence[Item], _: bool) -> list[Result]:
         raise ValueError(f"row {items[0].cost} is broken")
 
     async with Batcher(compute, BatchLimits(items=8), 1, ModelSeries("doubler", 1)) as doubler:
@@ -675,7 +675,7 @@ async def test_an_error_of_a_model_is_logged_once_with_its_name(
 
 
 async def test_what_cannot_be_decoded_does_not_pass_for_speed() -> None:
-    def compute(items: Sequence[Item], _: bool) -> list[Computed | CallerError]:
+    def compute(items: Sequence[Item], _: bool) -> list[Result | CallerError]:
         return [Unreadable("damaged") for _ in items]
 
     speed = Speed(unit=10.0)

@@ -17,8 +17,7 @@ from PIL import Image
 from service.api import build_api
 from service.control.repository import Repository
 from service.control.routing import Policy
-from service.inference.cache import OVERHEAD_BYTES, Cache
-from service.inference.pipeline import QUICKLY_HASHED
+from service.inference.cache import OVERHEAD_BYTES, QUICKLY_HASHED, Cache
 from tests.conftest import COLOURS, png, write_colours, write_warmth
 from tests.test_routes import problem, serving
 
@@ -151,9 +150,9 @@ async def test_a_batch_is_not_kept_for_one_of_its_rows(client: httpx.AsyncClient
     files = [("file", (str(n), png((n, 0, 0)))) for n in range(4)]
     await client.post(CLASSIFY, files=files)
     kept = api.state.sensorium.pipeline._cache
-    readings = [reading for reading, _ in kept._entries.values()]
-    assert len(readings) == 4
-    assert all(row.base is None for reading in readings for row in reading.reply.row.values())
+    results = [result for result, _ in kept._entries.values()]
+    assert len(results) == 4
+    assert all(values.base is None for result in results for values in result.row.values())
 
 
 async def test_heads_find_their_encoders_vector(small_models: Path, counted: Counter[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from service.model.manifest import Kind
+from service.model.specs import Kind
 from training.diagnosis import ADVICE, Diagnosis, Verdict, diagnose
 from training.fit import MODES, build_parser
 from training.fitting import flags_of

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from service.control.repository import Repository
 from service.errors import BadModel
 from service.model.manifest import read_manifest
-from service.model.meaning import read_labels
 from service.model.model import load
+from service.model.tasks.classify import read_labels
 from service.settings import Settings
 from tests.conftest import png, write_colours, write_words
 

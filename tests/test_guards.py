@@ -21,7 +21,7 @@ from service.api.request.body import MAX_INFLATION, read_body
 from service.api.request.media import read_media_type
 from service.api.request.multipart import MAX_HEAD, read_parts
 from service.api.request.payloads import MAX_JSON_BYTES, MAX_JSON_MARKS, parse_json
-from service.api.v1 import predict
+from service.api.v1 import predict, similarity
 from service.api.v2.codec import MAX_ELEMENTS, MAX_VALUES
 from service.errors import CallerGone, TooLarge
 from service.settings import Settings
@@ -393,7 +393,7 @@ async def test_of_many_unknown_names_one_is_told(client: httpx.AsyncClient) -> N
 
 def test_of_many_wrong_items_one_is_described() -> None:
     with pytest.raises(ValidationError) as raised:
-        predict.Comparison(input=[1] * 1000)
+        similarity.Comparison(input=[1] * 1000)
     assert raised.value.error_count() == 2  # it is no text, and its first item is none
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from service.model.manifest import EncoderReference
 from service.model.model import Model, load
+from service.model.preprocessing.vector import EncoderReference
 from service.settings import Settings
 from tests.conftest import FAINT, png, write_colours, write_model, write_words
 from training import __main__

@@ -14,14 +14,14 @@ from PIL import Image
 
 from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
-from service.model.manifest import ImagePreprocessing
-from service.model.preprocessing import ImagePreprocessor
 from service.model.preprocessing.image import (
     LONGEST_SIDE,
     MAX_METADATA,
     MAX_PROFILES,
     MAX_SCANS,
     METERED,
+    ImagePreprocessing,
+    ImagePreprocessor,
 )
 from service.runtime.tensors import Array
 

@@ -15,8 +15,7 @@ from PIL import Image, ImageCms
 
 from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
-from service.model.manifest import ImagePreprocessing
-from service.model.preprocessing import ImagePreprocessor
+from service.model.preprocessing.image import ImagePreprocessing, ImagePreprocessor
 
 Pixels = NDArray[np.uint8]
 HEIGHT, WIDTH = 24, 32

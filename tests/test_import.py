@@ -15,19 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from service.limits import InputLimits
-from service.model.manifest import (
-    Classify,
-    Embed,
-    Example,
-    Figure,
-    ImagePreprocessing,
-    Origin,
-    Tasks,
-    read_manifest,
-    write_manifest,
-)
+from service.model.manifest import Example, Figure, Origin, read_manifest, write_manifest
 from service.model.model import load
 from service.model.preprocessing import build_preprocessor
+from service.model.preprocessing.image import ImagePreprocessing
+from service.model.tasks.classify import ClassifySpec
+from service.model.tasks.embed import EmbedSpec
 from service.settings import Provider, Settings
 from tests.conftest import png
 from training import likeness
@@ -78,7 +71,10 @@ def encoder(network: Callable[[float], nn.Module] = MeanColour) -> Encoder:
         build=lambda folder: network(float((folder / "scale.txt").read_text())),
         preprocessing=ImagePreprocessing(modality="image", input="pixels", size=(8, 8)),
         outputs=("logits", "vector"),
-        tasks=Tasks(classify=Classify(output="logits"), embed=Embed(output="vector", width=3)),
+        tasks={
+            "classify": ClassifySpec(output="logits"),
+            "embed": EmbedSpec(output="vector", width=3),
+        },
         batching=EFFICIENTNET.batching,
         example=Example(file="example.png", tolerance={"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1}),
         origin=Origin(source="the tests", licence="Apache-2.0", data="none"),

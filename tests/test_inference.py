@@ -20,7 +20,7 @@ from service.api.v2.infer import _highest
 from service.errors import BadRequest, TooLarge
 from service.inference.batching import Batcher, BatchLimits
 from service.metrics import ModelSeries
-from service.model.types import Computed, Item, Sample, TensorSample
+from service.model.types import Item, Result, Sample, TensorSample
 from tests.conftest import png, tone, write_colours, write_mood, write_warmth
 from tests.test_routes import serving
 
@@ -711,11 +711,11 @@ async def test_only_rows_of_one_shape_and_one_wish_share_a_batch() -> None:
     go_on = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def compute(items: Any, _: bool) -> list[Computed]:
+    def compute(items: Any, _: bool) -> list[Result]:
         batches.append([item.key for item in items])
         loop.call_soon_threadsafe(begun.set)
         asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(10)
-        return [Computed({"size": np.array(len(items))})] * len(items)
+        return [Result({"size": np.array(len(items))})] * len(items)
 
     items: list[Item] = [
         row(2), row(3), row(2), row(2, "logits"), Sample(np.ones(2), cost=2), row(3), row(2),

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.model.manifest import Classify
-from service.model.meaning import best, cosines, probabilities, softmax
+from service.model.tasks.classify import Activation, best, probabilities, softmax
+from service.model.tasks.embed import cosines
 
 SCORES = np.array([1.0, 3.0, -2.0], np.float32)
 
@@ -20,9 +20,8 @@ SCORES = np.array([1.0, 3.0, -2.0], np.float32)
         ("none", SCORES),
     ],
 )
-def test_scores_become_probabilities(activation: str, expected: Any) -> None:
-    meaning = Classify.model_validate({"output": "scores", "activation": activation})
-    found = probabilities(SCORES.astype(np.float16), meaning)
+def test_scores_become_probabilities(activation: Activation, expected: Any) -> None:
+    found = probabilities(SCORES.astype(np.float16), activation)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.model.manifest import EncoderReference, VectorPreprocessing
 from service.model.model import load
+from service.model.preprocessing.vector import EncoderReference, VectorPreprocessing
 from service.settings import Settings
 from tests.conftest import png, write_colours, write_words
 from tests.test_routes import serving

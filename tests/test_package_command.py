@@ -19,8 +19,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from service.errors import SensoriumError
-from service.model.manifest import AudioPreprocessing, ImagePreprocessing, TextPreprocessing
 from service.model.model import Model, load
+from service.model.preprocessing.audio import AudioPreprocessing
+from service.model.preprocessing.image import ImagePreprocessing
+from service.model.preprocessing.text import TextPreprocessing
+from service.model.tasks.classify import ClassifySpec
 from service.settings import Settings
 from tests.conftest import COLOURS, LOUDNESS, WORDS, tone, write_words
 from tests.servers import PROJECT, served
@@ -254,8 +257,8 @@ def test_what_the_graph_does_itself_is_not_done_again(
         " --example tone.wav",
     )
     tasks = opened(tmp_path / "models/loudness/1").manifest.tasks
-    assert tasks.classify is not None
-    assert tasks.classify.activation == left
+    assert isinstance(tasks["classify"], ClassifySpec)
+    assert tasks["classify"].activation == left
 
 
 def test_each_version_is_a_new_one(tmp_path: Path, leaves: Leaves) -> None:
@@ -276,7 +279,10 @@ def test_uint8_pixels_need_no_mean_and_one_graph_may_do_two_things(tmp_path: Pat
     assert isinstance(manifest.preprocessing, ImagePreprocessing)
     assert manifest.preprocessing.layout == "NHWC"
     assert manifest.preprocessing.normalise is None
-    assert manifest.tasks.outputs() == {"classify": "logits", "embed": "vector"}
+    assert {name: task.output for name, task in manifest.tasks.items()} == {
+        "classify": "logits",
+        "embed": "vector",
+    }
     with pytest.raises(Unclear, match="say --output, one of logits, vector"):
         package(tmp_path, colours)
     with pytest.raises(Unclear, match="leave --mean, --std and --imagenet out"):

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from service.errors import BadModel, SensoriumError
 from service.model.model import Model, load
+from service.model.tasks.classify import ClassifySpec
 from service.settings import Settings
 from tests.conftest import WORDS, png, tone
 from tests.test_package_command import package
@@ -65,8 +66,8 @@ def opened(folder: Path) -> Model:
 
 
 def activation(folder: Path) -> str:
-    classify = opened(folder).manifest.tasks.classify
-    assert classify is not None
+    classify = opened(folder).manifest.tasks["classify"]
+    assert isinstance(classify, ClassifySpec)
     return classify.activation
 
 
@@ -122,7 +123,7 @@ def test_an_activation_is_found_behind_other_nodes(folder: Path, name: str, tail
     pixels = np.random.default_rng(1).normal(size=(4, 3, 8, 8)).astype(np.float32)
     [raw] = session.run(None, {"x": pixels})
     model = opened(folder)
-    served = [model.interpret("classify", {"y": row}) for row in raw]
+    served = [model.tasks["classify"].interpret({"y": row}) for row in raw]
     exponentials = np.exp(raw - raw.max(axis=1, keepdims=True))
     softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
     right = {"none": raw, "log_softmax": np.exp(raw), "softmax": softmax}[left]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.model.manifest import Kind
+from service.model.specs import Kind
 from tests.conftest import tone
 from training.diagnosis import diagnose
 from training.finder import Sweep

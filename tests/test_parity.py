@@ -11,11 +11,11 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from service.model.manifest import AudioPreprocessing, EncoderReference, VectorPreprocessing
-from service.model.meaning import Floats
 from service.model.model import Model, load
-from service.model.preprocessing import AudioPreprocessor, TextPreprocessor
-from service.model.preprocessing.audio import fit_length
+from service.model.preprocessing.audio import AudioPreprocessing, AudioPreprocessor, fit_length
+from service.model.preprocessing.text import TextPreprocessor
+from service.model.preprocessing.vector import EncoderReference, VectorPreprocessing
+from service.model.tasks.task import Floats
 from service.model.types import Sample
 from service.settings import Provider, Settings
 from training import weights
@@ -184,7 +184,7 @@ def difference(model: Model, network: nn.Module, samples: Sequence[Sample]) -> f
         for values in zip(*arrays, strict=True)
     ]
     differences: list[Floats] = [
-        np.abs(found - model.interpret(task, row))
+        np.abs(found - model.tasks[task].interpret(row))
         for answer, row in zip(model.answers(samples), rows, strict=True)
         for task, found in answer.items()
     ]

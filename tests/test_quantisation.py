@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from service.limits import InputLimits
-from service.model.manifest import Classify, Embed, ImagePreprocessing, Tasks
 from service.model.preprocessing import build_preprocessor
+from service.model.preprocessing.image import ImagePreprocessing
+from service.model.tasks.classify import ClassifySpec
+from service.model.tasks.embed import EmbedSpec
 from service.model.types import Sample
 from service.regular import sha256
 from service.runtime.session import Session
@@ -56,7 +58,10 @@ PRODUCTS = Recipe(Path(), operators=("MatMul",), spared=0, outputs=False)
 SMALL = dataclasses.replace(
     EFFICIENTNET,
     preprocessing=ImagePreprocessing(modality="image", input="pixels", size=(SIZE, SIZE)),
-    tasks=Tasks(classify=Classify(output="logits"), embed=Embed(output="vector", width=16)),
+    tasks={
+        "classify": ClassifySpec(output="logits"),
+        "embed": EmbedSpec(output="vector", width=16),
+    },
 )
 GOOD = LabelFigures(
     held_out=372,
@@ -319,7 +324,7 @@ def test_a_head_is_asked_of_both_vectors(tmp_path: Path) -> None:
     colour, negative = tmp_path / "colour.onnx", tmp_path / "negative.onnx"
     onnx.save(onnx.parser.parse_model(NEIGHBOURLY), colour)
     onnx.save(onnx.parser.parse_model(NEIGHBOURLY.replace("{255}", "{-255}")), negative)
-    encoder = dataclasses.replace(SMALL, tasks=Tasks(embed=Embed(output="vector", width=3)))
+    encoder = dataclasses.replace(SMALL, tasks={"embed": EmbedSpec(output="vector", width=3)})
     light = pictures(32, seed=9).mean(axis=(1, 2, 3)) > 127
     labels = ["light" if is_light else "dark" for is_light in light]
     same = small_figures(colour, colour, encoder, labels)

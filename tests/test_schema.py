@@ -23,8 +23,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from service.api import build_api
-from service.api.examples import MEDIA
 from service.api.openapi import TAGS
+from service.model.preprocessing import MODALITIES
 from tests.conftest import write_small_models
 from tests.hostile import FILES, NEIGHBOURS
 from tests.servers import served
@@ -48,7 +48,7 @@ def contents(modality: str) -> st.SearchStrategy[bytes]:
 
 
 for modality in ("image", "audio"):
-    for kind in MEDIA[modality]:
+    for kind in MODALITIES[modality].media_types:
         media_type(kind, contents(modality))
 
 

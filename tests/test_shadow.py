@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from service.control.shadow import _compare
-from service.inference.pipeline import Pipeline, Prediction, Timings
+from service.inference.pipeline import Pipeline
 from service.inference.servable import serve
 from service.metrics import SHADOWED
 from service.model.model import load
+from service.model.types import Result
 from service.settings import Settings
 from tests.conftest import write_colours
 
@@ -23,7 +24,7 @@ async def test_a_shadow_that_fails_is_counted_and_logged(
     settings = Settings(models=tmp_path)
     served = serve(load(write_colours(tmp_path), settings), settings)
     pipeline = Pipeline(decoders=1)
-    given = Prediction(np.zeros(3, np.float32), False, 1, Timings(0, 0, 0, 0))
+    given = Result({}, answer=np.zeros(3, np.float32))
     failed = SHADOWED.labels("colours", "1", "failed")
     before = failed._value.get()
     nothing_to_read = {}  # type: ignore[var-annotated]

@@ -7,8 +7,7 @@ import pytest
 
 from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
-from service.model.manifest import TextPreprocessing
-from service.model.preprocessing import TextPreprocessor
+from service.model.preprocessing.text import TextPreprocessing, TextPreprocessor
 from tests.conftest import VOCABULARY, write_words
 
 
@@ -20,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
 def preprocessor(folder: Path, **spec: object) -> TextPreprocessor:
     content = {"modality": "text", "max_length": 4, **spec}
     return TextPreprocessor(
-        TextPreprocessing.model_validate(content), folder, InputLimits(text_bytes=100)
+        TextPreprocessing.model_validate(content), InputLimits(text_bytes=100), folder
     )
 
 
@@ -56,12 +55,12 @@ def test_only_the_inputs_that_the_graph_has_are_fed(folder: Path) -> None:
 
 
 def test_tokens_are_shown_with_their_places(folder: Path) -> None:
-    tokens, truncated = preprocessor(folder).tokens("blue été".encode())
-    assert [(token.id, token.token, token.start, token.end) for token in tokens] == [
+    shown = preprocessor(folder).preview("blue été".encode())
+    assert [(t.id, t.token, t.start, t.end) for t in shown["tokens"]] == [
         (4, "blue", 0, 4),
         (1, "[UNK]", 5, 8),
     ]
-    assert not truncated
+    assert not shown["truncated"]
 
 
 def test_a_byte_order_mark_is_no_word(folder: Path) -> None:

@@ -16,14 +16,13 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from service.errors import BadModel, BatchFailed, Unreadable
 from service.inference.batching import Batcher, BatchLimits
-from service.limits import InputLimits
 from service.metrics import ModelSeries
-from service.model.manifest import Classify, Embed, TextPreprocessing
-from service.model.meaning import cosines, interpret
 from service.model.model import Model, load
-from service.model.preprocessing import TextPreprocessor
+from service.model.preprocessing.text import TextPreprocessing, TextPreprocessor
+from service.model.tasks.classify import Classify, ClassifySpec
+from service.model.tasks.embed import Embed, EmbedSpec, cosines
+from service.model.tasks.task import Task
 from service.model.types import Sample
-from service.model.verification import _others
 from service.settings import Settings
 from tests.conftest import COLOURS, png, write_colours, write_model, write_warmth, write_words
 from tests.test_routes import problem, serving
@@ -258,7 +257,7 @@ def test_the_check_asks_for_nothing_beyond_the_example(tmp_path: Path) -> None:
     model = load(write_colours(tmp_path), Settings())
     for level in (0, 40, 200):
         example = Sample(np.full_like(white, level))
-        others = _others(model.preprocessor, example, b"")
+        others = model.preprocessor.neighbours(example, b"")
         assert max(int(other.data.max()) for other in others) <= level + 1
         assert any((other.data != example.data).any() for other in others)
 
@@ -272,7 +271,7 @@ async def test_texts_without_a_mask_share_a_queue_and_not_a_length(tmp_path: Pat
         replies = await asyncio.gather(*map(batcher.submit, samples))
     for sample, reply in zip(samples, replies, strict=True):
         [alone] = model.answers([sample])
-        np.testing.assert_array_equal(model.interpret("embed", reply.row), alone["embed"])
+        np.testing.assert_array_equal(model.tasks["embed"].interpret(reply.row), alone["embed"])
 
 
 def test_a_text_as_long_as_the_manifest_allows_must_run(tmp_path: Path) -> None:
@@ -299,7 +298,7 @@ def test_a_text_as_long_as_the_manifest_allows_must_run(tmp_path: Path) -> None:
 def preprocessor(folder: Path, given: Tokenizer, **spec: Any) -> TextPreprocessor:
     (folder / "tokenizer.json").write_text(given.to_str())
     content = {"modality": "text", "max_length": LIMIT, **spec}
-    return TextPreprocessor(TextPreprocessing.model_validate(content), folder, InputLimits())
+    return TextPreprocessor(TextPreprocessing.model_validate(content), folder=folder)
 
 
 UNREADABLE = {
@@ -333,7 +332,7 @@ def test_a_text_of_nothing_to_see_is_the_items_error(tmp_path: Path, name: str, 
     with pytest.raises(Unreadable, match="the text is empty"):
         text.decode(UNREADABLE[name].encode())
     with pytest.raises(Unreadable, match="the text is empty"):
-        text.tokens(UNREADABLE[name].encode())
+        text.preview(UNREADABLE[name].encode())
 
 
 @pytest.mark.parametrize(
@@ -419,19 +418,21 @@ ROWS: list[tuple[str, list[float], list[float] | None]] = [
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize(("activation", "row", "expected"), ROWS)
 def test_what_is_no_answer_is_refused(
-    activation: str, row: list[float], expected: list[float] | None, dtype: str
+    activation: str, row: list[float], expected: list[float] | None, dtype: str, tmp_path: Path
 ) -> None:
     values = np.clip(row, -6e4, 6e4) if dtype == "float16" and np.isfinite(row).all() else row
     given = np.array(values, dtype)
-    meaning: Classify | Embed = Embed(output="y", width=3)
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    task: Task = Embed(EmbedSpec(output="y", width=3), tmp_path)
     if activation != "embed":
-        meaning = Classify.model_validate({"output": "y", "activation": activation})
+        spec = ClassifySpec.model_validate({"output": "y", "activation": activation})
+        task = Classify(spec, tmp_path)
     if expected is None:
         with pytest.raises(BatchFailed, match="output y holds"):
-            interpret(given, meaning)
+            task.interpret({"y": given})
         return
     wanted = given if activation == "embed" else expected
-    np.testing.assert_allclose(interpret(given, meaning), wanted, atol=1e-6)
+    np.testing.assert_allclose(task.interpret({"y": given}), wanted, atol=1e-6)
 
 
 def test_cosines_of_very_large_and_small_vectors() -> None:

@@ -22,9 +22,8 @@ from service.api import build_api
 from service.inference.admission import enter
 from service.inference.batching import Batcher, BatchLimits
 from service.metrics import ModelSeries
-from service.model.manifest import ImagePreprocessing
-from service.model.preprocessing import ImagePreprocessor
-from service.model.types import Computed, Item, Sample
+from service.model.preprocessing.image import ImagePreprocessing, ImagePreprocessor
+from service.model.types import Item, Result, Sample
 from service.settings import Settings
 from tests.conftest import png
 from tests.test_routes import serving
@@ -85,9 +84,9 @@ async def test_padding_on_mixed_lengths_stays_below_a_twentieth() -> None:
     """128 texts of 4 to 256 tokens that wait together, as they do at the highest load."""
     batches: list[list[int]] = []
 
-    def compute(items: Sequence[Item], _: bool) -> list[Computed]:
+    def compute(items: Sequence[Item], _: bool) -> list[Result]:
         batches.append([item.cost for item in items])
-        return [Computed({}) for _ in items]
+        return [Result({}) for _ in items]
 
     limits = BatchLimits(items=32, padding=8)
     async with Batcher(compute, limits, 1, ModelSeries("counted", 1)) as batcher:

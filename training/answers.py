@@ -19,8 +19,8 @@ import numpy as np
 from service.control.repository import Repository
 from service.errors import CallerError
 from service.inference.pipeline import Pipeline
-from service.model.manifest import Modality
-from service.model.meaning import Floats
+from service.model.specs import Modality
+from service.model.tasks.task import Floats
 from service.settings import Settings
 from training.errors import TrainingError
 from training.layouts import Item, find_items
@@ -128,8 +128,8 @@ class FolderModels:
                 try:
                     part = {subject.modality: item.read()}
                     deadline = loop.time() + SECONDS
-                    [answer] = await self._pipeline.predict([(served, "classify")], part, deadline)
-                    probabilities[number] = answer.values
+                    [result] = await self._pipeline.predict([(served, "classify")], part, deadline)
+                    probabilities[number] = result.answer
                 except (CallerError, OSError) as error:
                     skipped[number] = f"{item.name}: {error}"
 

@@ -21,8 +21,9 @@ import onnxruntime
 import torch
 
 from service.limits import InputLimits, core_budget
-from service.model.manifest import TextPreprocessing
-from service.model.preprocessing import Preprocessor, build_preprocessor
+from service.model.preprocessing import build_preprocessor
+from service.model.preprocessing.preprocessor import Preprocessor
+from service.model.preprocessing.text import TextPreprocessing
 from service.model.types import Sample
 from training import weights
 from training.encoders import ENCODERS, Encoder

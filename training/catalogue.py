@@ -45,7 +45,7 @@ def describe(entry: Entry, models: Path) -> tuple[str, ...]:
         entry.name,
         entry.version,
         " + ".join(manifest.modalities),
-        ", ".join(manifest.tasks.outputs()),
+        ", ".join(manifest.tasks),
         _size(folder),
         _figures(manifest),
         state,

@@ -8,7 +8,7 @@ from torch import nn
 
 from service.model.manifest import Preprocessing
 from service.model.model import FindEncoder, no_encoder
-from service.model.preprocessing import Preprocessor
+from service.model.preprocessing.preprocessor import Preprocessor
 from training.folder import Content
 from training.layouts import Item, Split
 from training.loop import Layers, all_alike

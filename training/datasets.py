@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from service.model.manifest import Modality
+from service.model.specs import Modality
 from training.downloads import Download, download, record_hash
 from training.errors import DataUnavailable
 from training.originals import (

@@ -16,18 +16,18 @@ from torch import nn
 
 from service.model.manifest import (
     Batching,
-    Classify,
-    Embed,
     Example,
     Figure,
     Graph,
-    ImagePreprocessing,
     Manifest,
     Origin,
     Preprocessing,
     Tasks,
-    TextPreprocessing,
 )
+from service.model.preprocessing.image import ImagePreprocessing
+from service.model.preprocessing.text import TextPreprocessing
+from service.model.tasks.classify import ClassifySpec
+from service.model.tasks.embed import EmbedSpec
 from training.errors import WeightsUnavailable
 from training.folder import Content
 from training.networks import efficientnet, minilm
@@ -198,10 +198,10 @@ def _efficientnet(
             crop=variant.size / (variant.size + 32),  # as their authors evaluated them
         ),
         outputs=("logits", "vector"),
-        tasks=Tasks(
-            classify=Classify(output="logits"),
-            embed=Embed(output="vector", width=efficientnet.WIDTH),
-        ),
+        tasks={
+            "classify": ClassifySpec(output="logits"),
+            "embed": EmbedSpec(output="vector", width=efficientnet.WIDTH),
+        },
         # A CPU is busy with one picture already (10 ms on a core, alone or among 16); a GPU is not.
         batching=Batching(max_batch=16),
         # Of the vector, in 0..6. Another JPEG decoder that rounds a tenth of the pixels otherwise
@@ -273,7 +273,7 @@ MINILM = Encoder(
         max_length=256,  # sentence-transformers' limit for this model
     ),
     outputs=("vector",),
-    tasks=Tasks(embed=Embed(output="vector", width=minilm.WIDTH)),
+    tasks={"embed": EmbedSpec(output="vector", width=minilm.WIDTH)},
     # A token costs a core 0.24 ms in batches of 128 to 1,024 tokens, more when it is alone (0.35)
     # or among 4,096 (0.36): a budget of 2,048 is past the gain, and holds a lane for half a second.
     batching=Batching(max_batch=32, max_cost=2048),

@@ -12,8 +12,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from service.limits import InputLimits, core_budget
-from service.model.manifest import Kind, Preprocessing, TextPreprocessing
+from service.model.manifest import Preprocessing
 from service.model.preprocessing import build_preprocessor
+from service.model.preprocessing.text import TextPreprocessing
+from service.model.specs import Kind
 from training import head, weights
 from training.course import Course, first_held_out, unchanged
 from training.encoders import ENCODERS, Encoder

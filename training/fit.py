@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from service.model.manifest import Kind
+from service.model.specs import Kind
 from training import fitting
 
 # Each a module; the first is the default.

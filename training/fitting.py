@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from service.errors import CallerError
-from service.model.manifest import Kind
+from service.model.specs import Kind
 from training.checkpoint import Checkpoint, Run
 from training.course import Course, unchanged
 from training.diagnosis import Diagnosis, diagnose

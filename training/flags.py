@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from service.model.manifest import AudioPreprocessing, LogMel, Name
+from service.model.preprocessing.audio import AudioPreprocessing, LogMel
+from service.model.specs import Name
 from training.augmentation import Augmentation
 from training.errors import BadFlag
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from service.model.manifest import Kind, Modality, VectorPreprocessing
-from service.model.preprocessing import VectorPreprocessor
+from service.model.preprocessing.vector import VectorPreprocessing, VectorPreprocessor
+from service.model.specs import Kind, Modality
 from training.course import Course, first_held_out
 from training.errors import BadData, BadFlag
 from training.fitting import Recipe, add_network, add_recipe

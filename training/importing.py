@@ -10,7 +10,8 @@ from torch import nn
 
 from service.limits import InputLimits
 from service.model.manifest import Graph
-from service.model.preprocessing import Preprocessor, build_preprocessor
+from service.model.preprocessing import build_preprocessor
+from service.model.preprocessing.preprocessor import Preprocessor
 from service.model.types import Sample
 from service.regular import sha256
 from service.settings import Provider

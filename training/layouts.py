@@ -19,7 +19,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from service.model.manifest import Kind, Modality
+from service.model.specs import Kind, Modality
 from training.errors import BadData
 
 Split = Literal["train", "valid", "test"]

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.limits import core_budget
-from service.model.manifest import Frozen, Tasks
-from service.model.meaning import Floats, probabilities
-from service.model.preprocessing import Preprocessor
+from service.model.manifest import Tasks
+from service.model.preprocessing.preprocessor import Preprocessor
+from service.model.specs import Frozen
+from service.model.tasks.classify import ClassifySpec, probabilities
+from service.model.tasks.task import Floats
 from service.model.types import Sample
 from service.runtime.session import Session
 from service.settings import Provider
@@ -89,9 +91,8 @@ def measure(
         labels: of the samples, numbers of the model's own classes; empty where there is none.
         provider: where the speed is measured.
     """
-    assert tasks.embed
-    embed, classify = tasks.embed.output, tasks.classify
-    outputs = list(tasks.outputs().values())
+    embed, classify = tasks["embed"].output, tasks.get("classify")
+    outputs = [spec.output for spec in tasks.values()]
     given, found = (_run(g, preprocessor, samples, outputs, BATCH) for g in (fp32, variant))
     alone = _run(variant, preprocessor, samples[:BATCH], outputs, size=1)
     likeness = cosines(given[embed], found[embed])
@@ -105,7 +106,7 @@ def measure(
         speed_1=speeds[0],
         speed_8=speeds[1],
     ).model_dump()
-    if classify is None:
+    if not isinstance(classify, ClassifySpec):
         head = _ask_head(given[embed], found[embed], labels) if any(labels) else (None, None)
         return VectorFigures(
             **common,
@@ -115,7 +116,7 @@ def measure(
             batch_cosine=round(float(cosines(alone[embed], found[embed][:BATCH]).min()), 7),
         )
     scores_given, scores, scores_alone = (
-        np.stack([probabilities(row, classify) for row in answers[classify.output]])
+        np.stack([probabilities(row, classify.activation) for row in answers[classify.output]])
         for answers in (given, found, alone)
     )
     first_given, first = scores_given.argmax(axis=1), scores.argmax(axis=1)

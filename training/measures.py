@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.model.meaning import Floats
+from service.model.tasks.task import Floats
 
 Indices = NDArray[np.int64]
 Counts = NDArray[np.int64]  # [right class, answered class]

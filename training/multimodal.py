@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Generator
 
-from service.model.manifest import Kind, Modality, VectorPreprocessing
+from service.model.preprocessing.vector import VectorPreprocessing
+from service.model.specs import Kind, Modality
 from training import head
 from training.course import Course
 from training.errors import BadData

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.model.manifest import Kind
-from service.model.meaning import Floats
+from service.model.specs import Kind
+from service.model.tasks.task import Floats
 from training.diagnosis import Diagnosis
 from training.finder import Sweep
 from training.layouts import Item

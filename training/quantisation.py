@@ -18,7 +18,7 @@ from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from pydantic import ValidationError
 
-from service.model.manifest import Frozen, Sha256
+from service.model.specs import Frozen, Sha256
 from service.runtime.session import Session
 from service.settings import Provider
 from training.errors import TrainingError

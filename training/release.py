@@ -8,17 +8,9 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
-from service.model.manifest import (
-    Classify,
-    Example,
-    Figure,
-    Graph,
-    Kind,
-    Manifest,
-    Origin,
-    Tasks,
-    first_fault,
-)
+from service.model.manifest import Example, Figure, Graph, Manifest, Origin
+from service.model.specs import Kind, first_fault
+from service.model.tasks.classify import ClassifySpec
 from service.regular import sha256
 from training.course import Course
 from training.diagnosis import Diagnosis
@@ -82,7 +74,9 @@ def draft_manifest(
             description=args.description or _describe(modality, course.labels),
             preprocessing=course.preprocessing,
             graphs=(Graph(file=GRAPH, sha256=UNKNOWN, items_per_run=course.items_per_run),),
-            tasks=Tasks(classify=Classify(output=OUTPUT, activation="log_softmax", labels=LABELS)),
+            tasks={
+                "classify": ClassifySpec(output=OUTPUT, activation="log_softmax", labels=LABELS)
+            },
             example=Example(
                 file=name_example(source) if isinstance(source, Path) else "example.txt",
                 tolerance={"fp32": TOLERANCE},

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.model.manifest import Manifest
+from service.model.preprocessing.audio import AudioPreprocessing
 from training import plots
 from training.diagnosis import Diagnosis
 from training.finder import Sweep
@@ -204,7 +205,7 @@ def _calibration_error(answers: Answers) -> float:
 
 def _limits(manifest: Manifest) -> list[str]:
     preprocessing = manifest.preprocessing
-    if preprocessing.modality != "audio":
+    if not isinstance(preprocessing, AudioPreprocessing):
         return []
     part = {"start": "the first", "centre": "the middle"}[preprocessing.keep]
     limits = [

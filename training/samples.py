@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from service.errors import CallerError
-from service.model.preprocessing import Preprocessor
+from service.model.preprocessing.preprocessor import Preprocessor
 from service.model.types import Sample
 from training.layouts import LabelledData, Split, split_items
 from training.material import Inputs, Part

@@ -13,8 +13,10 @@ import torch
 from torch import Generator
 
 from service.limits import InputLimits, core_budget
-from service.model.manifest import ImagePreprocessing, Kind, LogMel
 from service.model.preprocessing import build_preprocessor
+from service.model.preprocessing.audio import LogMel
+from service.model.preprocessing.image import ImagePreprocessing
+from service.model.specs import Kind
 from training.augmentation import Augmentation, augment
 from training.course import Course, first_held_out
 from training.fitting import Recipe, add_network, add_recipe, check_example

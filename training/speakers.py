@@ -17,19 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from service.limits import InputLimits, core_budget
-from service.model.manifest import (
-    AudioPreprocessing,
-    Classify,
-    Example,
-    Figure,
-    Graph,
-    Kind,
-    LogMel,
-    Manifest,
-    Origin,
-    Tasks,
-)
-from service.model.preprocessing import AudioPreprocessor
+from service.model.manifest import Example, Figure, Graph, Manifest, Origin
+from service.model.preprocessing.audio import AudioPreprocessing, AudioPreprocessor, LogMel
+from service.model.specs import Kind
+from service.model.tasks.classify import ClassifySpec
 from service.regular import sha256
 from training.augmentation import Augmentation, augment
 from training.checkpoint import Checkpoint, Run
@@ -400,7 +391,7 @@ def _release(
         description=args.description or _describe(data.labels),
         preprocessing=preprocessing,
         graphs=(Graph(file=GRAPH, sha256=sha256(graph)),),
-        tasks=Tasks(classify=Classify(output=OUTPUT, activation="log_softmax", labels=LABELS)),
+        tasks={"classify": ClassifySpec(output=OUTPUT, activation="log_softmax", labels=LABELS)},
         example=Example(file=example, tolerance={"fp32": TOLERANCE}),
         origin=Origin(
             source="trained here, from scratch",

@@ -11,9 +11,7 @@ from tqdm import tqdm
 
 from service.errors import CallerError
 from service.limits import InputLimits
-from service.model.manifest import AudioPreprocessing
-from service.model.preprocessing import AudioPreprocessor
-from service.model.preprocessing.audio import fit_length
+from service.model.preprocessing.audio import AudioPreprocessing, AudioPreprocessor, fit_length
 from training.augmentation import change_speed
 from training.errors import BadData
 from training.layouts import Item

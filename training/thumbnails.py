@@ -4,8 +4,8 @@ import numpy as np
 
 from service.errors import CallerError
 from service.limits import InputLimits
-from service.model.manifest import AudioPreprocessing, ImagePreprocessing, LogMel
-from service.model.preprocessing import AudioPreprocessor, ImagePreprocessor
+from service.model.preprocessing.audio import AudioPreprocessing, AudioPreprocessor, LogMel
+from service.model.preprocessing.image import ImagePreprocessing, ImagePreprocessor
 from service.runtime.tensors import Array
 from training.layouts import Item
 

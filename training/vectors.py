@@ -15,9 +15,12 @@ from service.control.repository import Repository
 from service.errors import CallerError, NotFound
 from service.inference.pipeline import Pipeline
 from service.inference.servable import Servable
-from service.model.manifest import EncoderReference, ImagePreprocessing, Modality, TextPreprocessing
-from service.model.meaning import Floats
 from service.model.model import Model
+from service.model.preprocessing.image import ImagePreprocessing
+from service.model.preprocessing.text import TextPreprocessing
+from service.model.preprocessing.vector import EncoderReference
+from service.model.specs import Modality
+from service.model.tasks.task import Floats
 from service.model.types import Sample
 from service.regular import sha256
 from service.settings import Precision, Settings
@@ -103,7 +106,7 @@ def _choose(repository: Repository, name: str, modality: Modality) -> Servable:
     if entry.served is None:
         raise EncoderUnavailable(f"{name} does not serve: {entry.reason}")
     manifest = entry.served.model.manifest
-    if manifest.kind != modality or not manifest.tasks.embed or entry.served.encoders:
+    if manifest.kind != modality or "embed" not in manifest.tasks or entry.served.encoders:
         raise EncoderUnavailable(f"{name} gives no vectors of {modality}")
     if manifest.origin.sha256 is None:
         raise EncoderUnavailable(f"{name} does not say which weights it has: origin.sha256")
@@ -112,12 +115,11 @@ def _choose(repository: Repository, name: str, modality: Modality) -> Servable:
 
 def _refer(model: Model, modality: Modality) -> EncoderReference:
     manifest = model.manifest
-    assert manifest.tasks.embed is not None
     assert manifest.origin.sha256 is not None
     return EncoderReference(
         name=manifest.name,
         modality=modality,
-        width=manifest.tasks.embed.width,
+        width=model.tasks["embed"].width,
         sha256=manifest.origin.sha256,
     )
 
@@ -155,14 +157,18 @@ async def _compute(
 async def _embed(payload: bytes, served: Servable, pipeline: Pipeline, mirrored: bool) -> Floats:
     deadline = asyncio.get_running_loop().time() + SECONDS
     if not mirrored:
-        [answer] = await pipeline.predict([(served, "embed")], {served.modality: payload}, deadline)
-        return answer.values
+        [result] = await pipeline.predict([(served, "embed")], {served.modality: payload}, deadline)
+        vector: Floats = result.answer
+        return vector
     sample = await pipeline.decode(served.model.decode, payload, deadline)
     spec = served.model.manifest.preprocessing
     assert isinstance(spec, ImagePreprocessing)
     across = 1 if spec.layout == "NHWC" else 2
     behind = Sample(np.ascontiguousarray(np.flip(sample.data, across)))
-    return (await pipeline.predict_sample(served, "embed", behind, deadline)).values
+    mirrored_vector: Floats = (
+        await pipeline.predict_sample(served, "embed", behind, deadline)
+    ).answer
+    return mirrored_vector
 
 
 class KeptVectors(dict[bytes, Floats]):

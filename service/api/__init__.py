@@ -11,7 +11,7 @@ from service.api.middleware.auth import Authentication
 from service.api.middleware.ingress import Ingress
 from service.api.middleware.quotas import Quotas
 from service.api.openapi import contract
-from service.api.v1 import embeddings, models, predict, preview
+from service.api.v1 import embeddings, models, predict, preview, similarity
 from service.api.v2 import infer, metadata, repository, statistics
 from service.keys import Keys
 from service.settings import Settings
@@ -19,7 +19,7 @@ from service.settings import Settings
 __all__ = ["build_api", "build_app"]
 
 MODULES = (
-    *(predict, embeddings, preview, models),
+    *(predict, similarity, embeddings, preview, models),
     *(statistics, metadata, infer),  # /v2/models/stats before a model of that name
     *(repository, health),
 )

@@ -11,6 +11,7 @@ from service.control.channel import ControlChannel
 from service.control.repository import Repository
 from service.control.shadow import Shadows
 from service.control.watchdog import Watchdog
+from service.inference.cache import CachedPipeline
 from service.inference.pipeline import Pipeline
 from service.settings import Settings
 
@@ -33,7 +34,11 @@ def build_context(settings: Settings, meeting: Path) -> AppContext:
     """
     repository = Repository(settings)
     follow = Shadows(repository).follow
-    pipeline = Pipeline(settings.decoders, follow, settings.cache_bytes)
+    pipeline = (
+        CachedPipeline(settings.decoders, follow, settings.cache_bytes)
+        if settings.cache_bytes
+        else Pipeline(settings.decoders, follow)
+    )
     return AppContext(
         settings,
         repository,

@@ -4,16 +4,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from service.model.manifest import Kind, Modality
+from service.model.preprocessing import MODALITIES
+from service.model.preprocessing.preprocessor import Preprocessor
+from service.model.specs import MULTIMODAL, Kind
 
-MEDIA = {
-    "image": tuple(
-        f"image/{kind}"
-        for kind in ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "heic", "x-icon")
-    ),
-    "audio": ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "audio/aiff"),
-    "text": ("text/plain",),
-}
 ITEM_BASE64 = {
     "type": "object",
     "required": ["base64"],
@@ -24,47 +18,37 @@ ITEM_BASE64 = {
 DATA_URI = {"type": "string", "pattern": "^data:[^,]*,"}
 
 
-def _answer(model: str, **result: object) -> dict[str, Any]:
-    return {"model": model, "version": "1", "results": [{"index": 0, "status": "ok", **result}]}
-
-
-def _labels(*pairs: tuple[str, float]) -> list[dict[str, Any]]:
-    return [{"label": label, "score": score} for label, score in pairs]
-
-
-IMAGE_LABELS = _answer("efficientnet-lite0", labels=_labels(("tabby", 0.61), ("Egyptian cat", 0.2)))
-AUDIO_LABELS = _answer("spoken-digits", labels=_labels(("seven", 0.97), ("one", 0.01)))
-TEXT_LABELS = _answer("all-minilm-l6-v2", labels=_labels(("travel", 0.88), ("cooking", 0.12)))
-VECTOR = _answer("all-minilm-l6-v2", vector=[0.021, -0.043, 0.008])
 SIMILARITY = {"model": "all-minilm-l6-v2", "version": "1", "similarities": [[0.83, 0.04]]}
 
 
-PARTS = {
-    "image": {"type": "string", "format": "binary"},
-    "text": {"type": "string"},
-    "audio": {"type": "string", "format": "binary"},
-}
+def answer(model: str, **result: object) -> dict[str, Any]:
+    """The answer of a model to one item."""
+    return {"model": model, "version": "1", "results": [{"index": 0, "status": "ok", **result}]}
 
 
 def request(kind: Kind) -> dict[str, Any]:
     """The request bodies of a route: raw, multipart or JSON; several files only as multipart."""
-    if kind == "multimodal":
-        schema = {"type": "object", "additionalProperties": False, "properties": PARTS}
+    if kind == MULTIMODAL:
+        parts = {name: _file(modality) for name, modality in MODALITIES.items()}
+        schema = {"type": "object", "additionalProperties": False, "properties": parts}
         content: dict[str, Any] = {"multipart/form-data": {"schema": schema}}
     else:
-        content = _bodies(kind)
+        content = _bodies(MODALITIES[kind])
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _bodies(modality: Modality) -> dict[str, Any]:
+def _file(modality: type[Preprocessor]) -> dict[str, str]:
+    return {"type": "string"} if modality.is_text else {"type": "string", "format": "binary"}
+
+
+def _bodies(modality: type[Preprocessor]) -> dict[str, Any]:
     item: dict[str, Any] = {"oneOf": [ITEM_BASE64, DATA_URI]}
     sample: object = {"base64": "UklGRiQAAABXQVZF..."}
-    if modality == "text":
+    if modality.is_text:
         item, sample = {"oneOf": [{"type": "string"}, ITEM_BASE64]}, "a quiet flat near the sea"
-    raw = {"schema": {"type": "string", "format": "binary"}}
-    if modality == "text":
-        raw = {"schema": {"type": "string"}}
-    content: dict[str, Any] = dict.fromkeys(MEDIA[modality], raw)
+    content: dict[str, Any] = {
+        media_type: {"schema": _file(modality)} for media_type in modality.media_types
+    }
     content["multipart/form-data"] = {
         "schema": {
             "type": "object",

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NotRequired
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypeAlias
 
 import orjson
 from fastapi import Request
@@ -12,26 +12,15 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from service.api.problems import Problem
 from service.errors import BadRequest
-from service.inference.pipeline import Timings
+from service.model.tasks import TASKS
+from service.model.types import Result
 from service.settings import MAX_TIMEOUT_MS
 
 MAX_LABELS = 100_000  # of one answer; a request of 33 KB could ask for eight million, 360 MB
 
 
-class Label(TypedDict):
-    label: str
-    score: float  # a probability
-
-
-class Finding(TypedDict, total=False):
-    """What a model found: one of the two."""
-
-    labels: list[Label]
-    vector: list[float]
-
-
-class Result(Finding):
-    """One item's answer: `labels` or `vector` where `status` is ok, else `error`."""
+class Status(TypedDict):
+    """One item: the answer's fields where `status` is ok, else `error`."""
 
     index: int
     filename: NotRequired[str]  # of a form's file, as it was sent
@@ -40,10 +29,21 @@ class Result(Finding):
     error: NotRequired[Problem]
 
 
+# The registry is known only at run time, so a type checker sees a mapping.
+if TYPE_CHECKING:
+    ItemResult: TypeAlias = dict[str, Any]
+else:
+    fields = {name: type_ for task in TASKS.values() for name, type_ in task.answer_fields.items()}
+    Found = TypedDict("Found", fields, total=False)
+
+    class ItemResult(Status, Found):
+        """One item's result, with what its task found."""
+
+
 class Answer(TypedDict):
     model: str
     version: str
-    results: list[Result]
+    results: list[ItemResult]
 
 
 class Answers(TypedDict):
@@ -77,14 +77,16 @@ def deadline_of(request: Request, default_ms: int) -> float:
     return float(arrived) + milliseconds / 1000
 
 
-def respond(document: Mapping[str, Any], timings: Sequence[Timings]) -> Response:
+def respond(document: Mapping[str, Any], results: Sequence[Result]) -> Response:
     """The document as JSON, with the slowest item's stages in `Server-Timing` (milliseconds).
 
-    Arrays are lists of it; a float32 has no more digits than tell it from its neighbours.
+    Arrays become lists; a float32 has as many digits as distinguish it from its neighbours.
     """
     headers = {}
-    if timings:
-        decode, queue, infer, _ = map(max, zip(*timings, strict=True))
+    if results:
+        decode = max(result.timings.decode for result in results)
+        queue = max(result.timings.queue for result in results)
+        infer = max(result.timings.infer for result in results)
         headers["Server-Timing"] = (
             f"decode;dur={decode * 1000:.2f}, queue;dur={queue * 1000:.2f},"
             f" inference;dur={infer * 1000:.2f}"

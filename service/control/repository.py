@@ -4,13 +4,13 @@ import asyncio
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
 from random import random
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal
 from weakref import WeakSet
 
 from service.control.folders import (
@@ -35,8 +35,12 @@ from service.errors import (
 )
 from service.inference.servable import Draining, Servable, serve
 from service.metrics import ModelSeries, forget_model
-from service.model.manifest import MANIFEST, PACKAGE, EncoderReference, Kind, Modality, Task
+from service.model.manifest import MANIFEST, PACKAGE
 from service.model.model import Model, load, no_encoder
+from service.model.preprocessing import MODALITIES
+from service.model.preprocessing.vector import EncoderReference
+from service.model.specs import MULTIMODAL, Kind
+from service.model.tasks import TASKS
 from service.runtime.memory import give_memory_back
 from service.settings import Settings, check_models
 from service.supervision import detach
@@ -45,10 +49,11 @@ logger = logging.getLogger(__name__)
 
 PLAIN = Policy()  # of a model of which nothing was said
 LOADING = "it is being loaded"
-_USES: list[tuple[Kind, Task | None]] = [
-    *product(get_args(Kind), get_args(Task)),
-    *product(get_args(Modality), (None,)),
+_USES: list[tuple[Kind, str | None]] = [
+    *product((*MODALITIES, MULTIMODAL), TASKS),
+    *product(MODALITIES, (None,)),
 ]
+USES = tuple(f"{kind}/{task or 'preview'}" for kind, task in _USES)
 ROOTED = re.compile(r"(?<![\w./:])(/[^\s/:'\"]+)+/")  # the folders of an absolute path
 
 ModelState = Literal["loading", "ready", "failed", "unloaded"]
@@ -103,7 +108,7 @@ class Repository:
         self._alive: WeakSet[Servable] = WeakSet()
         self._orphans: set[Key] = set()  # heads whose encoder is not there
         # Whom requests without a version have got, until something changes
-        self._chosen: dict[tuple[Kind, Task | None, str | None], Servable] = {}
+        self._chosen: dict[tuple[Kind, str | None, str | None], Servable] = {}
         self._opened = asyncio.Event()
         self.draining = False
 
@@ -437,7 +442,7 @@ class Repository:
     def choose(
         self,
         kind: Kind,
-        task: Task | None,
+        task: str | None,
         name: str | None,
         version: str | None,
         request_id: str = "",
@@ -461,7 +466,7 @@ class Repository:
         if not _can(served.model, kind, task):
             raise Unsupported(
                 f"{name} cannot {task or 'preview'} {kind}; it can"
-                f" {' and '.join(manifest.tasks.outputs())} {manifest.kind}"
+                f" {' and '.join(manifest.tasks)} {manifest.kind}"
             )
         if version is None and not self.policy(name).routing.weights:
             self._chosen[wish] = served
@@ -491,7 +496,7 @@ class Repository:
             }
         )
 
-    def able(self, kind: Kind, task: Task | None) -> list[str]:
+    def able(self, kind: Kind, task: str | None) -> list[str]:
         """The names of the models that can do this now."""
         return sorted(
             {
@@ -501,7 +506,7 @@ class Repository:
             }
         )
 
-    def default(self, kind: Kind, task: Task | None) -> str | None:
+    def default(self, kind: Kind, task: str | None) -> str | None:
         """The model of requests that name none: the one that was set, else the only one.
 
         Of several it is the one that was there alone before the others came, else the only one
@@ -534,7 +539,7 @@ class Repository:
                 first.setdefault(_use(kind, task), able[0])
         self.defaults = self.defaults.model_copy(update={"first": first})
 
-    def _default(self, kind: Kind, task: Task | None) -> str:
+    def _default(self, kind: Kind, task: str | None) -> str:
         if name := self.default(kind, task):
             return name
         verb = task or "preview"
@@ -617,12 +622,20 @@ class Repository:
         return self._policies.get(name, PLAIN)
 
 
+def check_uses(uses: Iterable[str]) -> None:
+    """Raises:
+    BadRequest: one of these is not something that a model can be asked for.
+    """
+    if unknown := sorted(set(uses) - set(USES)):
+        raise BadRequest(f"{unknown[0]} is not a use; uses are: {', '.join(USES)}", "defaults")
+
+
 def can_do(model: Model, use: str) -> bool:
     """Whether a model is made for that, such as `image/classify`."""
     return any(_can(model, kind, task) for kind, task in _USES if _use(kind, task) == use)
 
 
-def _use(kind: Kind, task: Task | None) -> str:
+def _use(kind: Kind, task: str | None) -> str:
     return f"{kind}/{task or 'preview'}"
 
 
@@ -636,7 +649,7 @@ def _entry(folder: Folder) -> Entry:
 
 def _is_encoder(model: Model, wanted: EncoderReference) -> bool:
     manifest = model.manifest
-    embed = manifest.tasks.embed
+    embed = model.tasks.get("embed")
     return (
         manifest.name == wanted.name
         and manifest.origin.sha256 == wanted.sha256
@@ -645,8 +658,8 @@ def _is_encoder(model: Model, wanted: EncoderReference) -> bool:
     )
 
 
-def _can(model: Model, kind: Kind, task: Task | None) -> bool:
-    able = task in model.manifest.tasks.outputs() if task else not model.encoders
+def _can(model: Model, kind: Kind, task: str | None) -> bool:
+    able = task in model.tasks if task else not model.encoders
     return model.manifest.kind == kind and able
 
 

@@ -15,7 +15,7 @@ from zlib import crc32
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from service.errors import OperatorError, StateUnusable
-from service.model.manifest import Frozen, Name, Share, first_fault
+from service.model.specs import Frozen, Name, Share, first_fault
 from service.settings import Use
 
 LATEST = "latest"  # the highest version that serves; no alias can have that name

@@ -21,7 +21,7 @@ from service.errors import (
 )
 from service.metrics import ModelSeries
 from service.model.speed import UNMEASURED, Speed
-from service.model.types import Computed, Item, Row
+from service.model.types import Item, Result
 from service.runtime.placement import CORES, lower_priority
 
 logger = logging.getLogger(__name__)
@@ -29,24 +29,11 @@ logger = logging.getLogger(__name__)
 SLOWER = 5.0  # a run that takes so many times what is expected of it is stuck
 MAX_CAUSES = 100  # different errors of one model that are logged
 
-Outcome = Computed | CallerError | BatchFailed
+Outcome = Result | CallerError | BatchFailed
 
 # Takes items of one key. One that cannot be decoded is its own error, and nothing to the others.
 # Whether nothing else is to be computed now decides over the cores that it may take.
-Compute = Callable[[Sequence[Item], bool], Sequence[Computed | CallerError]]
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One item's result, and where its time went (seconds)."""
-
-    computed: Computed
-    queue_seconds: float
-    infer_seconds: float
-
-    @property
-    def row(self) -> Row:
-        return self.computed.row
+Compute = Callable[[Sequence[Item], bool], Sequence[Result | CallerError]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +45,7 @@ class Job:
     key: Hashable
     deadline: float  # on the event loop's clock, seconds
     arrived: float  # by perf_counter: uvloop's own clock only counts milliseconds
-    reply: asyncio.Future[Reply]
+    reply: asyncio.Future[Result]
 
     def expire(self) -> None:
         """Called at the deadline."""
@@ -187,7 +174,7 @@ class Batcher:
     async def __aexit__(self, *_: object) -> None:
         await self.drain(math.inf)
 
-    async def submit(self, item: Item, deadline: float = math.inf) -> Reply:
+    async def submit(self, item: Item, deadline: float = math.inf) -> Result:
         """Wait for this item's row. A caller who is cancelled gives its place up.
 
         Args:
@@ -201,7 +188,7 @@ class Batcher:
             BatchFailed: the model cannot compute it.
         """
         loop = asyncio.get_running_loop()
-        reply: asyncio.Future[Reply] = loop.create_future()
+        reply: asyncio.Future[Result] = loop.create_future()
         job = Job(item, max(1, item.cost), item.key, deadline, time.perf_counter(), reply)
         with self._changed:
             if self._closed:
@@ -327,7 +314,7 @@ class Batcher:
                 return False
             lane.jobs = ()
             self._running -= len(batch.jobs)
-            if all(isinstance(outcome, Computed) for outcome in outcomes):
+            if all(isinstance(outcome, Result) for outcome in outcomes):
                 self._rate.observe(seconds, batch.cost)
         _reply(batch.jobs, outcomes, lane.started, seconds)
         return True
@@ -429,7 +416,7 @@ class Batcher:
             middle = len(jobs) // 2
             first = self._run(lane, jobs[:middle], exclusive=exclusive)
             return first + self._run(lane, jobs[middle:], exclusive=exclusive)
-        if computed := [outcome for outcome in outcomes if isinstance(outcome, Computed)]:
+        if computed := [outcome for outcome in outcomes if isinstance(outcome, Result)]:
             self._series.ran(len(computed), time.perf_counter() - started - _decoding(computed))
         return outcomes
 
@@ -468,18 +455,18 @@ def _answer(
     """On the event loop: give each caller what its job came to."""
     inferring = seconds - _decoding(outcomes)
     for job, outcome in zip(jobs, outcomes, strict=True):
-        if isinstance(outcome, Computed):
-            _settle(job, Reply(outcome, started - job.arrived, inferring))
-        else:
-            _settle(job, outcome)
+        if isinstance(outcome, Result):
+            outcome.timings.queue = started - job.arrived
+            outcome.timings.infer = inferring
+        _settle(job, outcome)
 
 
 def _decoding(outcomes: Sequence[Outcome]) -> float:
     """The seconds of a batch that went into decoding."""
-    return sum(outcome.decode_seconds for outcome in outcomes if isinstance(outcome, Computed))
+    return sum(outcome.timings.decode for outcome in outcomes if isinstance(outcome, Result))
 
 
-def _settle(job: Job, outcome: Reply | Exception) -> None:
+def _settle(job: Job, outcome: Result | Exception) -> None:
     if job.reply.done():  # its caller has left
         return
     if isinstance(outcome, Exception):

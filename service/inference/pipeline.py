@@ -1,163 +1,83 @@
-"""The one path of a request: decode, submit, interpret."""
+"""The path of an item: decode, submit, interpret."""
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
-from weakref import ref
+from typing import Any, TypeVar
 
 from service.errors import BadRequest, DeadlineExceeded, NotReady
-from service.inference.batching import Reply
-from service.inference.cache import Cache
 from service.inference.servable import Servable
-from service.model.manifest import Modality, Task
-from service.model.meaning import Floats
-from service.model.types import File, Item, Sample, TensorSample
+from service.model.specs import Modality
+from service.model.types import File, Item, Result, Sample, TensorSample, Timings
 from service.runtime.placement import build_pool
 
 T = TypeVar("T")
 
-QUICKLY_HASHED = 2**17  # bytes: 0.09 ms; to hand them to a thread and back takes as long
-
-
-class Timings(NamedTuple):
-    """Where one item's time went, in seconds."""
-
-    decode: float
-    queue: float
-    infer: float
-    interpret: float
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """A model's answer to one item: float32[classes] probabilities, or a float32[width] vector."""
-
-    values: Floats
-    truncated: bool
-    cost: int  # tokens of a text, else 1
-    timings: Timings
-
-
-class Digest(NamedTuple):
-    """SHA-256 of a file, so that nobody can make one which is taken for another."""
-
-    value: bytes
-    seconds: float  # that it took
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What came of one file in the model that reads it."""
-
-    reply: Reply
-    truncated: bool
-    cost: int
-    decode_seconds: float
-
-
-Ask = tuple[Servable, Task]
+Ask = tuple[Servable, str]  # a model, and one of its tasks
 Files = Mapping[Modality, bytes]  # one item: one file, or for a multimodal head several
 
 
 class Pipeline:
-    """Files in, predictions out, for any model."""
+    """Files in, results out, for any model."""
 
-    def __init__(self, decoders: int, follow: "Follow | None" = None, cache_bytes: int = 0) -> None:
+    def __init__(self, decoders: int, follow: "Follow | None" = None) -> None:
         """Args:
-        follow: is told of every item, with its answers, and must not wait.
-        cache_bytes: for what came of files, so that none is computed again while it is kept.
+        decoders: threads that decode files.
+        follow: is told of every item, with its results; it must not wait.
         """
-        self._cache: Cache[Reading] | None = Cache(cache_bytes) if cache_bytes else None
         self._follow = follow
         self._decoders = build_pool(decoders, "decode")
-        self.decoded = 0  # files, by the pool: while it grows, none of its threads is stuck for all
+        self.decoded = 0  # files, by the pool; while it grows, the pool is not stuck
 
-    async def predict(self, asks: Sequence[Ask], item: Files, deadline: float) -> list[Prediction]:
-        """One item's answer to each ask; heads of one encoder share one pass through it.
+    async def predict(self, asks: Sequence[Ask], item: Files, deadline: float) -> list[Result]:
+        """One item's result for each ask; heads of one encoder share one pass through it.
 
         Args:
-            asks: models, each with what is asked of it.
             deadline: on the event loop's clock, in seconds.
 
         Raises:
             CallerError: a file cannot be used.
-            LoadError: not now.
+            LoadError: the service has no capacity now.
         """
         started = perf_counter()
         models = {served for served, _ in asks}
         for served in models:
             _check_parts(served, item)
         readers = {r for served in models for r in served.readers if r.modality in item}
-        digests = await self._digests(item)
-        readings = await gather(
-            [self._recall(reader, item, digests, deadline) for reader in readers]
-        )
-        read = dict(zip(readers, readings, strict=True))
-        predictions = await gather(
-            [self._answer(served, task, read, deadline) for served, task in asks]
-        )
+        results = await gather([self.read(r, item[r.modality], deadline) for r in readers])
+        read = dict(zip(readers, results, strict=True))
+        answers = await gather([_answer(served, task, read, deadline) for served, task in asks])
+        seconds = perf_counter() - started
         for served in models:
-            served.series.stage("total", perf_counter() - started)
+            served.series.stage("total", seconds)
         if self._follow:
-            self._follow(self, asks, item, predictions, deadline)
-        return predictions
+            self._follow(self, asks, item, answers, deadline)
+        return answers
 
     async def predict_sample(
-        self, served: Servable, task: Task, sample: Sample, deadline: float
-    ) -> Prediction:
-        """The answer to an input that came decoded."""
-        reply = await self.compute(served, sample, deadline)
-        reading = Reading(reply, sample.truncated, sample.cost, decode_seconds=0.0)
-        return await self._answer(served, task, {served: reading}, deadline)
+        self, served: Servable, task: str, sample: Sample, deadline: float
+    ) -> Result:
+        """The result of an input that came decoded."""
+        result = await self.compute(served, sample, deadline)
+        return await _answer(served, task, {served: result}, deadline)
 
     async def compute(
         self, served: Servable, item: Sample | TensorSample, deadline: float
-    ) -> Reply:
-        """Submit what came decoded: a sample, or a row of a caller's own tensors.
+    ) -> Result:
+        """The row of an input that came decoded: a sample, or a row of a client's own tensors.
 
         Raises:
-            LoadError: not now.
+            LoadError: the service has no capacity now.
             BatchFailed: the model cannot compute it.
         """
         started = perf_counter()
         with served.admission:
-            reply = await served.batcher.submit(item, deadline)
-        _record(served, reply)
+            result = await _submit(served, item, deadline)
         served.series.stage("total", perf_counter() - started)
-        return reply
+        return result
 
-    async def _digests(self, item: Files) -> dict[Modality, Digest]:
-        """Of each file, where there is a cache."""
-        if self._cache is None:
-            return {}
-        return {modality: await _digest(payload) for modality, payload in item.items()}
-
-    async def _recall(
-        self, reader: Servable, item: Files, digests: Mapping[Modality, Digest], deadline: float
-    ) -> Reading:
-        """What came of the same file before, where that is kept; else what comes of it now."""
-        payload = item[reader.modality]
-        if self._cache is None:
-            return await self._read(reader, payload, deadline)
-        digest = digests[reader.modality]
-        key = ref(reader), digest.value  # a reference that does not keep a model which has left
-        reading = self._cache.find(key)
-        reader.series.looked_up("hit" if reading else "miss", digest.seconds)
-        if reading is None:
-            reading = await self._read(reader, payload, deadline)
-            # A row of its own: one of a batch is a part of all its rows, and would keep them.
-            row = {name: values.copy() for name, values in reading.reply.row.items()}
-            computed = replace(reading.reply.computed, row=row, decode_seconds=0.0)
-            reply = Reply(computed, queue_seconds=0.0, infer_seconds=0.0)
-            kept = replace(reading, reply=reply, decode_seconds=0.0)
-            self._cache.keep(key, kept, sum(values.nbytes for values in row.values()))
-        return reading
-
-    async def _read(self, reader: Servable, payload: bytes, deadline: float) -> Reading:
-        """Decode, submit; or submit what the lane decodes."""
+    async def read(self, reader: Servable, payload: bytes, deadline: float) -> Result:
+        """The row of a file; the lane decodes it, or this task, or the pool of decoders."""
         started = perf_counter()
         item: Item
         with reader.admission:
@@ -168,39 +88,10 @@ class Pipeline:
             else:
                 item = await self.decode(reader.model.decode, payload, deadline)
             waited = perf_counter() - started
-            reply = await reader.batcher.submit(item, deadline)
-        decode_seconds = waited + reply.computed.decode_seconds
-        reader.series.stage("decode", decode_seconds)
-        _record(reader, reply)
-        return Reading(reply, reply.computed.truncated, item.cost, decode_seconds)
-
-    async def _answer(
-        self, served: Servable, task: Task, read: Mapping[Servable, Reading], deadline: float
-    ) -> Prediction:
-        """Interpret; what a head interprets is first computed of its encoders' vectors."""
-        readings = [read[reader] for reader in served.readers if reader in read]
-        replies = [reading.reply for reading in readings]
-        if served.encoders:
-            vectors = [
-                reader.model.interpret("embed", read[reader].reply.row) if reader in read else None
-                for reader in served.encoders
-            ]
-            replies.append(await served.batcher.submit(served.model.join(vectors), deadline))
-            _record(served, replies[-1])
-        started = perf_counter()
-        values = served.model.interpret(task, replies[-1].row)
-        interpret = perf_counter() - started
-        served.series.stage("interpret", interpret)
-        decode = queue = infer = 0.0
-        for reply in replies:
-            queue += reply.queue_seconds
-            infer += reply.infer_seconds
-        truncated, cost = False, 0
-        for reading in readings:
-            decode = max(decode, reading.decode_seconds)
-            truncated |= reading.truncated
-            cost += reading.cost
-        return Prediction(values, truncated, cost, Timings(decode, queue, infer, interpret))
+            result = await _submit(reader, item, deadline)
+        result.timings.decode += waited
+        reader.series.stage("decode", result.timings.decode)
+        return result
 
     async def decode(self, decode: Callable[[bytes], T], payload: bytes, deadline: float) -> T:
         """Run a decoder in the pool; its libraries release the interpreter's lock.
@@ -230,34 +121,57 @@ class Pipeline:
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
 
-Follow = Callable[[Pipeline, Sequence[Ask], Files, Sequence[Prediction], float], None]
+Follow = Callable[[Pipeline, Sequence[Ask], Files, Sequence[Result], float], None]
 
 
 async def gather(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """What each gives, in order; one alone needs no task of its own, as most do not."""
+    """The results in order; a single coroutine, the usual case, needs no task of its own."""
     return [await works[0]] if len(works) == 1 else await asyncio.gather(*works)
 
 
-async def _digest(payload: bytes) -> Digest:
+async def _submit(served: Servable, item: Item, deadline: float) -> Result:
+    result = await served.batcher.submit(item, deadline)
+    served.series.stage("queue", result.timings.queue)
+    served.series.stage("infer", result.timings.infer)
+    return result
+
+
+async def _answer(
+    served: Servable, task: str, read: Mapping[Servable, Result], deadline: float
+) -> Result:
+    """The task's answer to what the readers read; a head first computes its encoders' vectors."""
+    results = [read[reader] for reader in served.readers if reader in read]
+    row = results[0].row
+    parts = results
+    if served.encoders:
+        vectors = [
+            reader.model.tasks["embed"].interpret(read[reader].row) if reader in read else None
+            for reader in served.encoders
+        ]
+        head = await _submit(served, served.model.join(vectors), deadline)
+        row, parts = head.row, [*results, head]
     started = perf_counter()
-    if len(payload) <= QUICKLY_HASHED:
-        value = hashlib.sha256(payload).digest()
-    else:
-        value = await asyncio.to_thread(lambda: hashlib.sha256(payload).digest())
-    return Digest(value, perf_counter() - started)
+    answer = served.model.tasks[task].interpret(row)
+    interpret = perf_counter() - started
+    served.series.stage("interpret", interpret)
+    timings = Timings(interpret=interpret)
+    truncated, cost = False, 0
+    for part in parts:
+        timings.queue += part.timings.queue
+        timings.infer += part.timings.infer
+    for result in results:
+        timings.decode = max(timings.decode, result.timings.decode)
+        truncated |= result.truncated
+        cost += result.cost
+    return Result(row, truncated, cost, timings, answer)
 
 
 def _check_parts(served: Servable, item: Files) -> None:
     """Raises:
-    BadRequest: the item holds what the model does not take.
+    BadRequest: the item holds a file that the model does not take.
     """
     manifest = served.model.manifest
     if unknown := sorted(set(item) - set(manifest.modalities)):
         raise BadRequest(
             f"{manifest.name} takes {', '.join(manifest.modalities)}, not {unknown[0]}", unknown[0]
         )
-
-
-def _record(served: Servable, reply: Reply) -> None:
-    served.series.stage("queue", reply.queue_seconds)
-    served.series.stage("infer", reply.infer_seconds)

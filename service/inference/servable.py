@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from service.inference.admission import Admission
 from service.inference.batching import Batcher, BatchLimits
 from service.metrics import ModelSeries
-from service.model.manifest import Modality
 from service.model.model import Model
+from service.model.specs import Modality
 from service.runtime.memory import give_memory_back
 from service.settings import Provider, Settings
 
@@ -72,7 +72,7 @@ def serve(model: Model, settings: Settings, encoders: tuple[Servable, ...] = ())
     # Where every core has a lane, a file that is handed on to another thread only loses time.
     # Texts are tokenised before: their lengths decide which of them share a batch.
     every_core = on_cpu and lanes >= settings.cores_per_worker
-    in_lane = every_core and manifest.kind != "text"
+    in_lane = every_core and not model.preprocessor.decodes_before_queue
     pinned = in_lane and settings.one_lane_per_core
     exclusive_core = next(iter(settings.exclusive_cores), None) if on_cpu else None
     batcher = Batcher(

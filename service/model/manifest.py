@@ -10,15 +10,33 @@ models/<name>/<version>/
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing_extensions import TypedDict  # pydantic requires it before Python 3.12
 
 from service.errors import BadModel
+from service.model.preprocessing import MODALITIES
+from service.model.preprocessing.vector import EncoderReference, VectorPreprocessing
+from service.model.specs import (
+    FILE_NAME,
+    MULTIMODAL,
+    FileName,
+    Frozen,
+    Kind,
+    Modality,
+    Name,
+    Positive,
+    PreprocessingSpec,
+    Sha256,
+    TaskSpec,
+    first_fault,
+)
+from service.model.tasks import TASKS
 from service.regular import read_regular, sha256
 
 MANIFEST = "manifest.yaml"
@@ -27,128 +45,17 @@ PACKAGE = (
     "`python -m training package FILE.onnx --modality MODALITY --name NAME` writes model folders"
 )
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$", max_length=64)]
-FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"  # never a path
-FileName = Annotated[str, Field(pattern=FILE_NAME)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Triple = tuple[float, float, float]
-Modality = Literal["image", "text", "audio"]
-Kind = Literal["image", "text", "audio", "multimodal"]  # of what a request brings
-Task = Literal["classify", "embed"]
 Precision = Literal["fp32", "fp16", "int8"]
 
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Normalise(Frozen):
-    """What the service does to pixels for a graph that does not do it: (p / 255 - mean) / std."""
-
-    mean: Triple
-    std: Triple
-    dtype: Literal["float32", "float16"] = "float32"
-
-
-class ImagePreprocessing(Frozen):
-    """A picture becomes RGB pixels; uint8 in 0..255 unless `normalise` is given."""
-
-    modality: Literal["image"]
-    input: str  # the graph's input: uint8 or float, [N, ...]
-    size: tuple[Positive, Positive]  # height, width of what the graph takes
-    crop: Share = 1.0  # of the largest centred box of that shape
-    fit: Literal["crop", "stretch"] = "crop"  # stretch: the whole picture, shape ignored
-    resample: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic"
-    layout: Literal["NHWC", "NCHW"] = "NHWC"
-    normalise: Normalise | None = None
-
-
-TokenInput = Literal["input_ids", "attention_mask", "token_type_ids"]
-
-
-class TextPreprocessing(Frozen):
-    """A text becomes token ids, padded to the longest of its batch."""
-
-    modality: Literal["text"]
-    tokenizer: FileName = "tokenizer.json"
-    max_length: Positive  # tokens, special ones included
-    pad_token: str = "[PAD]"
-    inputs: tuple[TokenInput, ...] = ("input_ids", "attention_mask")
-
-
-class LogMel(Frozen):
-    """(ln(mel power + floor) - mean) / std, of Hann windows, on Slaney's mel scale."""
-
-    window: Positive  # samples of one frame, also the FFT's length
-    hop: Positive  # samples from one frame to the next
-    bands: Positive
-    low_hz: Annotated[float, Field(ge=0)] = 0.0
-    high_hz: Annotated[float, Field(gt=0)]
-    floor: Annotated[float, Field(gt=0)] = 1e-6
-    mean: float = 0.0
-    std: Annotated[float, Field(gt=0)] = 1.0
-
-
-class AudioPreprocessing(Frozen):
-    """A recording becomes mono sound of one rate and length, and a spectrogram if one is named."""
-
-    modality: Literal["audio"]
-    input: str  # the graph's input: float32[N, ...]
-    sample_rate: Positive  # Hz
-    seconds: Annotated[float, Field(gt=0)]  # longer is cut, shorter is padded with silence
-    keep: Literal["start", "centre"] = "start"  # which part of a longer recording
-    log_mel: LogMel | None = None  # None: the graph takes the waveform
-
-    @property
-    def samples(self) -> int:
-        return round(self.sample_rate * self.seconds)
-
-    @model_validator(mode="after")
-    def _frequencies_exist(self) -> "AudioPreprocessing":
-        mel = self.log_mel
-        if mel and not mel.low_hz < mel.high_hz <= self.sample_rate / 2:
-            raise ValueError("log_mel wants low_hz < high_hz <= half the sample rate")
-        return self
-
-
-class EncoderReference(Frozen):
-    """An encoder, by the weights that its vectors come from: others mean nothing to the head."""
-
-    name: Name
-    modality: Modality
-    width: Positive
-    sha256: Sha256  # of the weights: the encoder's `origin.sha256`
-
-
-class VectorPreprocessing(Frozen):
-    """A head: its input is made of encoders' vectors, not of a file.
-
-    With several encoders, of one modality or of several, the vectors stand in their order, each
-    followed by a 1; one that is missing is zeros, followed by a 0.
-    """
-
-    modality: Literal["vector"]
-    input: str  # the graph's input: float32[N, width]
-    encoders: Annotated[tuple[EncoderReference, ...], Field(min_length=1)]
-
-    @property
-    def width(self) -> int:
-        flags = len(self.encoders) if len(self.encoders) > 1 else 0
-        return sum(encoder.width for encoder in self.encoders) + flags
-
-    @model_validator(mode="after")
-    def _each_once(self) -> "VectorPreprocessing":
-        if len({encoder.name for encoder in self.encoders}) < len(self.encoders):
-            raise ValueError("encoders: one stands there twice")
-        return self
-
-
-Preprocessing = Annotated[
-    ImagePreprocessing | TextPreprocessing | AudioPreprocessing | VectorPreprocessing,
-    Field(discriminator="modality"),
-]
+# Both follow the registries, so a type checker sees only what all tasks and modalities have.
+if TYPE_CHECKING:
+    Preprocessing: TypeAlias = PreprocessingSpec
+    Tasks: TypeAlias = Mapping[str, TaskSpec]
+else:
+    specs = [*(modality.spec_type for modality in MODALITIES.values()), VectorPreprocessing]
+    Preprocessing = Annotated[Union[tuple(specs)], Field(discriminator="modality")]  # noqa: UP007
+    Tasks = TypedDict("Tasks", {t.name: t.spec_type for t in TASKS.values()}, total=False)
+    Tasks.__pydantic_config__ = ConfigDict(extra="forbid")
 
 
 class SideFile(Frozen):
@@ -172,42 +79,6 @@ class Graph(Frozen):
     def side_hashes(self) -> dict[str, str]:
         """The SHA-256 of each side file, by its name."""
         return {side.file: side.sha256 for side in self.side_files or ()}
-
-
-class Classify(Frozen):
-    """`output` is float[N, classes]: one score a label, a probability after `activation`."""
-
-    output: str
-    activation: Literal["softmax", "log_softmax", "sigmoid", "none"] = "softmax"
-    labels: FileName = "labels.txt"  # one a line, in the order of the output
-
-
-class Embed(Frozen):
-    """`output` is float[N, width]: one vector an input."""
-
-    output: str
-    width: Positive
-
-
-class Tasks(Frozen):
-    """What the model can be asked for, and which of the graph's outputs answers it."""
-
-    classify: Classify | None = None
-    embed: Embed | None = None
-
-    def outputs(self) -> dict[Task, str]:
-        """Task -> the name of the graph's output."""
-        declared: dict[Task, Classify | Embed | None] = {
-            "classify": self.classify,
-            "embed": self.embed,
-        }
-        return {task: meaning.output for task, meaning in declared.items() if meaning}
-
-    @model_validator(mode="after")
-    def _some_task(self) -> "Tasks":
-        if not self.outputs():
-            raise ValueError("name at least one task: classify, embed")
-        return self
 
 
 class Batching(Frozen):
@@ -247,7 +118,7 @@ class Manifest(Frozen):
     description: str
     preprocessing: Preprocessing
     graphs: Annotated[tuple[Graph, ...], Field(min_length=1)]
-    tasks: Tasks
+    tasks: Tasks  # what the model can be asked for, and the outputs that answer it
     batching: Batching = Batching()
     example: Example
     origin: Origin
@@ -269,7 +140,7 @@ class Manifest(Frozen):
 
     @cached_property
     def kind(self) -> Kind:
-        return self.modalities[0] if len(self.modalities) == 1 else "multimodal"
+        return self.modalities[0] if len(self.modalities) == 1 else MULTIMODAL
 
     def files(self) -> Iterator[tuple[str, str]]:
         """(field, file name) of everything that must lie beside the manifest."""
@@ -277,13 +148,21 @@ class Manifest(Frozen):
             yield f"graphs.{number}.file", graph.file
             for side in graph.side_files or ():
                 yield f"graphs.{number}.side_files", side.file
-        if self.tasks.classify:
-            yield "tasks.classify.labels", self.tasks.classify.labels
-        if isinstance(self.preprocessing, TextPreprocessing):
-            yield "preprocessing.tokenizer", self.preprocessing.tokenizer
+        for task, spec in self.tasks.items():
+            for field, file in spec.files().items():
+                yield f"tasks.{task}.{field}", file
+        for field, file in self.preprocessing.files().items():
+            yield f"preprocessing.{field}", file
         yield "example.file", self.example.file
         yield "example.expected", self.example.expected
         yield "card", self.card
+
+    @field_validator("tasks")
+    @classmethod
+    def _some_task(cls, tasks: Tasks) -> Tasks:
+        if not tasks:
+            raise ValueError(f"name at least one task: {', '.join(TASKS)}")
+        return tasks
 
     @model_validator(mode="after")
     def _tolerances_cover_the_graphs(self) -> "Manifest":
@@ -334,15 +213,8 @@ def _hint(error: ValidationError, content: Any, folder: Path) -> str:
             if re.fullmatch(FILE_NAME, file) and (folder / file).is_file():
                 return f"; the SHA-256 of {file} is {sha256(folder / file)}"
         case ("tasks", str()) if first["type"] == "extra_forbidden":
-            return f": there is no such task; there are {', '.join(get_args(Task))}"
+            return f": there is no such task; there are {', '.join(TASKS)}"
     return ""
-
-
-def first_fault(error: ValidationError) -> str:
-    """The first field of a file that is wrong, and why."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "the whole file"
-    return f"{field}: {first['msg']}"
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:

@@ -5,25 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
-from service.errors import BadModel, BadRequest, CallerError, EncoderMissing, TooLarge
-from service.model.manifest import (
-    EncoderReference,
-    Graph,
-    Manifest,
-    Task,
-    TextPreprocessing,
-    read_manifest,
-)
-from service.model.meaning import Floats, interpret, read_labels
-from service.model.preprocessing import (
-    Preprocessor,
-    VectorPreprocessor,
-    build_preprocessor,
-    stack_tensors,
-)
+from service.errors import BadModel, CallerError, EncoderMissing
+from service.model.manifest import Graph, Manifest, read_manifest
+from service.model.preprocessing import build_preprocessor
+from service.model.preprocessing.preprocessor import Preprocessor, stack_tensors
+from service.model.preprocessing.vector import EncoderReference, VectorPreprocessor
 from service.model.speed import UNMEASURED, Speed, measure
-from service.model.types import Computed, File, Item, Row, Sample, TensorSample
+from service.model.tasks import TASKS
+from service.model.tasks.task import Floats, Task
+from service.model.types import File, Item, Result, Row, Sample, TensorSample, Timings
 from service.model.verification import check_example, check_tensors
 from service.regular import read_regular
 from service.runtime.graphs import check_graph, read_graph
@@ -33,12 +25,12 @@ from service.settings import Precision, Provider, Settings
 
 logger = logging.getLogger(__name__)
 
-EXAMPLE_BYTES = LABELS_BYTES = 2**26
+EXAMPLE_BYTES = 2**26
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What one version of a model can do: decode, run, interpret. Thread-safe."""
+    """One version of a model: decodes, runs, and its tasks interpret. Thread-safe."""
 
     folder: Path
     manifest: Manifest
@@ -47,10 +39,15 @@ class Model:
     preprocessor: Preprocessor
     session: Session
     outputs: tuple[str, ...]  # of the graph, those that the tasks read
-    labels: tuple[str, ...]  # empty for a model that does not classify
+    tasks: Mapping[str, Task]
     encoders: "tuple[Model, ...]" = ()  # whose vectors a head takes
     example: Sample | None = None  # that it has answered as it must
     speed: Speed = UNMEASURED
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the task that has some; else empty."""
+        return next((task.labels for task in self.tasks.values() if task.labels), ())
 
     def decode(self, payload: bytes) -> Sample:
         return self.preprocessor.decode(payload)
@@ -72,33 +69,30 @@ class Model:
     def embed(self, payload: bytes) -> Floats:
         """An encoder's vector of one file, computed now."""
         [answer] = self.answers([self.decode(payload)])
-        return answer["embed"]
+        vector: Floats = answer["embed"]
+        return vector
 
     def run(self, samples: Sequence[Sample], *, exclusive: bool = False) -> list[Row]:
         """One batch through the graph: a row for each sample, in order."""
         return self._run(self.preprocessor.collate(samples), self.outputs, exclusive=exclusive)
 
-    def compute(
-        self, items: Sequence[Item], exclusive: bool = False
-    ) -> list[Computed | CallerError]:
-        """One batch, of which some may have to be decoded first: a result for each, in order.
+    def compute(self, items: Sequence[Item], exclusive: bool = False) -> list[Result | CallerError]:
+        """One batch, whose files are decoded first: a result for each item, in order.
 
         Args:
-            alone: nothing else is computed now, so that it may take every core.
+            exclusive: nothing else is computed now, so that the run may take every core.
         """
         tensors = [item for item in items if isinstance(item, TensorSample)]
         if tensors:  # then all are, and of one shape and one wish
             rows = self._run(stack_tensors(tensors), tensors[0].outputs, exclusive=exclusive)
-            return [Computed(row) for row in rows]
+            return [Result(row) for row in rows]
         read = [self._read(item) for item in items if not isinstance(item, TensorSample)]
-        good = [each for each in read if not isinstance(each, CallerError)]
-        answers = iter(
-            self.run([sample for sample, _ in good], exclusive=exclusive) if good else []
-        )
+        good = [each[0] for each in read if not isinstance(each, CallerError)]
+        answers = iter(self.run(good, exclusive=exclusive) if good else ())
         return [
             each
             if isinstance(each, CallerError)
-            else Computed(next(answers), each[0].truncated, each[1])
+            else Result(next(answers), each[0].truncated, each[0].cost, Timings(decode=each[1]))
             for each in read
         ]
 
@@ -106,19 +100,11 @@ class Model:
         """A caller's tensors, each [N, ...] as the graph takes it, row by row.
 
         Raises:
-            BadRequest: a text's tensors are not of the same number of tokens.
-            TooLarge: they are longer than what the model reads of a text.
+            BadRequest, TooLarge: they are of no shape that a sample has.
         """
-        spec = self.manifest.preprocessing
-        tokens = 1
-        if isinstance(spec, TextPreprocessing):
-            tokens, *others = {tensor.shape[1] for tensor in tensors.values()}
-            if others or not tokens:
-                raise BadRequest("all inputs must be of the same number of tokens, one or more")
-            if tokens > spec.max_length:
-                raise TooLarge(f"rows have {tokens} tokens; at most {spec.max_length} are read")
+        cost = self.preprocessor.cost_of(tensors)
         return [
-            TensorSample(dict(zip(tensors, row, strict=True)), tuple(outputs), tokens)
+            TensorSample(dict(zip(tensors, row, strict=True)), tuple(outputs), cost)
             for row in zip(*tensors.values(), strict=True)
         ]
 
@@ -156,22 +142,12 @@ class Model:
             feeds = self.preprocessor.collate([self.example])
             self.session.release(feeds, self.outputs)
 
-    def interpret(self, task: Task, row: Row) -> Floats:
-        """A row as float32[classes] probabilities, or as a float32[width] vector.
-
-        Raises:
-            BatchFailed: it holds NaN, infinity, or what is no probability.
-        """
-        meaning = getattr(self.manifest.tasks, task)
-        return interpret(row[meaning.output], meaning)
-
     def answers(
         self, samples: Sequence[Sample], *, exclusive: bool = False
-    ) -> list[dict[Task, Floats]]:
-        """Every task's interpretation of every sample, computed here and now."""
-        tasks = tuple(self.manifest.tasks.outputs())
+    ) -> list[dict[str, Any]]:
+        """Every task's answer to every sample, computed here and now."""
         rows = self.run(samples, exclusive=exclusive)
-        return [{task: self.interpret(task, row) for task in tasks} for row in rows]
+        return [{name: task.interpret(row) for name, task in self.tasks.items()} for row in rows]
 
 
 FindEncoder = Callable[[EncoderReference], Model]
@@ -216,7 +192,7 @@ def load(folder: Path, settings: Settings, find_encoder: FindEncoder = no_encode
 
 def answer_example(
     folder: Path, manifest: Manifest, find_encoder: FindEncoder = no_encoder
-) -> dict[str, list[float]]:
+) -> dict[str, Any]:
     """What a model folder answers to its own example: the content of its `example.json`.
 
     Takes the first graph for the CPU; the folder needs no manifest file yet.
@@ -224,12 +200,13 @@ def answer_example(
     settings = Settings(provider=Provider.CPU, precision=Precision.AUTO, exclusive_threads=1)
     model = _open(folder, manifest, settings, find_encoder)
     [answer] = model.answers([_read_example(model, _read_payload(model))])
-    return {task: values.tolist() for task, values in answer.items()}
+    return {name: model.tasks[name].to_json(values) for name, values in answer.items()}
 
 
 def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: FindEncoder) -> Model:
     provider = choose_provider(settings.provider)
     graph = choose_graph(manifest, provider, settings.precision)
+    tasks = {name: TASKS[name](spec, folder) for name, spec in manifest.tasks.items()}
     return Model(
         folder=folder,
         manifest=manifest,
@@ -244,8 +221,8 @@ def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: Fi
             graph.items_per_run,
             settings.exclusive_cores,
         ),
-        outputs=tuple(sorted(set(manifest.tasks.outputs().values()))),
-        labels=_read_labels(folder, manifest),
+        outputs=tuple(sorted({task.output for task in tasks.values()})),
+        tasks=tasks,
         encoders=tuple(find_encoder(encoder) for encoder in manifest.encoders),
     )
 
@@ -261,16 +238,6 @@ def choose_graph(manifest: Manifest, provider: Provider, wanted: Precision) -> G
             return graph
     logger.info("%s has no graph in %s: %s serves", manifest.name, wanted, graphs[0].file)
     return graphs[0]
-
-
-def _read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    if manifest.tasks.classify is None:
-        return ()
-    path = folder / manifest.tasks.classify.labels
-    try:
-        return read_labels(read_regular(path, LABELS_BYTES))
-    except ValueError as error:
-        raise BadModel(f"{path}: tasks.classify.labels: not UTF-8: {error}") from error
 
 
 def _read_payload(model: Model) -> bytes:

@@ -6,12 +6,10 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
-from service.errors import BadModel, BatchFailed, CallerError
-from service.model.manifest import Graph, Manifest, Task
-from service.model.meaning import Floats
-from service.model.preprocessing import Preprocessor, TextPreprocessor
+from service.errors import BadModel, BatchFailed
+from service.model.manifest import Graph, Manifest
+from service.model.preprocessing.preprocessor import Preprocessor
+from service.model.tasks.task import Task
 from service.model.types import Sample
 from service.regular import read_regular
 from service.runtime.session import Session
@@ -39,13 +37,11 @@ class Candidate(Protocol):
     def session(self) -> Session: ...
 
     @property
-    def labels(self) -> tuple[str, ...]: ...
+    def tasks(self) -> Mapping[str, Task]: ...
 
     def run(
         self, samples: Sequence[Sample], *, exclusive: bool = False
     ) -> list[dict[str, Array]]: ...
-
-    def interpret(self, task: Task, row: dict[str, Array]) -> Floats: ...
 
 
 def check_tensors(model: Candidate) -> None:
@@ -70,27 +66,19 @@ def check_tensors(model: Candidate) -> None:
                 f"{where}: batching.max_batch: the graph takes batches of {batch} only;"
                 " export it with a dynamic batch"
             )
-    widths = _widths(model)
-    for task, output in model.manifest.tasks.outputs().items():
-        width = widths[task]
+    for name, task in model.tasks.items():
+        output = task.output
         if output not in model.session.outputs:
             raise BadModel(
-                f"{where}: tasks.{task}.output: the graph gives {_names(model.session.outputs)},"
+                f"{where}: tasks.{name}.output: the graph gives {_names(model.session.outputs)},"
                 f" not {output}"
             )
         given = model.session.outputs[output]
-        if given.dtype not in ("float32", "float16") or not given.fits((None, width)):
+        if given.dtype not in ("float32", "float16") or not given.fits((None, task.width)):
             raise BadModel(
-                f"{where}: tasks.{task}: output {output} is {_show(given)},"
-                f" the manifest says float of [N, {width}]"
+                f"{where}: tasks.{name}: output {output} is {_show(given)},"
+                f" the manifest says float of [N, {task.width}]"
             )
-
-
-def _widths(model: Candidate) -> dict[Task, int]:
-    """Task -> values that the manifest, or its labels, promise for one sample."""
-    embed = model.manifest.tasks.embed
-    widths: dict[Task, int] = {"classify": len(model.labels), "embed": embed.width if embed else 0}
-    return {task: widths[task] for task in model.manifest.tasks.outputs()}
 
 
 def _names(tensors: Iterable[str]) -> str:
@@ -115,8 +103,8 @@ def check_example(model: Candidate, example: Sample, payload: bytes) -> None:
             ):
                 if sample is example:
                     _compare(model, row, expected, len(batch))
-    if isinstance(model.preprocessor, TextPreprocessor):
-        _check_longest(model, model.preprocessor.longest(payload))
+    if longest := model.preprocessor.longest(payload):
+        _check_longest(model, longest)
 
 
 def _batches(model: Candidate, example: Sample, payload: bytes) -> Iterator[list[Sample]]:
@@ -126,31 +114,10 @@ def _batches(model: Candidate, example: Sample, payload: bytes) -> Iterator[list
     if largest == 1:
         yield [example]  # one that answers by chance, or keeps a state, differs now
         return
-    others = _others(model.preprocessor, example, payload)
+    others = model.preprocessor.neighbours(example, payload)
     yield [example, others[0]]
     ends = [example] if largest > 2 else []
     yield [*ends, *islice(cycle(others[-2:]), largest - 1 - len(ends)), example]
-
-
-def _others(preprocessor: Preprocessor, example: Sample, payload: bytes) -> list[Sample]:
-    """Items that may share the example's batch: shuffled, blank; a text longer and shorter."""
-    data = example.data
-    if not isinstance(preprocessor, TextPreprocessor):
-        # Of the example's own values: others might be what the graph was never made for.
-        shuffled = np.random.default_rng(0).permutation(data.ravel()).reshape(data.shape)
-        other = data + data.dtype.type(1) if np.array_equal(shuffled, data) else shuffled
-        return [Sample(other), Sample(np.zeros_like(data))]
-    words = data.copy()  # the same number of tokens, special ones kept at both ends
-    inner = slice(1, -1) if len(data) > 2 else slice(None)
-    words[inner] = (data[inner] + 1) % (data.max() + 1)
-    texts = [Sample(words, example.cost, key=example.key, types=example.types)]
-    for text in (payload + b" " + payload, payload.split()[0]):
-        try:
-            texts.append(preprocessor.decode(text))
-        except CallerError:  # too long, or a word that alone is none
-            continue
-    alike = [text for text in texts if text.key == example.key]
-    return sorted(alike, key=lambda text: -text.cost) if len(alike) > 1 else alike * 2
 
 
 def _run(
@@ -184,25 +151,20 @@ def _check_longest(model: Candidate, longest: Sample) -> None:
 
 
 def _compare(
-    model: Candidate, row: dict[str, Array], expected: Mapping[Task, Floats], size: int
+    model: Candidate, row: dict[str, Array], expected: Mapping[str, Any], size: int
 ) -> None:
     path = model.folder / model.manifest.example.expected
     tolerance = model.manifest.example.tolerance[model.graph.precision]
-    for task, values in expected.items():
+    for name, answer in expected.items():
+        task = model.tasks[name]
         try:
-            answer = model.interpret(task, row)
-        except BatchFailed as error:
-            raise BadModel(f"{path}: example.expected: tasks.{task}: {error}") from error
-        if values.shape != answer.shape:
-            raise BadModel(
-                f"{path}: example.expected: {task} has {values.size} numbers,"
-                f" the model answers {answer.size}"
-            )
-        difference = float(np.abs(values - answer).max())
+            difference = task.difference(answer, task.interpret(row))
+        except (BatchFailed, ValueError) as error:
+            raise BadModel(f"{path}: example.expected: tasks.{name}: {error}") from error
         if difference <= tolerance:  # a NaN is no answer either
             continue
         reason = (
-            f"{path}: example.expected: {task} differs by {difference:.2g}"
+            f"{path}: example.expected: {name} differs by {difference:.2g}"
             f" in a batch of {size}; {tolerance:.2g} is allowed"
         )
         if size == 1:
@@ -216,13 +178,12 @@ def _compare(
         raise BadModel(reason)
 
 
-def _read_expected(model: Candidate) -> dict[Task, Floats]:
+def _read_expected(model: Candidate) -> dict[str, Any]:
     path = model.folder / model.manifest.example.expected
     try:
         content: Any = json.loads(read_regular(path, EXPECTED_BYTES))
-        expected = {task: np.asarray(values, np.float32) for task, values in content.items()}
+        if set(content) != set(model.tasks):
+            raise BadModel(f"{path}: example.expected: must name exactly the manifest's tasks")
+        return {name: model.tasks[name].from_json(answer) for name, answer in content.items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BadModel(f"{path}: example.expected: not {{task: [number, ...]}}: {error}") from error
-    if set(expected) != set(model.manifest.tasks.outputs()):
-        raise BadModel(f"{path}: example.expected: must name exactly the manifest's tasks")
-    return expected

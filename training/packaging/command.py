@@ -10,7 +10,9 @@ from pathlib import Path
 import yaml
 
 from service.errors import SensoriumError
-from service.model.manifest import Manifest, TextPreprocessing
+from service.model.manifest import Manifest
+from service.model.preprocessing.text import TextPreprocessing
+from service.model.tasks.embed import EmbedSpec
 from training.errors import TrainingError
 from training.folder import Content, choose_version, write_folder
 from training.packaging.graph import GRAPH, Found, Unclear, Whole, inspect, make_whole
@@ -81,8 +83,8 @@ def _write(
 
 def _write_card(args: argparse.Namespace, manifest: Manifest, labels: tuple[str, ...]) -> str:
     answers = f"{len(labels)} labels" if labels else ""
-    if manifest.tasks.embed:
-        vector = f"a vector of {manifest.tasks.embed.width} numbers"
+    if isinstance(embed := manifest.tasks.get("embed"), EmbedSpec):
+        vector = f"a vector of {embed.width} numbers"
         answers = f"{answers}, {vector}" if answers else vector
     lines = [
         f"# {manifest.name} {manifest.version}",

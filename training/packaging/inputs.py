@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from tokenizers import Tokenizer
 
-from service.model.manifest import TokenInput
+from service.model.preprocessing.text import TokenInput
 from service.runtime.tensors import TensorSpec
 from training.packaging.flags import MEL_FLAGS, PAD_TOKENS, Ask, given, spell
 from training.packaging.graph import Found, Unclear

@@ -4,7 +4,9 @@ import argparse
 
 from pydantic import ValidationError
 
-from service.model.manifest import AudioPreprocessing, Manifest
+from service.model.manifest import Manifest
+from service.model.preprocessing.audio import AudioPreprocessing
+from service.model.tasks.classify import ClassifySpec
 from training.packaging.flags import MAX_BATCH, UNSTATED, refuse_foreign, spell
 from training.packaging.graph import Found, Unclear, Whole
 from training.packaging.inputs import propose_preprocessing
@@ -84,7 +86,8 @@ def list_assumed(args: argparse.Namespace, manifest: Manifest) -> str:
     if isinstance(spec, AudioPreprocessing) and (mel := spec.log_mel):
         values |= {"low_hz": mel.low_hz, "high_hz": mel.high_hz, "floor": mel.floor}
         values |= {"log_mean": mel.mean, "log_std": mel.std}
-    if manifest.tasks.classify and manifest.tasks.classify.activation == "softmax":
+    classify = manifest.tasks.get("classify")
+    if isinstance(classify, ClassifySpec) and classify.activation == "softmax":
         values["activation"] = "softmax"  # any other was said, or stands in the graph
     values |= {"licence": manifest.origin.licence, "data": manifest.origin.data}
     unsaid = {f: v for f, v in values.items() if getattr(args, f) in (None, UNSTATED)}

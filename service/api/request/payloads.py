@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import Request
@@ -29,7 +29,8 @@ from service.api.request.strict import check_names, without_nulls
 from service.api.responses import deadline_of
 from service.errors import BadRequest, CallerError, TooLarge, UnknownMediaType, Unreadable
 from service.inference.pipeline import Files
-from service.model.manifest import Kind, Modality
+from service.model.preprocessing import MODALITIES
+from service.model.specs import MULTIMODAL, Kind, Modality
 from service.settings import Settings
 
 Payload = bytes | CallerError  # one bad item is that item's error, not the request's
@@ -37,7 +38,6 @@ Given = Files | CallerError
 Document = TypeVar("Document", bound=BaseModel)
 
 IN_QUERY = ("model", "version", "top_k", "labels")  # of the routes that take items
-MODALITIES = get_args(Modality)
 PARTS = ", ".join(MODALITIES)
 
 # The interpreter does nothing else while it reads JSON or base64: 64 MiB took 0.2 to 0.9 s.
@@ -84,7 +84,7 @@ async def read_items(request: Request, kind: Kind, settings: Settings, deadline:
     media_type = read_media_type(request.headers.get("content-type", ""))
     body = await read_body(request, settings, deadline)
     most = settings.max_items
-    if kind == "multimodal":
+    if kind == MULTIMODAL:
         if media_type.name != "multipart/form-data":
             raise UnknownMediaType(f"send multipart/form-data with parts named of {PARTS}")
         return Items([_join(read_parts(body, media_type, most=len(MODALITIES)))])
@@ -213,11 +213,10 @@ def _join(parts: list[Part]) -> dict[Modality, bytes]:
             raise BadRequest(f"part {part.name}: each part is named once, of {PARTS}", part.name)
         if part.is_unselected:
             continue
-        modality = cast(Modality, part.name)
-        content = _read_part(part, modality)
+        content = _read_part(part, part.name)
         if isinstance(content, CallerError):
             raise content
-        item[modality] = content
+        item[part.name] = content
     if not item:
         raise BadRequest(f"the request holds no part; name them of {PARTS}")
     return item
@@ -236,7 +235,7 @@ def _read_part(part: Part, modality: Modality, charset: str | None = None) -> Pa
         _check_field(part.name)
     try:
         content = part.decode()
-        if modality == "text":
+        if MODALITIES[modality].is_text:
             if JSON.fullmatch(part.media_type.name) or not TEXT.fullmatch(part.media_type.name):
                 raise UnknownMediaType(
                     f"part {part.name} is {part.media_type.name}; send a text as text/plain"
@@ -267,8 +266,8 @@ def _read_body(body: bytes, media_type: MediaType, kind: Modality, most: int) ->
     if body.startswith(b"--") and DISPOSITION in body[:1024].lower():
         raise UnknownMediaType(MISNAMED.format("a form", "multipart/form-data; boundary=..."))
     is_json = JSON.fullmatch(media_type.name)
-    if kind == "text" and not is_json:
-        return _read_text(body, media_type, most)
+    if MODALITIES[kind].is_text and not is_json:
+        return _read_text(body, media_type, kind, most)
     if is_json or body[:1] in (b"{", b"["):  # no image and no recording begins with these
         return _read_json(_parse(body, media_type), kind, most)
     if body[:5].lower() == b"data:":
@@ -278,7 +277,7 @@ def _read_body(body: bytes, media_type: MediaType, kind: Modality, most: int) ->
     return [body]
 
 
-def _read_text(body: bytes, media_type: MediaType, most: int) -> list[Payload]:
+def _read_text(body: bytes, media_type: MediaType, kind: Modality, most: int) -> list[Payload]:
     """The texts of a body that is not declared as JSON: one, unless it is a form or JSON after all.
 
     Raises:
@@ -300,7 +299,7 @@ def _read_text(body: bytes, media_type: MediaType, most: int) -> list[Payload]:
         except BadRequest:  # a text that begins like JSON
             return [body]
         if isinstance(document, dict) and "input" in document:
-            return _read_json(document, "text", most)
+            return _read_json(document, kind, most)
         raise UnknownMediaType(f"{MISNAMED.format('JSON', 'application/json')}: {FORMS}")
     if body.startswith(b"data:"):
         encode_text(body.decode("latin-1"))  # which refuses a data URI
@@ -352,14 +351,14 @@ def _read_json(document: object, modality: Modality, most: int) -> list[Payload]
 def _read_value(value: object, modality: Modality) -> Payload:
     try:
         match value:
-            case str(text) if modality == "text":
+            case str(text) if MODALITIES[modality].is_text:
                 return encode_text(text)
             case str(uri) if DATA_URI.match(uri):
                 return decode_data_uri(uri)
             case {"base64": str(encoded), **others} if not others:
                 content = decode_base64(encoded)
-                return to_utf8(content, None) if modality == "text" else content
+                return to_utf8(content, None) if MODALITIES[modality].is_text else content
     except CallerError as error:
         return error
-    kinds = "a string" if modality == "text" else "a data URI"
+    kinds = "a string" if MODALITIES[modality].is_text else "a data URI"
     return BadRequest(f'an item of input must be {kinds} or {{"base64": "..."}}', "input")

@@ -1,4 +1,4 @@
-"""OpenAI's embeddings, so that clients made for them work with what is served here."""
+"""Embeddings as OpenAI's clients ask for them."""
 
 import base64
 from typing import Annotated, Any, Literal, cast
@@ -20,10 +20,14 @@ from service.api.request.strict import Strict
 from service.api.responses import deadline_of, respond
 from service.errors import BadRequest, TooLarge, Unsupported
 from service.inference.admission import enter
-from service.inference.pipeline import Pipeline, Prediction
+from service.inference.pipeline import Pipeline
 from service.inference.servable import Servable
-from service.model.meaning import Floats, unit
-from service.model.preprocessing import TextPreprocessor
+from service.model.preprocessing import MODALITIES
+from service.model.preprocessing.text import TextPreprocessor
+from service.model.specs import MULTIMODAL
+from service.model.tasks.embed import unit
+from service.model.tasks.task import Floats
+from service.model.types import Result
 
 router = APIRouter(tags=["openai"], responses=RESPONSES)
 
@@ -37,8 +41,8 @@ class EmbeddingRequest(Strict):
     input: Annotated[
         Any,
         Field(
-            description="A text, a list of token ids, or a list of these; for a model of pictures"
-            " or sounds, a base64 data URI or a list of them.",
+            description="A text, a list of token ids, or a list of these; for a model of images"
+            " or audio, a base64 data URI or a list of them.",
             json_schema_extra={"oneOf": [*ITEM["oneOf"], {"type": "array", "items": ITEM}]},
             examples=["a quiet flat near the sea"],
         ),
@@ -55,7 +59,7 @@ class Embedding(TypedDict):
 
 
 class Usage(TypedDict):
-    """Tokens of the texts that were read; pictures and sounds have none."""
+    """Tokens of the texts that were read; images and audio have none."""
 
     prompt_tokens: int
     total_tokens: int
@@ -76,40 +80,44 @@ class NoQuery(Strict):
     "/v1/embeddings", response_model=Embeddings, openapi_extra=examples.document(EmbeddingRequest)
 )
 async def embed(request: Request, context: Context, _: Annotated[NoQuery, Query()]) -> Response:
-    """Vectors of texts, token lists, pictures or sounds, in the shape of OpenAI's answers."""
+    """Vectors of texts, token lists, images or audio, in the shape of OpenAI's answers."""
     deadline = deadline_of(request, context.settings.timeout_ms)
     asked = await read_document(request, EmbeddingRequest, context.settings)
     served = context.repository.pick(asked.model, request_id=request.state.request_id)
     request.scope["state"]["manifests"] = [served.model.manifest]
     manifest = served.model.manifest
-    if manifest.tasks.embed is None or manifest.kind == "multimodal":
+    task = served.model.tasks.get("embed")
+    if task is None or manifest.kind == MULTIMODAL:
         raise Unsupported(f"{asked.model} cannot embed {manifest.kind}")
-    width = manifest.tasks.embed.width
-    if asked.dimensions and asked.dimensions > width:
-        raise BadRequest(f"{asked.model} gives {width} dimensions, not more", "dimensions")
+    if asked.dimensions and asked.dimensions > task.width:
+        raise BadRequest(f"{asked.model} gives {task.width} dimensions, not more", "dimensions")
     items = _items(asked.input)
     most = max(MAX_INPUTS, context.settings.max_items)
     if len(items) > most:
         raise TooLarge(f"the request holds {len(items)} items; at most {most} are taken")
 
-    async def predict(item: object) -> Prediction:
+    async def predict(item: object) -> Result:
         return await _predict(context.pipeline, served, item, deadline)
 
     window = context.settings.window
     with enter(served.admissions, min(len(items), window), deadline):
         work = all_or_none(served, predict, items, window=window)
-        predictions = await while_there(request, served.admissions, work)
-    tokens = sum(p.cost for p in predictions) if manifest.kind == "text" else 0
+        results = await while_there(request, served.admissions, work)
+    tokens = sum(result.cost for result in results) if _reads_text(served) else 0
     data = [
-        Embedding(object="embedding", index=number, embedding=_encode(prediction.values, asked))
-        for number, prediction in enumerate(predictions)
+        Embedding(object="embedding", index=number, embedding=_encode(result.answer, asked))
+        for number, result in enumerate(results)
     ]
     usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
     document = Embeddings(object="list", data=data, model=manifest.name, usage=usage)
-    return respond(document, [prediction.timings for prediction in predictions])
+    return respond(document, results)
 
 
 ROUTES["/v1/embeddings"] = FileRoute(embed, NoQuery, ("POST",))
+
+
+def _reads_text(served: Servable) -> bool:
+    return MODALITIES[served.modality].is_text
 
 
 def _items(given: object) -> list[object]:
@@ -127,17 +135,14 @@ def _is_tokens(given: object) -> bool:
     return isinstance(given, list) and all(type(number) is int for number in given)
 
 
-async def _predict(
-    pipeline: Pipeline, served: Servable, item: object, deadline: float
-) -> Prediction:
+async def _predict(pipeline: Pipeline, served: Servable, item: object, deadline: float) -> Result:
     match item:
         case str(text):
-            kind = served.model.manifest.kind
-            payload = encode_text(text) if kind == "text" else decode_data_uri(text)
-            [prediction] = await pipeline.predict(
+            payload = encode_text(text) if _reads_text(served) else decode_data_uri(text)
+            [result] = await pipeline.predict(
                 [(served, "embed")], {served.modality: payload}, deadline
             )
-            return prediction
+            return result
         case list(ids) if _is_tokens(ids):
             preprocessor = served.model.preprocessor
             if not isinstance(preprocessor, TextPreprocessor):

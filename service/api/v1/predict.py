@@ -1,58 +1,75 @@
-"""Files in, labels or vectors out: `/v1/{image,text,audio}/{classify,embed}` and similarity."""
+"""Predict: files in, answers out, at `/v1/{kind}/{task}` for every modality and every task."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import product
 from time import perf_counter
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from service.api import examples
 from service.api.context import AppContext, Context
-from service.api.dispatch import ROUTES, Endpoint, FileRoute
-from service.api.outcomes import all_or_none, count
+from service.api.dispatch import ROUTES, FileRoute
+from service.api.outcomes import count
 from service.api.problems import RESPONSES, describe
 from service.api.request.disconnect import while_there
-from service.api.request.payloads import Given, Items, encode_text, read_document, read_items
+from service.api.request.payloads import Given, Items, read_items
 from service.api.request.strict import Strict
 from service.api.responses import (
     MAX_LABELS,
     Answer,
     Answers,
-    Finding,
-    Label,
-    Result,
-    Similarity,
+    ItemResult,
     deadline_of,
     respond,
 )
 from service.control.routing import VersionName
-from service.errors import BadRequest, SensoriumError, TooLarge
+from service.errors import SensoriumError, TooLarge
 from service.inference.admission import Admission, check, enter
-from service.inference.pipeline import Files, Prediction, gather
+from service.inference.pipeline import gather
 from service.inference.servable import Servable
-from service.model.manifest import Kind, Modality, Task
-from service.model.meaning import ZERO_SHOT_SCALE, Floats, best, cosines, softmax
+from service.model.preprocessing import MODALITIES
+from service.model.specs import MULTIMODAL, Kind
+from service.model.tasks import TASKS
+from service.model.tasks.task import Task
+from service.model.types import Result
 
 router = APIRouter(tags=["files"], responses=RESPONSES)
 
-
-VERSION = "Its number, or an alias. Without one, what the model's routing says: else the latest."
+VERSION = (
+    "Its number, or an alias. Without one, the model's routing decides: by default the latest."
+)
 
 
 class ModelQuery(Strict):
-    """Which model; without one, the only one that can do it."""
+    """Which model; without one, the default for this task."""
 
     model: str | None = None
     version: VersionName | None = Field(None, description=VERSION)
+
+
+class ModelsQuery(Strict):
+    """Which model, or models: several give `{"answers": [...]}`."""
+
+    model: list[str] = Field([], max_length=32, description="Repeat it to ask several models.")
+    version: VersionName | None = Field(None, description=VERSION)
+
+
+Q = TypeVar("Q", bound=ModelsQuery)
+
+
+def query_of(task: type[Task]) -> type[ModelsQuery]:
+    """The query of a task's routes: which models, and the task's own options."""
+    return type(f"{task.name.capitalize()}Query", (task.options_type, ModelsQuery), {})
 
 
 def choose(
     request: Request,
     context: AppContext,
     kind: Kind,
-    task: Task | None,
+    task: str | None,
     name: str | None,
     version: str | None,
 ) -> Servable:
@@ -63,206 +80,72 @@ def choose(
     return served
 
 
-class ClassifyQuery(Strict):
-    """Which model, or models: several give `{"answers": [...]}`."""
-
-    model: list[str] = Field([], max_length=32, description="Repeat it to ask several models.")
-    version: VersionName | None = Field(None, description=VERSION)
-    top_k: int = Field(5, ge=1, le=10_000, description="How many labels, the likeliest first.")
-
-
-class TextClassifyQuery(ClassifyQuery):
-    labels: list[str] = Field(
-        [], max_length=256, description="Zero-shot: classify by likeness to these words."
-    )
-
-
-Texts = Annotated[list[str], Field(fail_fast=True)]
-
-
-class Comparison(Strict):
-    """Texts to compare: with each other, or each of `input` with each of `against`."""
-
-    input: str | Texts
-    against: str | Texts | None = None
-
-
-def file_route(
-    path: str,
+def add_route(
     kind: Kind,
-    query: type[BaseModel],
-    answer: dict[str, Any],
-    verbs: tuple[str, ...] = ("POST", "PUT"),  # PUT is what `curl -T` sends
-) -> Callable[[Endpoint], Endpoint]:
-    """A route that FastAPI describes and `Direct` calls."""
-    several = path.endswith("/classify")
+    task: type[Task],
+    query: type[Q],
+    predict: Callable[[Request, AppContext, Q], Awaitable[Response]],
+) -> None:
+    """Add `/v1/{kind}/{task}`: FastAPI describes the route and `Dispatch` calls it."""
+    path = f"/v1/{kind}/{task.name}"
+    verbs = ("POST",) if kind == MULTIMODAL else ("POST", "PUT")  # PUT is what `curl -T` sends
 
-    def register(endpoint: Endpoint) -> Endpoint:
-        ROUTES[path] = FileRoute(endpoint, query, verbs)
-        for verb in verbs:
-            router.add_api_route(
-                path,
-                endpoint,
-                methods=[verb],
-                operation_id=f"{endpoint.__name__}_{verb.lower()}",
-                response_model=Answer | Answers if several else Answer,
-                openapi_extra=examples.request(kind),
-                responses=examples.response(answer),
-            )
-        return endpoint
+    async def endpoint(
+        request: Request,
+        context: Context,
+        query: Annotated[query, Query()],  # type: ignore[valid-type]
+    ) -> Response:
+        return await predict(request, context, query)
 
-    return register
-
-
-@file_route("/v1/image/classify", "image", ClassifyQuery, examples.IMAGE_LABELS)
-async def classify_image(
-    request: Request, context: Context, query: Annotated[ClassifyQuery, Query()]
-) -> Response:
-    """Labels of pictures, the likeliest first."""
-    return await _classify(request, context, "image", query)
-
-
-@file_route("/v1/audio/classify", "audio", ClassifyQuery, examples.AUDIO_LABELS)
-async def classify_audio(
-    request: Request, context: Context, query: Annotated[ClassifyQuery, Query()]
-) -> Response:
-    """Labels of recordings, the likeliest first."""
-    return await _classify(request, context, "audio", query)
-
-
-@file_route("/v1/text/classify", "text", TextClassifyQuery, examples.TEXT_LABELS)
-async def classify_text(
-    request: Request, context: Context, query: Annotated[TextClassifyQuery, Query()]
-) -> Response:
-    """Labels of texts: a model's own (`model=`), or those of the query by likeness (`labels=`)."""
-    if query.labels:
-        return await _classify_by_likeness(request, context, query)
-    if not query.model and context.repository.default("text", "classify") is None:
-        encoders = ", ".join(context.repository.able("text", "embed")) or "none"
-        models = ", ".join(context.repository.able("text", "classify")) or "none"
-        raise BadRequest(
-            "say model= for a model's own labels"
-            f" (there are: {models}), or labels= several times to classify by likeness"
-            f" (with the vectors of: {encoders})",
-            "model",
+    files = MODALITIES[kind].plural if kind in MODALITIES else "several files together"
+    endpoint.__doc__ = task.summary.format(files=files)
+    ROUTES[path] = FileRoute(predict, query, verbs)
+    for verb in verbs:
+        router.add_api_route(
+            path,
+            endpoint,
+            methods=[verb],
+            operation_id=f"{task.name}_{kind}_{verb.lower()}",
+            summary=f"{task.name.capitalize()} {files}",
+            response_model=Answer | Answers,
+            openapi_extra=examples.request(kind),
+            responses=examples.response(examples.answer("a-model", **task.example)),
         )
-    return await _classify(request, context, "text", query)
 
 
-@file_route("/v1/multimodal/classify", "multimodal", ClassifyQuery, examples.TEXT_LABELS, ("POST",))
-async def classify_parts(
-    request: Request, context: Context, query: Annotated[ClassifyQuery, Query()]
-) -> Response:
-    """Labels of what several files say together: parts named image, text, audio; some may miss."""
-    return await _classify(request, context, "multimodal", query)
+def predictor(
+    kind: Kind, task: type[Task]
+) -> Callable[[Request, AppContext, ModelsQuery], Awaitable[Response]]:
+    """The endpoint of a route whose answers are those of the task."""
+
+    async def predict(request: Request, context: AppContext, query: ModelsQuery) -> Response:
+        names: list[str | None] = [*query.model] or [None]
+        models = [choose(request, context, kind, task.name, n, query.version) for n in names]
+        labels = sum([served.model.tasks[task.name].labels_of(query) for served in models])
+
+        def render(served: Servable, result: Result) -> dict[str, Any]:
+            return served.model.tasks[task.name].render(result.answer, query)
+
+        received = await receive(request, context, models, kind)
+        return await answer(request, context, models, task.name, render, received, labels)
+
+    return predict
 
 
-@file_route("/v1/image/embed", "image", ModelQuery, examples.VECTOR)
-async def embed_image(
-    request: Request, context: Context, query: Annotated[ModelQuery, Query()]
-) -> Response:
-    """Vectors of pictures."""
-    return await _embed(request, context, "image", query)
-
-
-@file_route("/v1/text/embed", "text", ModelQuery, examples.VECTOR)
-async def embed_text(
-    request: Request, context: Context, query: Annotated[ModelQuery, Query()]
-) -> Response:
-    """Vectors of texts: near meanings lie near."""
-    return await _embed(request, context, "text", query)
-
-
-@router.post(
-    "/v1/text/similarity",
-    response_model=Similarity,
-    openapi_extra=examples.document(Comparison),
-    responses=examples.response(examples.SIMILARITY),
-)
-async def compare_texts(
-    request: Request, context: Context, query: Annotated[ModelQuery, Query()]
-) -> Response:
-    """Cosines of texts: of every two of `input`, or of `input` with those of `against`."""
-    served = choose(request, context, "text", "embed", query.model, query.version)
-    deadline = deadline_of(request, context.settings.timeout_ms)
-    comparison = await read_document(
-        request, Comparison, context.settings, in_query=ModelQuery.model_fields
-    )
-    rows, columns = _texts(comparison.input), _texts(comparison.against)
-    if len(rows) + len(columns) < 2:
-        raise BadRequest("similarity wants two texts or more", "input")
-    if len(rows) + len(columns) > context.settings.max_items:
-        raise TooLarge(f"at most {context.settings.max_items} texts are compared at once")
-    predictions = await _embed_words(request, context, served, rows + columns, deadline)
-    vectors = [prediction.values for prediction in predictions]
-    left = vectors[: len(rows)]
-    document = Similarity(
-        model=served.model.manifest.name,
-        version=str(served.model.manifest.version),
-        similarities=cosines(left, vectors[len(rows) :] or left).tolist(),
-    )
-    return respond(document, [prediction.timings for prediction in predictions])
-
-
-Read = Callable[[Servable, Prediction], Finding]
-
-
-async def _classify(
-    request: Request, context: AppContext, kind: Kind, query: ClassifyQuery
-) -> Response:
-    names: list[str | None] = [*query.model] or [None]
-    models = [choose(request, context, kind, "classify", each, query.version) for each in names]
-    labels = sum([min(query.top_k, len(served.model.labels)) for served in models])
-
-    def read(served: Servable, prediction: Prediction) -> Finding:
-        return {"labels": _rank(served.model.labels, prediction.values, query.top_k)}
-
-    received = await _receive(request, context, models, kind)
-    return await _answer(request, context, models, "classify", read, received, labels)
-
-
-async def _embed(
-    request: Request, context: AppContext, modality: Modality, query: ModelQuery
-) -> Response:
-    served = choose(request, context, modality, "embed", query.model, query.version)
-
-    def read(_: Servable, prediction: Prediction) -> Finding:
-        return {"vector": cast(list[float], prediction.values)}  # it is written as one
-
-    received = await _receive(request, context, [served], modality)
-    return await _answer(request, context, [served], "embed", read, received)
-
-
-async def _classify_by_likeness(
-    request: Request, context: AppContext, query: TextClassifyQuery
-) -> Response:
-    if len(query.model) > 1:
-        raise BadRequest("labels= are compared by the vectors of one model only", "model")
-    name = query.model[0] if query.model else None
-    served = choose(request, context, "text", "embed", name, query.version)
-    received = await _receive(request, context, [served], "text")
-    words = await _embed_words(
-        request, context, served, query.labels, received.deadline, noun="label"
-    )
-    vectors = [prediction.values for prediction in words]
-
-    def read(_: Servable, prediction: Prediction) -> Finding:
-        [likeness] = cosines([prediction.values], vectors)
-        return {"labels": _rank(query.labels, softmax(likeness * ZERO_SHOT_SCALE), query.top_k)}
-
-    labels = min(query.top_k, len(query.labels))
-    return await _answer(request, context, [served], "embed", read, received, labels)
+for kind, task in product([*MODALITIES, MULTIMODAL], TASKS.values()):
+    if (kind, task.name) != ("text", "classify"):  # `similarity` adds it, with its own labels
+        add_route(kind, task, query_of(task), predictor(kind, task))
 
 
 class Received(NamedTuple):
-    """A request's items, when they must be answered, and where they queue."""
+    """A request's items, their deadline, and the admission of the models that read them."""
 
     items: Items
     deadline: float
     admissions: list[Admission]
 
 
-async def _receive(
+async def receive(
     request: Request, context: AppContext, models: list[Servable], kind: Kind
 ) -> Received:
     """Read a request.
@@ -278,16 +161,16 @@ async def _receive(
     return Received(items, deadline, admissions)
 
 
-async def _answer(
+async def answer(
     request: Request,
     context: AppContext,
     models: list[Servable],
-    task: Task,
-    read: Read,
+    task: str,
+    render: Callable[[Servable, Result], dict[str, Any]],
     received: Received,
     labels: int = 0,
 ) -> Response:
-    """Every model's prediction of every item, read as the route wants it.
+    """Every model's answer to every item.
 
     Args:
         labels: of one item, of all models.
@@ -310,36 +193,36 @@ async def _answer(
             raise outcomes[0]
     answers = []
     for number, served in enumerate(models):
-        results = []
+        results: list[ItemResult] = []
         for index, outcome in enumerate(outcomes):
             if isinstance(outcome, SensoriumError):
                 problem = describe(outcome, request.state.request_id)
-                result = Result(index=index, status="error", error=problem)
+                item = {"index": index, "status": "error", "error": problem}
             else:
-                found = read(served, outcome[number])
-                result = cast(Result, {"index": index, "status": "ok", **found})
-                if outcome[number].truncated:
-                    result["truncated"] = True
+                result = outcome[number]
+                item = {"index": index, "status": "ok", **render(served, result)}
+                if result.truncated:
+                    item["truncated"] = True
             if filename := items.filename(index):
-                result["filename"] = filename
-            results.append(result)
+                item["filename"] = filename
+            results.append(item)
         manifest = served.model.manifest
         answers.append(Answer(model=manifest.name, version=str(manifest.version), results=results))
     document = answers[0] if len(answers) == 1 else Answers(answers=answers)
     good = [outcome for outcome in outcomes if not isinstance(outcome, SensoriumError)]
-    return respond(document, [prediction.timings for outcome in good for prediction in outcome])
+    return respond(document, [result for outcome in good for result in outcome])
 
 
 async def _predict_all(
     context: AppContext,
     models: list[Servable],
-    task: Task,
+    task: str,
     items: Sequence[Given],
     deadline: float,
     window: int,
-) -> list[list[Prediction] | SensoriumError]:
-    """Each item's outcome; so many are asked for at once that they do not fill the queue."""
-    outcomes: list[list[Prediction] | SensoriumError] = []
+) -> list[list[Result] | SensoriumError]:
+    """Each item's outcome; at most `window` items are submitted at once."""
+    outcomes: list[list[Result] | SensoriumError] = []
     for start in range(0, len(items), window):
         several = items[start : start + window]
         outcomes += await gather([_predict(context, models, task, i, deadline) for i in several])
@@ -347,10 +230,10 @@ async def _predict_all(
 
 
 async def _predict(
-    context: AppContext, models: list[Servable], task: Task, item: Given, deadline: float
-) -> list[Prediction] | SensoriumError:
-    """One item's prediction by each model, or why there is none; counted by its outcome."""
-    outcome: list[Prediction] | SensoriumError
+    context: AppContext, models: list[Servable], task: str, item: Given, deadline: float
+) -> list[Result] | SensoriumError:
+    """One item's result from each model, or why there is none; counted by its outcome."""
+    outcome: list[Result] | SensoriumError
     started = perf_counter()
     try:
         if isinstance(item, SensoriumError):
@@ -360,33 +243,3 @@ async def _predict(
         outcome = error
     count(models, outcome, started)
     return outcome
-
-
-async def _embed_words(
-    request: Request,
-    context: AppContext,
-    served: Servable,
-    words: Sequence[str],
-    deadline: float,
-    noun: str = "item",
-) -> list[Prediction]:
-    """The vectors of texts that belong to the request itself: one that fails, fails it."""
-
-    async def embed(word: str) -> Prediction:
-        item: Files = {"text": encode_text(word)}
-        [prediction] = await context.pipeline.predict([(served, "embed")], item, deadline)
-        return prediction
-
-    window = context.settings.window
-    with enter(served.admissions, min(len(words), window), deadline):
-        work = all_or_none(served, embed, words, window=window, noun=noun)
-        return await while_there(request, served.admissions, work)
-
-
-def _texts(given: str | list[str] | None) -> list[str]:
-    return [given] if isinstance(given, str) else given or []
-
-
-def _rank(labels: Sequence[str], scores: Floats, top_k: int) -> list[Label]:
-    """The likeliest labels, highest first."""
-    return [Label(label=labels[index], score=scores[index]) for index in best(scores, top_k)]

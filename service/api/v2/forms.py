@@ -6,7 +6,7 @@ audio), each element a file or a text. The second is the graph with its own inpu
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 
@@ -14,11 +14,9 @@ from service.api.outcomes import all_or_none
 from service.api.v2.datatypes import DATATYPES
 from service.control.repository import Repository
 from service.errors import BatchFailed, Unreadable
-from service.inference.batching import Reply
-from service.inference.pipeline import Files, Pipeline, Prediction
+from service.inference.pipeline import Files, Pipeline
 from service.inference.servable import Servable
-from service.model.manifest import Task
-from service.model.types import TensorSample
+from service.model.types import Result, TensorSample
 from service.runtime.tensors import Array, TensorSpec
 
 TENSORS = ":tensors"  # no model folder can have such a name
@@ -44,7 +42,7 @@ class Form(Protocol):
     def outputs(self) -> Mapping[str, TensorSpec]: ...
 
     def labels(self, output: str) -> Sequence[str]:
-        """What the columns of an output stand for; none where nobody says."""
+        """The labels of an output's columns; empty where they have none."""
 
     async def answer(
         self,
@@ -83,17 +81,13 @@ class FileForm:
 
     @property
     def outputs(self) -> dict[str, TensorSpec]:
-        tasks = self.served.model.manifest.tasks
         outputs = {"truncated": TensorSpec("bool", (None, 1))}
-        if tasks.classify:
-            outputs["labels"] = TensorSpec("object", (None, 1))  # the likeliest
-            outputs["scores"] = TensorSpec("float32", (None, len(self.served.model.labels)))
-        if tasks.embed:
-            outputs["vector"] = TensorSpec("float32", (None, tasks.embed.width))
+        for task in self.served.model.tasks.values():
+            outputs |= task.tensors()
         return outputs
 
     def labels(self, output: str) -> Sequence[str]:
-        return self.served.model.labels if output == "scores" else ()
+        return _columns(self.served, output, of_graph=False)
 
     async def answer(
         self,
@@ -103,25 +97,19 @@ class FileForm:
         deadline: float,
         window: int,
     ) -> dict[str, Array]:
-        needs: dict[Task, set[str]] = {"classify": {"labels", "scores"}, "embed": {"vector"}}
-        able = tuple(self.served.model.manifest.tasks.outputs())
-        tasks = tuple(task for task in able if needs[task] & set(outputs)) or able[:1]
+        able = self.served.model.tasks
+        tasks = {name: task for name, task in able.items() if {*task.tensors()} & {*outputs}}
+        asks = [(self.served, name) for name in tasks or [*able][:1]]
         columns = [column.ravel() for column in inputs.values()]
         rows = [dict(zip(inputs, row, strict=True)) for row in zip(*columns, strict=True)]
-        asks = [(self.served, task) for task in tasks]
 
-        async def predict(row: dict[str, bytes]) -> list[Prediction]:
-            return await pipeline.predict(asks, cast(Files, row), deadline)
+        async def predict(row: Files) -> list[Result]:
+            return await pipeline.predict(asks, row, deadline)
 
-        answers = await all_or_none(self.served, predict, rows, window=window)
-        predictions = [dict(zip(tasks, answer, strict=True)) for answer in answers]
-        found = {"truncated": np.array([[of[tasks[0]].truncated] for of in predictions])}
-        if "classify" in tasks:
-            found["scores"] = np.stack([of["classify"].values for of in predictions])
-            names = [self.served.model.labels[best] for best in found["scores"].argmax(axis=1)]
-            found["labels"] = np.array([[name.encode()] for name in names], object)
-        if "embed" in tasks:
-            found["vector"] = np.stack([of["embed"].values for of in predictions])
+        results = await all_or_none(self.served, predict, rows, window=window)
+        found: dict[str, Array] = {"truncated": np.array([[of[0].truncated] for of in results])}
+        for number, task in enumerate(tasks.values()):
+            found |= task.to_tensors([of[number].answer for of in results])
         return found
 
 
@@ -149,8 +137,7 @@ class TensorForm:
         return {name: spec for name, spec in found.items() if spec.dtype in DATATYPES}
 
     def labels(self, output: str) -> Sequence[str]:
-        classify = self.served.model.manifest.tasks.classify
-        return self.served.model.labels if classify and classify.output == output else ()
+        return _columns(self.served, output, of_graph=True)
 
     async def answer(
         self,
@@ -160,14 +147,14 @@ class TensorForm:
         deadline: float,
         window: int,
     ) -> dict[str, Array]:
-        async def compute(row: TensorSample) -> Reply:
+        async def compute(row: TensorSample) -> Result:
             return await self._compute(pipeline, row, deadline)
 
         rows = self.served.model.split(inputs, sorted(outputs))
         replies = await all_or_none(self.served, compute, rows, window=window)
         return {name: np.stack([reply.row[name] for reply in replies]) for name in outputs}
 
-    async def _compute(self, pipeline: Pipeline, row: TensorSample, deadline: float) -> Reply:
+    async def _compute(self, pipeline: Pipeline, row: TensorSample, deadline: float) -> Result:
         """Raises:
         Unreadable: the graph, which computes its example, fails on what this caller made.
         """
@@ -175,6 +162,14 @@ class TensorForm:
             return await pipeline.compute(self.served, row, deadline)
         except BatchFailed as error:
             raise Unreadable(str(error)) from error
+
+
+def _columns(served: Servable, output: str, *, of_graph: bool) -> Sequence[str]:
+    """The labels of an output, of the graph or of a task; the same name may be in both."""
+    for task in served.model.tasks.values():
+        if (output == task.output) if of_graph else (output in task.tensors()):
+            return task.labels if of_graph else task.columns(output)
+    return ()
 
 
 def find_form(repository: Repository, name: str, version: str | None, request_id: str = "") -> Form:

@@ -20,7 +20,7 @@ from service.api.v2.datatypes import DATATYPES
 from service.api.v2.forms import Form, find_form, shape_of
 from service.errors import BadRequest, TooLarge
 from service.inference.admission import check, enter
-from service.model.meaning import best
+from service.model.tasks.classify import best
 from service.runtime.tensors import Array
 
 router = APIRouter(tags=["v2"], responses=V2_RESPONSES)

@@ -13,10 +13,10 @@ from service.api.request.payloads import read_document
 from service.api.request.strict import Strict
 from service.api.responses import deadline_of
 from service.control.channel import Edit
-from service.control.repository import ModelState, can_do
+from service.control.repository import ModelState, can_do, check_uses
 from service.control.routing import LATEST, Number, Policy, Routing
 from service.errors import BadModel, BadRequest, NotFound, Unsupported
-from service.model.manifest import Name
+from service.model.specs import Name
 from service.settings import MAX_TIMEOUT_MS, Use
 
 router = APIRouter(prefix="/v2/repository", tags=["management"], responses=V2_RESPONSES)
@@ -186,6 +186,7 @@ async def set_defaults(request: Request, context: Context) -> DefaultModels:
     """Let these models answer requests that name none, in the place of all set before."""
     deadline = _deadline(request)
     asked = await read_document(request, DefaultsRequest, context.settings)
+    check_uses(asked.defaults)
     for use, name in asked.defaults.items():
         serving = [entry.served for entry in context.repository.versions(name) if entry.served]
         if serving and not any(can_do(served.model, use) for served in serving):

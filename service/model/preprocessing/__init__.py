@@ -1,41 +1,33 @@
-"""Bytes of a file become arrays for a graph: the same code for training and for serving."""
+"""Preprocessing: bytes of a file become arrays, by the same code in training and in serving."""
 
 from pathlib import Path
 
 from service.limits import InputLimits
-from service.model.manifest import (
-    ImagePreprocessing,
-    Preprocessing,
-    TextPreprocessing,
-    VectorPreprocessing,
-)
 from service.model.preprocessing.audio import AudioPreprocessor
 from service.model.preprocessing.image import ImagePreprocessor
-from service.model.preprocessing.preprocessor import Preprocessor, stack_tensors
+from service.model.preprocessing.preprocessor import Preprocessor
 from service.model.preprocessing.text import TextPreprocessor
 from service.model.preprocessing.vector import VectorPreprocessor
+from service.model.specs import PreprocessingSpec
 
-__all__ = [
-    "AudioPreprocessor",
-    "ImagePreprocessor",
-    "Preprocessor",
-    "TextPreprocessor",
-    "VectorPreprocessor",
-    "build_preprocessor",
-    "stack_tensors",
-]
+# Routes, forms and documents are made from this registry.
+MODALITIES: dict[str, type[Preprocessor]] = {
+    preprocessor.modality: preprocessor
+    for preprocessor in (
+        ImagePreprocessor,
+        TextPreprocessor,
+        AudioPreprocessor,
+    )
+}
 
 
-def build_preprocessor(spec: Preprocessing, folder: Path, limits: InputLimits) -> Preprocessor:
-    """The preprocessor that a manifest describes; `folder` holds the files that it names.
+def build_preprocessor(spec: PreprocessingSpec, folder: Path, limits: InputLimits) -> Preprocessor:
+    """The preprocessor that a manifest describes.
+
+    Args:
+        folder: holds the files that the spec names.
 
     Raises:
-        BadModel: a file that it names cannot be used.
+        BadModel: one of them cannot be used.
     """
-    if isinstance(spec, ImagePreprocessing):
-        return ImagePreprocessor(spec, limits)
-    if isinstance(spec, TextPreprocessing):
-        return TextPreprocessor(spec, folder, limits)
-    if isinstance(spec, VectorPreprocessing):
-        return VectorPreprocessor(spec)
-    return AudioPreprocessor(spec, limits)
+    return MODALITIES.get(spec.modality, VectorPreprocessor)(spec, limits, folder)

@@ -1,30 +1,77 @@
 """Audio: a recording becomes mono sound of the model's rate, and a log-mel spectrogram."""
 
+import io
 import math
-from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import soxr
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
-from service.limits import InputLimits
-from service.model.manifest import AudioPreprocessing, LogMel
+from service.limits import DEFAULT_LIMITS, InputLimits
 from service.model.preprocessing import recording
-from service.model.preprocessing.preprocessor import stack
+from service.model.preprocessing.preprocessor import Preprocessor
+from service.model.specs import Frozen, Positive, PreprocessingSpec
 from service.model.types import Sample
-from service.runtime.tensors import Array, TensorSpec
+from service.runtime.tensors import TensorSpec
 
 Floats = NDArray[np.float32]
 
 
-class AudioPreprocessor:
+class LogMel(Frozen):
+    """(ln(mel power + floor) - mean) / std, of Hann windows, on Slaney's mel scale."""
+
+    window: Positive  # samples of one frame, also the FFT's length
+    hop: Positive  # samples from one frame to the next
+    bands: Positive
+    low_hz: Annotated[float, Field(ge=0)] = 0.0
+    high_hz: Annotated[float, Field(gt=0)]
+    floor: Annotated[float, Field(gt=0)] = 1e-6
+    mean: float = 0.0
+    std: Annotated[float, Field(gt=0)] = 1.0
+
+
+class AudioPreprocessing(PreprocessingSpec):
+    """Audio becomes mono, of one rate and length, and a spectrogram if `log_mel` is given."""
+
+    modality: Literal["audio"]
+    input: str  # the graph's input: float32[N, ...]
+    sample_rate: Positive  # Hz
+    seconds: Annotated[float, Field(gt=0)]  # longer is cut, shorter is padded with silence
+    keep: Literal["start", "centre"] = "start"  # which part of longer audio
+    log_mel: LogMel | None = None  # None: the graph takes the waveform
+
+    @property
+    def samples(self) -> int:
+        return round(self.sample_rate * self.seconds)
+
+    @model_validator(mode="after")
+    def _frequencies_exist(self) -> "AudioPreprocessing":
+        mel = self.log_mel
+        if mel and not mel.low_hz < mel.high_hz <= self.sample_rate / 2:
+            raise ValueError("log_mel wants low_hz < high_hz <= half the sample rate")
+        return self
+
+
+class AudioPreprocessor(Preprocessor):
     """Decode, mix to mono, resample, cut or pad; a spectrogram where the model wants one."""
 
-    quick_bytes = 0
+    modality = "audio"
+    plural = "audio files"
+    spec_type = AudioPreprocessing
+    media_types = ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "audio/aiff")
 
-    def __init__(self, spec: AudioPreprocessing, limits: InputLimits) -> None:
-        self.spec = spec
-        self._limits = limits
+    spec: AudioPreprocessing
+
+    def __init__(
+        self,
+        spec: AudioPreprocessing,
+        limits: InputLimits = DEFAULT_LIMITS,
+        folder: Path = Path(),
+    ) -> None:
+        super().__init__(spec, limits, folder)
         self._log_mel = LogMelSpectrogram(spec.log_mel, spec.sample_rate) if spec.log_mel else None
 
     def inputs(self) -> dict[str, TensorSpec]:
@@ -38,8 +85,10 @@ class AudioPreprocessor:
         wave, truncated = self.waveform(payload)
         return Sample(self.features(wave), truncated=truncated)
 
-    def collate(self, samples: Sequence[Sample]) -> dict[str, Array]:
-        return stack(self.spec.input, samples)
+    def preview(self, payload: bytes) -> bytes:
+        """Waveform and, where the model takes one, log-mel spectrogram, with axes, as PNG."""
+        wave, _ = self.waveform(payload)
+        return draw_audio(wave, self.features(wave), self.spec)
 
     def features(self, wave: Floats) -> Floats:
         """float32[samples] at the model's rate -> what the graph takes."""
@@ -115,3 +164,29 @@ def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
     linear = mel * LINEAR_HZ_PER_MEL
     logarithmic = LOG_START_HZ * np.exp(LOG_STEP * (mel - LOG_START_MEL))
     return np.where(mel < LOG_START_MEL, linear, logarithmic)
+
+
+def draw_audio(wave: Floats, features: Floats, spec: AudioPreprocessing) -> bytes:
+    """Waveform and, where the model takes one, log-mel spectrogram over seconds: a PNG file."""
+    from matplotlib.figure import Figure  # takes a quarter of a second, so not at every start
+
+    seconds = len(wave) / spec.sample_rate
+    figure = Figure(figsize=(8, 6 if spec.log_mel else 3), layout="constrained")
+    if spec.log_mel:
+        above, below = figure.subplots(2, 1, sharex=True)
+        mesh = below.imshow(
+            features, origin="lower", aspect="auto", extent=(0, seconds, 0, len(features))
+        )
+        below.set(
+            xlabel="time in s",
+            ylabel=f"mel band, {spec.log_mel.low_hz:.0f} to {spec.log_mel.high_hz:.0f} Hz",
+        )
+        figure.colorbar(mesh, ax=below, label="log energy, as the model takes it")
+    else:
+        above = figure.subplots()
+        above.set_xlabel("time in s")
+    above.plot(np.arange(len(wave)) / spec.sample_rate, wave, linewidth=0.6)
+    above.set(ylabel="amplitude", ylim=(-1, 1), title=f"{spec.sample_rate} Hz, mono")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()

@@ -3,8 +3,8 @@
 import io
 import struct
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pi_heif
@@ -13,12 +13,12 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from service.errors import TooLarge, Unreadable
-from service.limits import InputLimits
-from service.model.manifest import ImagePreprocessing
+from service.limits import DEFAULT_LIMITS, InputLimits
 from service.model.preprocessing.av1 import coded_sizes
 from service.model.preprocessing.colours import eight_bits, on_white
 from service.model.preprocessing.containers import ICON, check_filled, largest_icon, mended
-from service.model.preprocessing.preprocessor import stack
+from service.model.preprocessing.preprocessor import Preprocessor
+from service.model.specs import Frozen, Positive, PreprocessingSpec, Share
 from service.model.types import Sample
 from service.runtime.tensors import Array, TensorSpec
 
@@ -56,14 +56,50 @@ UPRIGHT = {
 SIDES_SWAPPED = (5, 6, 7, 8)
 
 
-class ImagePreprocessor:
+Triple = tuple[float, float, float]
+
+
+class Normalise(Frozen):
+    """What the service does to pixels for a graph that does not do it: (p / 255 - mean) / std."""
+
+    mean: Triple
+    std: Triple
+    dtype: Literal["float32", "float16"] = "float32"
+
+
+class ImagePreprocessing(PreprocessingSpec):
+    """An image becomes RGB pixels; uint8 in 0..255 unless `normalise` is given."""
+
+    modality: Literal["image"]
+    input: str  # the graph's input: uint8 or float, [N, ...]
+    size: tuple[Positive, Positive]  # height, width of what the graph takes
+    crop: Share = 1.0  # of the largest centred box of that shape
+    fit: Literal["crop", "stretch"] = "crop"  # stretch: the whole image, shape ignored
+    resample: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    layout: Literal["NHWC", "NCHW"] = "NHWC"
+    normalise: Normalise | None = None
+
+
+class ImagePreprocessor(Preprocessor):
     """Decode, crop, resize, turn upright; normalise if the graph does not do it itself."""
 
-    quick_bytes = 0
+    modality = "image"
+    plural = "images"
+    spec_type = ImagePreprocessing
+    media_types = tuple(
+        f"image/{kind}"
+        for kind in ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "heic", "x-icon")
+    )
 
-    def __init__(self, spec: ImagePreprocessing, limits: InputLimits) -> None:
-        self.spec = spec
-        self._limits = limits
+    spec: ImagePreprocessing
+
+    def __init__(
+        self,
+        spec: ImagePreprocessing,
+        limits: InputLimits = DEFAULT_LIMITS,
+        folder: Path = Path(),
+    ) -> None:
+        super().__init__(spec, limits, folder)
         self._resample = Image.Resampling[spec.resample.upper()]
 
     def inputs(self) -> dict[str, TensorSpec]:
@@ -82,8 +118,11 @@ class ImagePreprocessor:
             pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
         return Sample(pixels)
 
-    def collate(self, samples: Sequence[Sample]) -> dict[str, Array]:
-        return stack(self.spec.input, samples)
+    def preview(self, payload: bytes) -> bytes:
+        """The image rebuilt from the model's input, as PNG."""
+        file = io.BytesIO()
+        Image.fromarray(self.restore(self.decode(payload))).save(file, "PNG")
+        return file.getvalue()
 
     def restore(self, sample: Sample) -> Array:
         """What `decode` made, turned back into pixels for people: uint8[H, W, 3]."""

@@ -1,16 +1,18 @@
 """Text: a string becomes token ids, never longer than the model can read."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from service.errors import BadModel, TooLarge, Unreadable
-from service.limits import InputLimits
-from service.model.manifest import TextPreprocessing
+from service.errors import BadModel, BadRequest, CallerError, TooLarge, Unreadable
+from service.limits import DEFAULT_LIMITS, InputLimits
+from service.model.preprocessing.preprocessor import Preprocessor
+from service.model.specs import FileName, Positive, PreprocessingSpec
 from service.model.types import Sample
 from service.regular import read_regular
 from service.runtime.tensors import Array, TensorSpec
@@ -31,18 +33,46 @@ class Token:
     end: int
 
 
-class TextPreprocessor:
+TokenInput = Literal["input_ids", "attention_mask", "token_type_ids"]
+
+
+class TextPreprocessing(PreprocessingSpec):
+    """A text becomes token ids, padded to the longest of its batch."""
+
+    modality: Literal["text"]
+    tokenizer: FileName = "tokenizer.json"
+    max_length: Positive  # tokens, special ones included
+    pad_token: str = "[PAD]"
+    inputs: tuple[TokenInput, ...] = ("input_ids", "attention_mask")
+
+    def files(self) -> Mapping[str, str]:
+        return {"tokenizer": self.tokenizer}
+
+
+class TextPreprocessor(Preprocessor):
     """Tokenise, truncate; pad to the longest of the batch, on the tokenizer's side.
 
     A graph without `attention_mask` cannot tell padding from words, so only texts of one length
     share its batches.
     """
 
+    modality = "text"
+    plural = "texts"
+    spec_type = TextPreprocessing
+    media_types = ("text/plain",)
+    is_text = True
     quick_bytes = 500  # 0.1 to 0.2 ms; to hand it to a thread and back takes 0.05 to 0.1
+    decodes_before_queue = True  # batches group texts of similar length
 
-    def __init__(self, spec: TextPreprocessing, folder: Path, limits: InputLimits) -> None:
-        self.spec = spec
-        self._limits = limits
+    spec: TextPreprocessing
+
+    def __init__(
+        self,
+        spec: TextPreprocessing,
+        limits: InputLimits = DEFAULT_LIMITS,
+        folder: Path = Path(),
+    ) -> None:
+        super().__init__(spec, limits, folder)
         path = folder / spec.tokenizer
         content = read_regular(path, TOKENIZER_BYTES)
         try:
@@ -127,12 +157,37 @@ class TextPreprocessor:
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         return {name: feeds[name] for name in self.spec.inputs}
 
-    def tokens(self, payload: bytes) -> tuple[list[Token], bool]:
-        """What the model reads, token by token, and whether the text was truncated."""
+    def preview(self, payload: bytes) -> dict[str, Any]:
+        """The tokens that the model reads, and whether the text was truncated."""
         encoding = self._encode(payload)
         pieces = zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
         tokens = [Token(id_, token, *offsets) for id_, token, offsets in pieces]
-        return tokens, bool(encoding.overflowing)
+        return {"truncated": bool(encoding.overflowing), "tokens": tokens}
+
+    def neighbours(self, example: Sample, payload: bytes) -> list[Sample]:
+        """Other words, as many; a longer text and a shorter one."""
+        data = example.data
+        words = data.copy()
+        inner = slice(1, -1) if len(data) > 2 else slice(None)  # special tokens stay at both ends
+        words[inner] = (data[inner] + 1) % (data.max() + 1)
+        texts = [Sample(words, example.cost, key=example.key, types=example.types)]
+        for text in (payload + b" " + payload, payload.split()[0]):
+            try:
+                texts.append(self.decode(text))
+            except CallerError:  # too long, or a word that alone is none
+                continue
+        alike = [text for text in texts if text.key == example.key]
+        return sorted(alike, key=lambda text: -text.cost) if len(alike) > 1 else alike * 2
+
+    def cost_of(self, tensors: Mapping[str, Array]) -> int:
+        """Tokens of a row, the same for all inputs."""
+        lengths = {int(tensor.shape[1]) for tensor in tensors.values()}
+        if len(lengths) > 1 or 0 in lengths:
+            raise BadRequest("all inputs must be of the same number of tokens, one or more")
+        [tokens] = lengths
+        if tokens > self.spec.max_length:
+            raise TooLarge(f"rows have {tokens} tokens; at most {self.spec.max_length} are read")
+        return tokens
 
     def _sample(
         self, ids: Sequence[int], types: Array | None = None, *, truncated: bool = False
