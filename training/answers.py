@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from service.control.repository import Repository
 from service.errors import CallerError
 from service.inference.pipeline import Pipeline
+from service.model.preprocessing import MODALITIES
 from service.model.specs import Modality
 from service.model.tasks.task import Floats
 from service.settings import Settings
@@ -166,7 +167,7 @@ class ServiceModels:
         if modality == "vector":  # a head reads what its encoders read
             encoders = card["manifest"]["preprocessing"]["encoders"]
             modality = encoders[0]["modality"] if len(encoders) == 1 else "multimodal"
-        if "labels" not in card or modality not in get_args(Modality):
+        if "labels" not in card or modality not in MODALITIES:
             raise CannotAnswer(f"{name} version {card['version']} does not classify single files")
         return Subject(name, card["version"], modality, tuple(card["labels"]))
 

@@ -14,11 +14,12 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.model.preprocessing import MODALITIES
 from service.model.specs import Kind, Modality
 from training.errors import BadData
 
@@ -258,7 +259,7 @@ def _parts_in_table(
     for name, label, row in _labelled_rows(table, ("label",), skipped):
         contents: dict[Modality, Path | str] = {
             m: cell if m == "text" else table.parent / cell
-            for m in get_args(Modality)
+            for m in MODALITIES
             if (cell := _cell(row, m))
         }
         if contents:

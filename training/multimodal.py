@@ -6,12 +6,12 @@ python -m training fit multimodal --data table.csv --name products
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import torch
 from torch import Generator
 
+from service.model.preprocessing import MODALITIES
 from service.model.preprocessing.vector import VectorPreprocessing
 from service.model.specs import Kind, Modality
 from training import head
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:  # n
     """The flags of a head on several encoders."""
     add_recipe(parser, head.RECIPE)
     add = parser.add_argument
-    for part in get_args(Modality):
+    for part in MODALITIES:
         add(f"--{part}-encoder", default=head.ENCODERS.get(part), help=f"of the column {part}"
             " (default: %(default)s)")  # fmt: skip
     add_network(parser, head.HIDDEN, DROPOUT)
@@ -47,7 +47,7 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:  # noqa: ARG001
     """
     data, rows = find_rows(args.data)
     parts = [rows[item.name] for item in data.items]
-    there = [m for m in get_args(Modality) if any(m in row for row in parts)]
+    there = [m for m in MODALITIES if any(m in row for row in parts)]
     if len(there) < 2:
         raise BadData(
             f"{args.data} has no column but {there[0]}, for which there is `fit {there[0]}`"

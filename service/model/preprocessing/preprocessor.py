@@ -1,6 +1,6 @@
 """Preprocessor: a file becomes a sample, samples become a batch.
 
-A new modality is one subclass, with its spec, and one line in `preprocessing`.
+`preprocessing/__init__.py` says how to add a modality.
 """
 
 from abc import ABC, abstractmethod
@@ -16,6 +16,8 @@ from service.model.specs import Modality, PreprocessingSpec
 from service.model.types import Sample, TensorSample
 from service.runtime.tensors import Array, TensorSpec
 
+MODALITIES: "dict[Modality, type[Preprocessor]]" = {}  # by name
+
 
 class Preprocessor(ABC):
     """One modality's way from bytes to arrays, for one model. Thread-safe."""
@@ -27,6 +29,10 @@ class Preprocessor(ABC):
     is_text: ClassVar[bool] = False  # a file is a string of UTF-8: JSON and forms hold it as it is
     quick_bytes: ClassVar[int] = 0  # up to this size, decoding is faster than starting a thread
     decodes_before_queue: ClassVar[bool] = False  # batches depend on the cost of the decoded sample
+
+    def __init_subclass__(cls) -> None:
+        if cls.media_types:  # a head's vectors are no files
+            MODALITIES[cls.modality] = cls
 
     def __init__(
         self,

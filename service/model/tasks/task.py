@@ -1,4 +1,4 @@
-"""Task: what a model can be asked for. A new task is one subclass and one line in `tasks`."""
+"""Task: what a model can be asked for; `tasks/__init__.py` says how to add one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,8 @@ from service.model.types import Row
 from service.runtime.tensors import Array, TensorSpec
 
 Floats = NDArray[np.float32]
+
+TASKS: "dict[str, type[Task]]" = {}  # by name
 
 
 class NoOptions(BaseModel):
@@ -32,6 +34,9 @@ class Task(ABC):
     options_type: ClassVar[type[BaseModel]] = NoOptions  # query parameters of its routes
     answer_fields: ClassVar[Mapping[str, Any]]  # of a result in /v1: name -> type
     example: ClassVar[Mapping[str, Any]]  # such a result, for the OpenAPI document
+
+    def __init_subclass__(cls) -> None:
+        TASKS[cls.name] = cls
 
     labels: tuple[str, ...] = ()  # names of the classes, in the order of the output
 
