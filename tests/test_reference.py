@@ -68,7 +68,8 @@ def test_the_functions_of_the_service_that_training_calls_are_listed() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("service"):
                 module = importlib.import_module(str(node.module))
-                called |= {getattr(module, alias.name) for alias in node.names}
-    names = {f"{used.__module__}.{used.__name__}" for used in called if inspect.isfunction(used)}
+                imported = [getattr(module, alias.name) for alias in node.names]
+                called |= {used for used in imported if inspect.isfunction(used)}
+    names = {f"{used.__module__}.{used.__name__}" for used in called}
     assert names
     assert names <= set(rows("Functions"))
