@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from service.model.tasks.classify import read_labels
+from service.model.tasks import classify
 from training.packaging.activation import propose_activation
 from training.packaging.flags import Ask
 from training.packaging.graph import Found, Unclear
@@ -46,7 +46,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     content = path.read_bytes()
     try:
         if path.suffix.lower() != ".json":
-            labels = tuple(line.strip() for line in read_labels(content))
+            labels = tuple(line.strip() for line in classify.read_labels(content))
         else:
             names = json.loads(content)["id2label"]
             labels = tuple(names[str(number)] for number in range(len(names)))
