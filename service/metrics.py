@@ -38,7 +38,6 @@ ITEMS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 COSTS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0)
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 
-STAGES = ("decode", "queue", "infer", "interpret", "total", "failed")
 STAGE = Histogram(
     "sensorium_stage_seconds",
     "Time of one item in a stage: decode, queue, infer, interpret; total is the whole way,"
@@ -121,10 +120,17 @@ BACKLOG = Gauge(
     MODEL,
     multiprocess_mode="livemax",
 )
-STATE = Gauge(
-    "sensorium_model_state",
-    "Workers in which a model is in this state: loading, ready, failed.",
-    (*MODEL, "state"),
+STATES = frozenset(("loading", "ready", "failed"))
+MODELS = Gauge(
+    "sensorium_models",
+    "Models by state, summed over the workers: loading, ready, failed.",
+    ("state",),
+    multiprocess_mode="livesum",
+)
+FAILED = Gauge(
+    "sensorium_model_failed",
+    "Workers that refused the model's folder. A model has this series from its first failure.",
+    MODEL,
     multiprocess_mode="livesum",
 )
 PROVIDER_MISSING = Gauge(
@@ -141,11 +147,28 @@ BUILD = Gauge(
 )
 
 
+_states: dict[tuple[str, str], frozenset[str]] = {}  # of this worker's models
 _forgotten: set[tuple[str, str]] = set()  # unloaded models, with hidden series
+
+
+def show_state(name: str, version: str, states: Collection[str]) -> None:
+    """Count a model by its states: none if unloaded, two if it serves and its new folder failed."""
+    model = name, version
+    before, now = _states.get(model, frozenset()), STATES.intersection(states)
+    for state in before - now:
+        MODELS.labels(state).dec()
+    for state in now - before:
+        MODELS.labels(state).inc()
+    if "failed" in before | now:
+        FAILED.labels(*model).set("failed" in now)
+    _states[model] = now
+    _forgotten.discard(model)
 
 
 def forget_model(name: str, version: str) -> None:
     """Hide the series of an unloaded model. With several workers, a series cannot be removed."""
+    show_state(name, version, ())
+    del _states[name, version]
     _forgotten.add((name, version))
 
 
@@ -154,69 +177,51 @@ request_seconds_of = cache(REQUEST.labels)  # route
 
 
 class ModelSeries:
-    """The series of one model, with its labels bound once."""
+    """The series of one model, each created at its first use: an idle model has none."""
 
     def __init__(self, model: str, version: int) -> None:
         self.name = f"{model} version {version}"
         labels = (model, str(version))
-        _forgotten.discard(labels)
-        self._labels = labels
-        self._stages = {stage: STAGE.labels(*labels, stage) for stage in STAGES}
-        self._batches = cache(lambda reason: BATCHES.labels(*labels, reason))
-        self._runs = cache(lambda items: RUN.labels(*labels, str(items)))
-        self._lookups = cache(lambda outcome: CACHE_LOOKUP.labels(*labels, outcome))
-        self._items_done = cache(lambda outcome: ITEMS_DONE.labels(*labels, outcome))
-        self._batch_items = BATCH_ITEMS.labels(*labels)
-        self._batch_cost = BATCH_COST.labels(*labels)
-        self._batch_padding = BATCH_PADDING.labels(*labels)
-        self._last_run = LAST_RUN.labels(*labels)
-        self._backlog = BACKLOG.labels(*labels)
-        self._waiting = WAITING.labels(*labels)
-        self._running = RUNNING.labels(*labels)
+        self._of = cache(lambda metric, *others: metric.labels(*labels, *others))
 
     def stage(self, stage: str, seconds: float) -> None:
-        self._stages[stage].observe(seconds)
+        self._of(STAGE, stage).observe(seconds)
 
     def released(self, reason: str, costs: Sequence[int]) -> None:
         """Record a batch that left the queue: why it is not larger, and the costs of its items."""
         cost = len(costs) * max(costs)
-        self._batches(reason).inc()
-        self._batch_items.observe(len(costs))
-        self._batch_cost.observe(cost)
-        self._batch_padding.observe(1 - sum(costs) / cost)
+        self._of(BATCHES, reason).inc()
+        self._of(BATCH_ITEMS).observe(len(costs))
+        self._of(BATCH_COST).observe(cost)
+        self._of(BATCH_PADDING).observe(1 - sum(costs) / cost)
 
     def ran(self, items: int, seconds: float) -> None:
         """Record one run of the graph."""
-        self._runs(items).observe(seconds)
-        self._last_run.set(time.time())
+        self._of(RUN, items).observe(seconds)
+        self._of(LAST_RUN).set(time.time())
 
     def batch_failed(self) -> None:
-        BATCH_FAILURES.labels(*self._labels).inc()
+        self._of(BATCH_FAILURES).inc()
 
     def dropped(self, reason: str) -> None:
-        DROPPED.labels(*self._labels, reason).inc()
+        self._of(DROPPED, reason).inc()
 
     def load(self, waiting: int, running: int) -> None:
-        self._waiting.set(waiting)
-        self._running.set(running)
+        self._of(WAITING).set(waiting)
+        self._of(RUNNING).set(running)
 
     def backlog(self, seconds: float) -> None:
-        self._backlog.set(seconds)
+        self._of(BACKLOG).set(seconds)
 
     def done(self, outcome: str) -> None:
-        self._items_done(outcome).inc()
+        self._of(ITEMS_DONE, outcome).inc()
 
     def shadowed(self, outcome: str) -> None:
-        SHADOWED.labels(*self._labels, outcome).inc()
+        self._of(SHADOWED, outcome).inc()
 
     def looked_up(self, outcome: str, seconds: float) -> None:
         """Record a cache lookup."""
-        self._lookups(outcome).observe(seconds)
-
-    def state(self, states: Collection[str]) -> None:
-        """Set the model's states: none if unloaded, two if it serves and its new folder failed."""
-        for known in ("loading", "ready", "failed"):
-            STATE.labels(*self._labels, known).set(float(known in states))
+        self._of(CACHE_LOOKUP, outcome).observe(seconds)
 
 
 def use_one_process() -> None:

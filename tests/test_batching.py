@@ -16,7 +16,6 @@ from service.errors import (
     CallerError,
     DeadlineExceeded,
     NotReady,
-    OperatorError,
     QueueFull,
     Unreadable,
 )
@@ -562,16 +561,36 @@ async def test_a_lane_is_replaced_as_soon_as_there_is_a_thread_for_another(
                 assert len(doubler.replace_stuck(0)) == 1
         with pytest.raises(BatchFailed, match="no answer within 0 s"):
             await callers[0]
-        assert "doubler version 1: no thread for a lane: can't start new thread" in caplog.text
+        assert "doubler version 1 cannot start a lane: can't start new thread" in caplog.text
         model.go.set()
         while doubler.replace_stuck(60):  # noqa: ASYNC110  until the old thread has ended
             await asyncio.sleep(0.001)
         assert total(await callers[1]) == 2
 
 
-async def test_a_batcher_without_threads_says_so() -> None:
-    with no_more_threads(), pytest.raises(OperatorError, match="doubler version 1: no thread"):
-        batcher(Doubler())
+async def test_an_item_is_refused_while_no_thread_can_be_started() -> None:
+    async with batcher(Doubler()) as doubler:
+        with no_more_threads(), pytest.raises(NotReady, match="no thread can be started"):
+            await doubler.submit(number(1))
+        assert total(await doubler.submit(number(2))) == 4
+
+
+async def test_an_idle_model_has_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.inference.batching.IDLE_SECONDS", 0.001)
+    async with batcher(Doubler(), lanes=2) as doubler, asyncio.timeout(10):
+        assert not doubler.threads_at_work()
+        for value in (1, 2):  # and it answers again after its lane has ended
+            assert total(await doubler.submit(number(value))) == 2 * value
+            while doubler.threads_at_work():  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            assert not doubler.replace_stuck(60)
+
+
+async def test_a_single_client_needs_one_lane() -> None:
+    async with batcher(Doubler(), lanes=2) as doubler:
+        for value in (1, 2, 3):
+            await doubler.submit(number(value))
+        assert len(doubler.threads_at_work()) == 1
 
 
 async def test_draining_needs_no_thread() -> None:
@@ -592,11 +611,12 @@ async def test_a_lane_that_has_died_is_replaced(
     with monkeypatch.context() as patch:
         patch.setattr("service.inference.batching.lower_priority", die)
         doubler = batcher(Doubler())
+        caller = asyncio.create_task(doubler.submit(number(1)))
+        await asyncio.sleep(0)
         async with asyncio.timeout(10):
-            while doubler._lanes[0].thread.is_alive():  # noqa: ASYNC110
+            while doubler.threads_at_work():  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
     async with doubler:
-        caller = asyncio.create_task(doubler.submit(number(1)))
         assert not doubler.replace_stuck(60)
         assert total(await caller) == 2
     assert "doubler version 1: a lane has died" in caplog.text

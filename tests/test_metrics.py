@@ -15,10 +15,10 @@ from tests.servers import PROJECT, served
 
 WORK = """
 import os
-from service.metrics import ModelSeries
+from service.metrics import ModelSeries, show_state
 series = ModelSeries("colours", 1)
 series.load(waiting=3, running=2)
-series.state("ready")
+show_state("colours", "1", ["ready"])
 series.done("ok")
 os._exit(0)                 # as abruptly as a kill
 """
@@ -110,14 +110,14 @@ def test_two_workers_sum_right(small_models: Path) -> None:
     picture = png((250, 10, 10))
     items = 'sensorium_items_total{model="colours",outcome="ok",version="1"}'
     decoded = 'sensorium_stage_seconds_count{model="colours",stage="decode",version="1"}'
-    loaded = 'sensorium_model_state{model="colours",state="ready",version="1"}'
+    loaded, models = 'sensorium_models{state="ready"}', 3
     unkept = httpx.Limits(max_keepalive_connections=0)
     with (
         served(small_models, workers=2) as url,
         httpx.Client(base_url=url, limits=unkept) as client,
     ):
         until = time.monotonic() + 60
-        while value(client.get("/metrics").text, loaded) != 2:
+        while value(client.get("/metrics").text, loaded) != 2 * models:
             assert time.monotonic() < until, "only one worker has written"
             time.sleep(0.05)
         for _ in range(200):  # each on a connection of its own

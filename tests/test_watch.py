@@ -166,7 +166,8 @@ async def test_a_slow_model_is_not_taken_for_a_stuck_one(tmp_path: Path) -> None
             await state.watch._look_at_lanes()
             assert (await client.get("/livez")).json() == {"status": "alive"}
         assert (await answering).status_code == 200
-        assert await state.watch._try_example(served) is None
+        await state.watch._try_example(served)
+        assert state.watch._last_trial(served)[1] is None
 
 
 async def test_a_slow_model_spends_no_time_on_the_watch(
@@ -184,7 +185,7 @@ async def test_a_slow_model_spends_no_time_on_the_watch(
         await state.watch._try_example(slow)
         assert counted["run"] == 1
         state.watch._examples[slow] = (time.monotonic() - 1000, None)
-        await state.watch._try_example(slow)
+        assert not state.watch._is_due(slow)
         state.watch._tidy()
         assert counted == {"run": 1}
         assert slow.model.session._used, "it would have run to give memory back"
@@ -253,6 +254,20 @@ async def test_a_healthy_service_is_well(tmp_path: Path) -> None:
         assert (await client.get("/livez")).json() == {"status": "alive"}
 
 
+async def test_the_watch_wakes_no_model_that_nobody_asked(
+    tmp_path: Path, counted: Counter[str]
+) -> None:
+    async with watched(tmp_path) as (state, client):
+        [served] = state.repository.served()
+        counted.clear()
+        await state.watch.look()
+        assert not counted
+        assert not served.batcher.threads_at_work()
+        await client.post("/v1/image/embed", content=DARK)
+        await state.watch.look()
+        assert counted["run"] == 2  # the request, and the example
+
+
 async def test_a_model_that_fails_on_its_own_example_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +277,7 @@ async def test_a_model_that_fails_on_its_own_example_is_told_of(
     async with watched(tmp_path) as (state, client):
         [served] = state.repository.served()
         monkeypatch.setattr(served.batcher, "_compute", fail)
+        await client.post("/v1/image/embed", content=DARK)
         await state.watch.look()
         reason = (await client.get("/livez")).json()["reason"]
     assert reason.startswith("stalling: its own example fails")

@@ -107,7 +107,7 @@ def served(
     expected = workers * (ready or len(list(models.glob("*/*/manifest.yaml"))))
     with serving.served(ours, Path(), logs) as started:
         server = Server(started.port, started.tree)
-        while server.metric("sensorium_model_state", state="ready") < expected:
+        while server.metric("sensorium_models", state="ready") < expected:
             started.give_time(server.get("/readyz"))
         yield server
 

@@ -48,7 +48,8 @@ class Bench:
         settings = {**self.settings, **candidate.environment, MODELS: str(models)}
         ours = replace(contestant("sensorium"), name=candidate.label, env=settings)
         with served(ours, environments=self.logs, logs=self.logs) as server:
-            _wait_until_ready(server, name, int(settings.get(variable("workers"), 1)))
+            workers = int(settings.get(variable("workers"), 1))
+            _wait_until_ready(server, name, workers * len(list(models.glob("*/*/manifest.yaml"))))
             yield server
 
 
@@ -102,28 +103,24 @@ def measure(candidates: Sequence[Candidate], rounds: int, run: Run) -> list[Poin
     return [Point(candidate, callers, seen) for (candidate, callers), seen in found.items()]
 
 
-def _wait_until_ready(server: Server, name: str, workers: int) -> None:
-    """The metric counts the workers in which the model is ready; one worker alone answers."""
+def _wait_until_ready(server: Server, name: str, models: int) -> None:
+    """The metric sums the models of all workers, while one worker alone answers."""
     while True:
         try:
             card = json.loads(fetch(server.port, "GET", f"/v1/models/{name}"))
             if card["state"] == "failed":
                 raise NotReady(card["reason"])
-            if _ready_workers(fetch(server.port, "GET", "/metrics").decode(), name) >= workers:
+            if _loaded_models(fetch(server.port, "GET", "/metrics").decode()) >= models:
                 return
             server.give_time(card["state"])
         except NoAnswer as error:
             server.give_time(error)
 
 
-def _ready_workers(metrics: str, name: str) -> float:
-    wanted = {"model": name, "state": "ready"}
-    return max(
-        (
-            sample.value
-            for family in text_string_to_metric_families(metrics)
-            for sample in family.samples
-            if sample.name == "sensorium_model_state" and wanted.items() <= sample.labels.items()
-        ),
-        default=0,
+def _loaded_models(metrics: str) -> float:
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(metrics)
+        for sample in family.samples
+        if sample.name == "sensorium_models" and sample.labels["state"] in ("ready", "failed")
     )

@@ -34,7 +34,7 @@ from service.errors import (
     Unsupported,
 )
 from service.inference.servable import Draining, Servable, serve
-from service.metrics import ModelSeries, forget_model
+from service.metrics import forget_model, show_state
 from service.model.manifest import MANIFEST, PACKAGE
 from service.model.model import Model, load, no_encoder
 from service.model.preprocessing import MODALITIES
@@ -341,7 +341,7 @@ class Repository:
         self._chosen.clear()
         if VERSION.fullmatch(entry.version):
             failed = {"failed"} if entry.reason else set()
-            ModelSeries(entry.name, int(entry.version)).state({entry.state} | failed)
+            show_state(*entry.key, {entry.state} | failed)
 
     async def close(self) -> None:
         """Take no more work; finish what is queued within the setting's seconds."""
@@ -359,7 +359,7 @@ class Repository:
 
     def served(self) -> list[Servable]:
         """The models that take work now."""
-        return [entry.served for entry in self.entries() if entry.served]
+        return [entry.served for entry in self._entries.values() if entry.served]
 
     @property
     def ready(self) -> bool:

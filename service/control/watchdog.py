@@ -91,8 +91,10 @@ class Watchdog:
                 self._since += late
 
     async def _try_out(self) -> None:
-        examples = map(self._try_example, self._repository.served())
-        self._failing = _first(await asyncio.gather(self._try_decoders(), *examples))
+        served = self._repository.served()
+        examples = [self._try_example(each) for each in served if self._is_due(each)]
+        decoders, *_ = await asyncio.gather(self._try_decoders(), *examples)
+        self._failing = decoders or _first(self._last_trial(each)[1] for each in served)
         self._tell()
 
     def _tend(self, served: Servable) -> Ailment | None:
@@ -117,13 +119,21 @@ class Watchdog:
                 return Ailment(reason, self._patience)
         return None
 
-    async def _try_example(self, served: Servable) -> Ailment | None:
-        """A model that nobody asks may be broken as well: let it answer its own example."""
-        last = self._examples.get(served, (-math.inf, None))
-        example = served.model.example
+    def _is_due(self, served: Servable) -> bool:
+        """Whether a model that was asked since its last trial, or failed it, is to be tried now."""
+        tried, ailment = self._last_trial(served)
         pause = max(EXAMPLE_SECONDS, served.model.speed.item / EXAMPLE_SHARE)
-        if example is None or monotonic() - last[0] < pause:
-            return last[1]
+        in_use = served.batcher.last_submitted > tried
+        return (in_use or ailment is not None) and monotonic() - tried >= pause
+
+    def _last_trial(self, served: Servable) -> tuple[float, Ailment | None]:
+        return self._examples.get(served, (-math.inf, None))
+
+    async def _try_example(self, served: Servable) -> None:
+        """Let a model answer its own example: one that fails may be broken for all."""
+        example = served.model.example
+        if example is None:
+            return
         ailment = None
         patience = served.batcher.patience(example.cost, self._patience)
         try:
@@ -135,7 +145,6 @@ class Watchdog:
         except LoadError:  # it is busy, or goes
             pass
         self._examples[served] = (monotonic(), ailment)
-        return ailment
 
     def _tidy(self) -> None:
         """Give back what larger batches, files and answers left behind."""

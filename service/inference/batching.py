@@ -16,7 +16,6 @@ from service.errors import (
     CallerError,
     DeadlineExceeded,
     NotReady,
-    OperatorError,
     QueueFull,
 )
 from service.metrics import ModelSeries
@@ -28,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 SLOWER = 5.0  # a run that takes so many times what is expected of it is stuck
 MAX_CAUSES = 100  # different errors of one model that are logged
+IDLE_SECONDS = 10.0  # after which a lane without work ends, so that an idle model has no thread
 
 Outcome = Result | CallerError | BatchFailed
 
@@ -121,7 +121,8 @@ class Batcher:
 
     A lane is a thread that takes batch after batch and sleeps while nothing waits: the queue fills
     while the lanes are busy, so batches grow with the load and a lone caller never waits. A lane
-    that has finished takes its next batch itself, without the event loop, which may be busy.
+    that has finished takes its next batch itself, without the event loop, which may be busy. Lanes
+    start when items come, and end when none has come for a while.
     """
 
     def __init__(
@@ -142,9 +143,6 @@ class Batcher:
             that one's for a while.
         lone_core: the core of a lane whose batch is; the other threads of its run have the others.
         shared: a lane leaves their part to the lanes that are idle, as on a CPU each has its cores.
-
-        Raises:
-            OperatorError: no thread can be started.
         """
         self._compute = compute
         self._limits = limits
@@ -152,6 +150,7 @@ class Batcher:
         self._pinned = pinned
         self._exclusive_core = exclusive_core
         self._shared = shared
+        self._max_lanes = lanes
         self._changed = threading.Condition()  # guards what follows
         self._waiting: list[Job] = []
         self._running = 0
@@ -161,12 +160,7 @@ class Batcher:
         self._causes: set[str] = set()  # of failed runs, that were logged
         self._lanes: list[Lane] = []
         self._abandoned: list[Lane] = []
-        try:
-            for _ in range(lanes):
-                self._lanes.append(self._open_lane())
-        except RuntimeError as error:
-            self.close()
-            raise OperatorError(f"{series.name}: no thread for a lane: {error}") from error
+        self.last_submitted = -math.inf  # monotonic seconds
 
     async def __aenter__(self) -> Self:
         return self
@@ -183,7 +177,7 @@ class Batcher:
         Raises:
             QueueFull: at once, with the seconds after which a place should be free.
             DeadlineExceeded: at the deadline.
-            NotReady: the batcher is draining.
+            NotReady: the batcher is draining, or no thread can be started.
             CallerError: the item cannot be decoded.
             BatchFailed: the model cannot compute it.
         """
@@ -196,7 +190,12 @@ class Batcher:
             if len(self._waiting) >= self._limits.queue:
                 raise QueueFull(f"{len(self._waiting)} items wait already", self.expected_wait())
             self._waiting.append(job)
+            self._start_lanes()
+            if not self._lanes:
+                self._waiting.remove(job)
+                raise NotReady("no thread can be started", retry_after=1.0)
             self._changed.notify()
+        self.last_submitted = time.monotonic()
         timer = None if math.isinf(deadline) else loop.call_at(deadline, job.expire)
         try:
             return await reply
@@ -206,7 +205,7 @@ class Batcher:
 
     def expected_wait(self) -> float:
         """Seconds until what waits now should be done, from the measured service rate."""
-        return sum(job.cost for job in self._waiting) * self._rate.seconds / len(self._lanes)
+        return sum(job.cost for job in self._waiting) * self._rate.seconds / self._max_lanes
 
     def patience(self, cost: int, seconds: float) -> float:
         """How long a run of this cost may take: so many seconds, or more where that is normal."""
@@ -218,15 +217,16 @@ class Batcher:
         Returns:
             The lanes whose runs still do not end.
         """
+        if not self._lanes and not self._abandoned and not self._waiting:
+            return []  # an idle model costs no lock
         with self._changed:
-            for number, lane in enumerate(self._lanes):
-                if lane.is_stuck(seconds) and not lane.abandoned:
+            for lane in [*self._lanes]:
+                if lane.is_stuck(seconds):
                     self._give_up(lane, f"the model gave no answer within {seconds:g} s")
-                elif not (lane.thread.is_alive() or lane.abandoned or self._closed):
+                elif not (lane.thread.is_alive() or self._closed):
                     logger.error("%s: a lane has died, and is replaced", self._series.name)
                     self._give_up(lane, "the thread that computed it died")
-                if lane.abandoned:
-                    self._replace(number)
+            self._start_lanes()
             self._abandoned = [lane for lane in self._abandoned if lane.thread.is_alive()]
             return [*self._abandoned]
 
@@ -237,18 +237,23 @@ class Batcher:
 
     def _give_up(self, lane: Lane, reason: str) -> None:
         lane.abandoned = True
+        self._lanes.remove(lane)
         self._abandoned.append(lane)
         self._running -= len(lane.jobs)
         self._series.batch_failed()
         for job in lane.jobs:
             _settle(job, BatchFailed(reason))
 
-    def _replace(self, number: int) -> None:
-        """A new lane in the place of one that was given up; without a thread, at the next look."""
-        try:
-            self._lanes[number] = self._open_lane()
-        except RuntimeError as error:
-            logger.error("%s: no thread for a lane: %s", self._series.name, error)
+    def _start_lanes(self) -> None:
+        """As many as can take what waits; called with the lock held."""
+        idle = sum(not lane.jobs for lane in self._lanes)
+        while idle < len(self._waiting) and len(self._lanes) < self._max_lanes:
+            try:
+                self._lanes.append(self._open_lane())
+            except RuntimeError as error:
+                self._log_once("cannot start a lane", error)
+                return
+            idle += 1
 
     def close(self) -> None:
         """Take no more work; lanes end when they have finished what is there."""
@@ -336,13 +341,15 @@ class Batcher:
         return True
 
     def _next(self, lane: Lane) -> Batch | None:
-        """Wait for work; None when there will be no more."""
+        """Wait for work; None when there will be no more, or there was none for a while."""
         with self._changed:
             while not (batch := self._take()):
                 self._report_load()
                 if self._closed:
                     return None
-                self._changed.wait()
+                if not self._changed.wait(IDLE_SECONDS) and not self._waiting:
+                    self._lanes.remove(lane)
+                    return None
             lane.started = lane.began = time.perf_counter()
             lane.jobs = batch.jobs
             self._running += len(batch.jobs)
@@ -360,7 +367,8 @@ class Batcher:
             return None
         if len(self._waiting) == 1:
             return Batch([self._waiting.pop()], "idle", 0)
-        idle = sum(not lane.jobs for lane in self._lanes) if self._shared else 1
+        busy = sum(bool(lane.jobs) for lane in self._lanes)
+        idle = self._max_lanes - busy if self._shared else 1
         share = math.ceil(len(self._waiting) / idle)
         oldest = self._waiting[0]
         joinable = [job for job in self._waiting if job.key == oldest.key]
@@ -410,7 +418,7 @@ class Batcher:
             self._series.batch_failed()
             nobody_waits = lane.abandoned or all(job.reply.done() for job in jobs)
             if not nobody_waits:
-                self._log_once(error)
+                self._log_once("failed on a batch", error)
             if len(jobs) == 1 or nobody_waits:
                 return [BatchFailed(f"the model failed on this input: {error}") for _ in jobs]
             middle = len(jobs) // 2
@@ -424,12 +432,12 @@ class Batcher:
         """Seconds of a run: what was measured at load, or lately if that is more."""
         return max(self._speed.seconds(cost), self._rate.seconds * cost)
 
-    def _log_once(self, error: Exception) -> None:
+    def _log_once(self, what: str, error: Exception) -> None:
         """Numbers apart, an error of this model is logged once."""
-        cause = re.sub("[0-9]+", "0", str(error))
+        cause = re.sub("[0-9]+", "0", f"{what}: {error}")
         if cause not in self._causes and len(self._causes) < MAX_CAUSES:
             self._causes.add(cause)
-            logger.error("%s failed on a batch: %s", self._series.name, error)
+            logger.error("%s %s: %s", self._series.name, what, error)
 
     def _report_load(self) -> None:
         self._series.load(len(self._waiting), self._running)

@@ -54,9 +54,6 @@ def serve(model: Model, settings: Settings, encoders: tuple[Servable, ...] = ())
 
     Args:
         encoders: whose vectors a head takes.
-
-    Raises:
-        OperatorError: no thread can be started for a lane.
     """
     manifest = model.manifest
     series = ModelSeries(manifest.name, manifest.version)
