@@ -289,29 +289,35 @@ class Repository:
 
     async def _bring(self, entries: Collection[Entry]) -> None:
         """Load these folders; what served under the same key goes when its successor is ready."""
+        self._orphans.difference_update(entry.key for entry in entries)
+        for entry in entries:
+            if entry.key not in self._entries or not self._entries[entry.key].served:
+                self._show(entry)
+        heads = await self._load_all(entries)
+        for entry, reason in (await self._load_all(heads)).items():
+            self._orphans.add(entry.key)
+            self._put(self._refuse(entry, reason))
+        if entries:
+            await asyncio.to_thread(give_memory_back)  # what reading and trying them left behind
+
+    async def _load_all(self, entries: Collection[Entry]) -> dict[Entry, str]:
+        """Load as many at once as there are cores.
+
+        Returns:
+            Heads whose encoder is missing, each with the reason.
+        """
         free = asyncio.Semaphore(self._settings.cores_per_worker)
-        heads: list[Entry] = []
+        missing: dict[Entry, str] = {}
 
         async def load(entry: Entry) -> None:
             async with free:
                 try:
                     self._put(await self._load(entry))
-                except EncoderMissing:
-                    heads.append(entry)
+                except EncoderMissing as error:
+                    missing[entry] = str(error)
 
-        self._orphans.difference_update(entry.key for entry in entries)
-        for entry in entries:
-            if entry.key not in self._entries or not self._entries[entry.key].served:
-                self._show(entry)
         await asyncio.gather(*(load(entry) for entry in entries))
-        for entry in heads:
-            try:
-                self._put(await self._load(entry))
-            except EncoderMissing as error:
-                self._orphans.add(entry.key)
-                self._put(self._refuse(entry, str(error)))
-        if entries:
-            await asyncio.to_thread(give_memory_back)  # what reading and trying them left behind
+        return missing
 
     def _put(self, entry: Entry) -> None:
         """What came of a load; in the place of one that serves, only one that serves."""
@@ -587,10 +593,10 @@ class Repository:
 
     def _find_encoder(self, wanted: EncoderReference) -> Model:
         """The loaded encoder with those very weights, whatever its version."""
-        for entry in reversed(self.entries()):
-            if entry.served and _is_encoder(entry.served.model, wanted):
-                return entry.served.model
-        return no_encoder(wanted)
+        entries = list(self._entries.values())  # any thread may ask
+        able = [each for each in entries if each.served and _is_encoder(each.served.model, wanted)]
+        newest = max(able, key=_order, default=None)
+        return newest.served.model if newest and newest.served else no_encoder(wanted)
 
     def _serving(self, wanted: EncoderReference, model: Model) -> Servable:
         """Whoever serves this very model.

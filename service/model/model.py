@@ -204,7 +204,11 @@ def answer_example(
 
 
 def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: FindEncoder) -> Model:
+    encoders = tuple(find_encoder(encoder) for encoder in manifest.encoders)
     provider = choose_provider(settings.provider)
+    # The run of a head takes microseconds: a second session for exclusive runs has no use.
+    threads = settings.threads_per_lane
+    exclusive_threads = threads if encoders else settings.threads_exclusive
     graph = choose_graph(manifest, provider, settings.precision)
     tasks = {name: TASKS[name](spec, folder) for name, spec in manifest.tasks.items()}
     return Model(
@@ -216,14 +220,14 @@ def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: Fi
         session=Session(
             read_graph(folder / graph.file, graph.sha256, graph.side_hashes),
             provider,
-            settings.threads_per_lane,
-            settings.threads_exclusive,
+            threads,
+            exclusive_threads,
             graph.items_per_run,
             settings.exclusive_cores,
         ),
         outputs=tuple(sorted({task.output for task in tasks.values()})),
         tasks=tasks,
-        encoders=tuple(find_encoder(encoder) for encoder in manifest.encoders),
+        encoders=encoders,
     )
 
 
