@@ -1,5 +1,6 @@
 """Heads: classifiers on encoders' vectors, served beside them."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from service.control.repository import Repository
 from service.errors import BadModel, EncoderMissing
-from service.metrics import BATCH_ITEMS
+from service.metrics import BATCH_ITEMS, samples
 from service.model.model import load
 from service.settings import Settings
 from tests.conftest import png, tone, write_mood, write_twice, write_warmth
@@ -161,6 +162,26 @@ async def test_a_head_without_its_encoder_is_refused(small_models: Path, change:
     await repository.close()
     assert entry.state == "failed"
     assert "preprocessing.encoders" in str(entry.reason)
+
+
+async def test_many_idle_heads_have_no_threads_and_no_series(small_models: Path) -> None:
+    names = {f"idle-{number}" for number in range(8)}
+    for name in names:
+        write_warmth(small_models, name)
+    async with serving(small_models) as client:
+        assert not [thread.name for thread in threading.enumerate() if "idle-" in thread.name]
+        assert not {sample.labels.get("model") for sample in samples()} & names
+        response = await client.post("/v1/image/classify?model=idle-3", content=RED)
+        assert top(response) == ["warm", "cold"]
+        assert {sample.labels.get("model") for sample in samples()} & names == {"idle-3"}
+
+
+def test_a_head_needs_no_second_session(models: Path) -> None:
+    settings = Settings(exclusive_threads=2, threads=1)
+    encoder = load(models / "colours/1", settings)
+    head = load(models / "warmth/1", settings, lambda _: encoder)
+    assert encoder.session._wide is not encoder.session._session
+    assert head.session._wide is head.session._session
 
 
 def test_a_head_is_not_loaded_alone(models: Path) -> None:

@@ -130,6 +130,14 @@ def test_a_manifest_that_is_no_yaml_mapping_is_refused(tmp_path: Path, content: 
         read_manifest(folder)
 
 
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"{a: " * 100_000, b"- " * 100_000])
+def test_a_manifest_that_is_nested_deeply_is_refused(tmp_path: Path, content: bytes) -> None:
+    folder = write_colours(tmp_path)
+    (folder / "manifest.yaml").write_bytes(content)
+    with pytest.raises(BadModel, match="nested more than 32 levels"):
+        read_manifest(folder)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "field"),
     [

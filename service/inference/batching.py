@@ -281,7 +281,8 @@ class Batcher:
         return [lane.thread.ident for lane in lanes if lane.thread.is_alive()]
 
     def _open_lane(self) -> Lane:
-        lane = Lane(threading.Thread(target=lambda: self._work(lane), daemon=True))
+        name = f"lane of {self._series.name}"
+        lane = Lane(threading.Thread(target=lambda: self._work(lane), name=name, daemon=True))
         lane.thread.start()
         return lane
 
