@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import nn
 
 from service.model.manifest import Preprocessing
@@ -12,11 +11,7 @@ from service.model.preprocessing.preprocessor import Preprocessor
 from training.folder import Content
 from training.layouts import Item, Split
 from training.loop import Layers, all_alike
-from training.material import Inputs, Part
-
-
-def unchanged(inputs: Inputs, random: torch.Generator) -> Inputs:  # noqa: ARG001
-    return inputs
+from training.material import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +19,8 @@ class Course:
     """What a mode of training prepares."""
 
     labels: tuple[str, ...]  # in the order of the network's output
-    parts: Mapping[Split, Part]  # train and valid, and test where there is one
+    parts: Mapping[Split, Part]  # train and valid, and test where there is one; the
+    # report shows the mistakes of the last
     network: nn.Module = field(repr=False)  # as it begins; it gives log-probabilities
     preprocessing: Preprocessing
     preprocessor: Preprocessor
@@ -33,11 +29,22 @@ class Course:
     facts: Mapping[str, str]  # for the card: of the network, of the preparation
     limits: tuple[str, ...] = ()  # for the card: what it cannot do
     skipped: int = 0  # items that could not be used
-    vary: Callable[[Inputs, torch.Generator], Inputs] = unchanged  # augmentation
     layers: Callable[[nn.Module], list[Layers]] = all_alike
     files: Mapping[str, Content] = field(default_factory=dict)  # that the preprocessing names
     find_encoder: FindEncoder = no_encoder
     items_per_run: int | None = None  # of its graph
+    # With folds, each is left out of one fit: (training, validation), by name. A last fit learns
+    # from all training items. The validation part joins those of the folds, in their order.
+    folds: Mapping[str, tuple[Part, Part]] = field(default_factory=dict)
+    validation: str = "validation split"  # its name in the figures
+    disturbed: Mapping[str, Part] = field(default_factory=dict)  # test items, changed; by how
+    description: str | None = None  # these three for the manifest, unless the command names them
+    credit: str | None = None
+    licence: str | None = None
+
+    def name(self, split: Split) -> str:
+        """A split's name in the figures."""
+        return {"train": "training split", "valid": self.validation, "test": "test split"}[split]
 
 
 def first_held_out(parts: Mapping[Split, Part]) -> Item:

@@ -4,12 +4,11 @@ python -m training fit text --mode finetune --data questions.csv --name banking-
 """
 
 import argparse
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from service.limits import InputLimits, core_budget
 from service.model.manifest import Preprocessing
@@ -17,15 +16,15 @@ from service.model.preprocessing import build_preprocessor
 from service.model.preprocessing.text import TextPreprocessing
 from service.model.specs import Kind
 from training import head, weights
-from training.course import Course, first_held_out, unchanged
+from training.course import Course, first_held_out
 from training.encoders import ENCODERS, Encoder
 from training.errors import BadData
-from training.fitting import Recipe, add_network, add_recipe, check_example, fit
+from training.fitting import Recipe, add_network, add_recipe, check_example, choose_rate, fit
 from training.flags import above, share
 from training.folder import Content
 from training.layouts import check_splits, find_items
 from training.loop import Layers, Schedule, answer
-from training.material import Inputs, Part, part_of
+from training.material import Augment, Part, part_of, unchanged
 from training.networks.classifier import DROPOUT, Classifier
 from training.networks.efficientnet import EfficientNetLite
 from training.networks.finetuned import PictureClassifier, TextClassifier
@@ -100,8 +99,8 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
     classifier: nn.Module = Classifier(vectors, args.hidden, len(labels), args.dropout)
     if args.head_first:
         recipe = replace(head.RECIPE, seed=args.seed, balance=args.balance)
-        _, outcome = fit(classifier, known, new, recipe, title="head")
-        classifier = outcome.network
+        _, recipe = choose_rate(classifier, known, recipe, title="head")
+        classifier = fit(classifier, known, new, recipe, title="head").network
 
     def layers(whole: nn.Module) -> list[Layers]:
         return choose_layers(whole, args.encoder_rate, args.first_rate)
@@ -109,7 +108,7 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
     assert isinstance(classifier, Classifier)
     return Course(
         labels=decoded.data.labels,
-        parts=parts,
+        parts={**parts, "train": parts["train"].augmented(_augmentation(args, folder))},
         network=NETWORKS[encoder.preprocessing.modality](network, classifier),
         preprocessing=encoder.preprocessing,
         preprocessor=preprocessor,
@@ -117,14 +116,13 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
         source=f"{encoder.origin.source}; finetuned here",
         facts={"Network": f"{encoder.name} and {head.describe(args.dropout)}, all of it trained"},
         skipped=len(decoded.data.skipped) + len(decoded.unreadable),
-        vary=_vary(args, folder),
         layers=layers,
         files=named_files(encoder.preprocessing, folder),
         items_per_run=encoder.items_per_run,
     )
 
 
-def _vary(args: argparse.Namespace, folder: Path) -> Callable[[Inputs, Generator], Inputs]:
+def _augmentation(args: argparse.Namespace, folder: Path) -> Augment:
     """Augmentation: images always, texts where it is asked for."""
     if "hide" not in args:
         return read_variation(args)

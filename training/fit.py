@@ -32,10 +32,7 @@ def main(words: Sequence[str]) -> None:
     mode = _mode_parser(what).parse_known_args(chosen.options)[0].mode
     parser, module = build_parser(what, mode)
     args = parser.parse_args(chosen.options)
-    if mode == "speakers":  # a fit for each of them, and reports of its own
-        module.run(args)
-    else:
-        fitting.run(args, what, module)
+    fitting.run(args, what, module)
 
 
 def build_parser(what: Kind, mode: str) -> tuple[argparse.ArgumentParser, Any]:

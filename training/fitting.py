@@ -6,6 +6,7 @@ Learning rate, descent, temperature, scores, diagnosis, export, folder.
 import argparse
 import copy
 import shlex
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,8 +23,8 @@ from torch import Tensor, nn
 from service.errors import CallerError
 from service.model.specs import Kind
 from training.checkpoint import Checkpoint, Run
-from training.course import Course, unchanged
-from training.diagnosis import Diagnosis, diagnose
+from training.course import Course
+from training.diagnosis import diagnose
 from training.errors import BadData, BadFlag
 from training.export import check_parity, export
 from training.finder import Sweep, find_learning_rate
@@ -31,8 +32,8 @@ from training.flags import above, read_name, read_rate, read_words, real, share,
 from training.folder import check_writable, choose_version, name_example
 from training.importing import dynamic_axes
 from training.layouts import Item, Split
-from training.loop import Outcome, Schedule, Score, answer, measure, train
-from training.material import Batches, Inputs, Part
+from training.loop import Outcome, Schedule, Score, answer, compare, measure, train
+from training.material import Batches, Part
 from training.next_steps import tell_next
 from training.release import OUTPUT, PARITY_SIZES, Findings, draft_manifest, release
 from training.scores import divide_scores, fit_temperature, score
@@ -54,7 +55,8 @@ class Recipe:
     threads: int
     sweep: bool = True  # finds the learning rate; else it is the schedule's
     balance: float = 0.5  # the square root: rare classes are heard, common ones still believed
-    share: float = 0.1  # of the training items, to choose by where there is no validation split
+    # Of the training items, held out where there is no validation split. None: the mode splits.
+    share: float | None = 0.1
     seed: int = 0
 
 
@@ -72,11 +74,23 @@ class Mode(Protocol):
         """
 
 
-def add_recipe(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
-    """The flags that all modes have."""
-    schedule, add = recipe.schedule, parser.add_argument
-    add("--data", type=Path, required=True, help="a folder of classes, or a table of text,label")
-    add("--name", type=read_name, required=True, help="the model's name")
+def add_recipe(
+    parser: argparse.ArgumentParser,
+    recipe: Recipe,
+    *,
+    layout: str = "a folder of classes, or a table of text,label",
+    name: str | None = None,
+) -> None:
+    """The flags that all modes have.
+
+    Args:
+        layout: of the data, for the help text.
+        name: the default name of a mode that has default data; other modes require both flags.
+    """
+    schedule, add, required = recipe.schedule, parser.add_argument, name is None
+    add("--data", type=Path, required=required, help=layout)
+    add("--name", type=read_name, required=required, default=name,
+        help="the model's name" + ("" if required else " (default: %(default)s)"))  # fmt: skip
     add("--models", type=Path, default=Path("models"), help="the folder of model folders")
     add("--cache", type=Path, default=Path(".cache"), help="for what need not be done twice")
     add("--version", type=whole(1), help="refused if it is there (default: the next free number)")
@@ -95,8 +109,9 @@ def add_recipe(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     add("--batch", type=whole(1), default=recipe.batch, help="items a step (default: %(default)s)")
     add("--balance", type=share, default=recipe.balance,
         help="how classes are drawn: 0 as they come, 1 all as often (%(default)s)")  # fmt: skip
-    add("--share", type=above(0, 1), default=recipe.share,
-        help="of the items, held out where there is no validation split (%(default)s)")  # fmt: skip
+    if recipe.share is not None:
+        add("--share", type=above(0, 1), default=recipe.share,
+            help="of the items, for validation if no split is given (%(default)s)")  # fmt: skip
     add("--seed", type=whole(0), default=recipe.seed)
     add("--threads", type=whole(1), default=recipe.threads, help="fewer where other work is done")
 
@@ -152,40 +167,47 @@ def run(args: argparse.Namespace, modality: Kind, mode: Mode) -> None:
     version = prepare_folders(args)
     torch.set_num_threads(args.threads)
     course = mode.prepare(args, modality)
-    training, validation = course.parts["train"], course.parts["valid"]
+    training = course.parts["train"]
     check_network(course.network, training, batch_size(args.batch, len(training)))
     draft = draft_manifest(args, modality, version, course)
     items = chain.from_iterable(part.items for part in course.parts.values())
     kept = Run(args.cache / "runs", identify(args, modality, items), resume=args.resume)
     prepared, began = time.monotonic() - began, time.monotonic()
-    recipe = _recipe(args, course)
-    checkpoint = kept.checkpoint("fit")
-    sweep, outcome = fit(
-        course.network, training, validation, recipe, vary=course.vary, checkpoint=checkpoint
-    )
+    sweep, recipe = choose_rate(course.network, training, _recipe(args, course), "fit")
+    outcome, folds, held_out = _fit_course(course, recipe, kept)
     network = outcome.network
-    temperature = fit_temperature(answer(network, validation), validation.labels)
+    temperature = fit_temperature(held_out, course.parts["valid"].labels)
     divide_scores(network, temperature)
     answers: dict[Split, Tensor] = {
-        split: answer(network, part) for split, part in course.parts.items() if split != "train"
+        split: answer(network, part) if split == "test" else (held_out / temperature).log_softmax(1)
+        for split, part in course.parts.items()
+        if split != "train"
     }
     scores = {split: score(given, course.parts[split].labels) for split, given in answers.items()}
     for split, found in scores.items():
         print(
-            f"{split}: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f},"
+            f"{course.name(split)}: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f},"
             f" calibration error {found.calibration_error:.3f}"
         )
-    diagnosis = _diagnose(network, course, args)
+    known = measure(network, training)
+    new = compare(answers["valid"], course.parts["valid"].labels)
+    commonest = training.labels.bincount().max().item() / len(training)
+    diagnosis = diagnose(known, new, commonest, flags_of(args))
     print(diagnosis)
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch, "model.onnx")
         findings = Findings(
             answers=answers,
             scores=scores,
-            learning_rate=sweep.chosen if sweep else args.lr,
+            disturbed={
+                name: score(answer(network, part), part.labels)
+                for name, part in course.disturbed.items()
+            },
+            learning_rate=recipe.schedule.learning_rate,
             sweep=sweep,
             temperature=temperature,
             outcome=outcome,
+            folds=folds,
             diagnosis=diagnosis,
             parity=export_network(network, course, graph),
             prepared_seconds=prepared,
@@ -204,45 +226,98 @@ def run(args: argparse.Namespace, modality: Kind, mode: Mode) -> None:
     print(tell_next(folder))
 
 
+def _fit_course(
+    course: Course, recipe: Recipe, kept: Run
+) -> tuple[Outcome, dict[str, Outcome], Tensor]:
+    """The outcome, those of the folds, and the log-probabilities of the validation part."""
+    training, validation = course.parts["train"], course.parts["valid"]
+    if not course.folds:
+        checkpoint = kept.checkpoint("fit")
+        outcome = fit(course.network, training, validation, recipe, checkpoint=checkpoint)
+        return outcome, {}, answer(outcome.network, validation)
+    folds = {
+        name: fit(
+            copy.deepcopy(course.network),
+            known,
+            new,
+            recipe,
+            title=f"without {name}",
+            checkpoint=kept.checkpoint(f"without {name}"),
+        )
+        for name, (known, new) in course.folds.items()
+    }
+    outcome = fit(
+        course.network,
+        training,
+        None,
+        recipe,
+        epochs=round(statistics.median(fold.best for fold in folds.values())),
+        checkpoint=kept.checkpoint("fit"),
+    )
+    answers = [answer(folds[name].network, new) for name, (_, new) in course.folds.items()]
+    return outcome, folds, torch.cat(answers)
+
+
+def choose_rate(
+    network: nn.Module, training: Part, recipe: Recipe, title: str
+) -> tuple[Sweep | None, Recipe]:
+    """The sweep, if the recipe wants one, and the recipe with its learning rate."""
+    if not recipe.sweep:
+        return None, recipe
+    torch.manual_seed(recipe.seed)
+    sweep = find_learning_rate(network, _batches(training, recipe), recipe.schedule)
+    print(
+        f"{title}: learning rate {sweep.chosen:g}: the sweep's loss is least,"
+        f" {min(sweep.losses):.2f}, at four times that",
+        flush=True,
+    )
+    return sweep, replace(recipe, schedule=replace(recipe.schedule, learning_rate=sweep.chosen))
+
+
 def fit(
     network: nn.Module,
     training: Part,
-    validation: Part,
+    validation: Part | None,
     recipe: Recipe,
     *,
-    vary: Callable[[Inputs, torch.Generator], Inputs] = unchanged,
+    epochs: int | None = None,
     title: str = "fit",
     checkpoint: Checkpoint | None = None,
-) -> tuple[Sweep | None, Outcome]:
-    """Train a network; the same seed gives the same weights on a CPU."""
-    torch.manual_seed(recipe.seed)
-    schedule = recipe.schedule
+) -> Outcome:
+    """Train a network; the same seed gives the same weights on a CPU.
 
-    def batches() -> Batches:
-        return Batches(
-            training.labels,
-            batch_size(recipe.batch, len(training)),
-            lambda places, random: vary(training.take(places), random),
-            recipe.seed,
-            balance=recipe.balance,
-            lengths=training.lengths,
-        )
+    Args:
+        epochs: where training stops, if there is no validation part to choose the epoch by.
+    """
+    torch.manual_seed(recipe.seed)
 
     def validate(candidate: nn.Module) -> Score:
+        assert validation is not None
         return measure(candidate, validation)
 
-    sweep = None
-    if recipe.sweep:
-        sweep = find_learning_rate(network, batches(), schedule)
-        schedule = replace(schedule, learning_rate=sweep.chosen)
-        print(
-            f"{title}: learning rate {sweep.chosen:g}: the sweep's loss is least,"
-            f" {min(sweep.losses):.2f}, at four times that",
-            flush=True,
-        )
-    outcome = train(network, batches(), schedule, validate, title=title, checkpoint=checkpoint)
-    print(f"{title}: best of {len(outcome.epochs)} epochs: {outcome.best}", flush=True)
-    return sweep, outcome
+    outcome = train(
+        network,
+        _batches(training, recipe),
+        recipe.schedule,
+        validate if validation else None,
+        epochs,
+        title,
+        checkpoint,
+    )
+    accuracy = f", validation accuracy {outcome.score.accuracy:.3f}" if outcome.score else ""
+    print(f"{title}: best of {len(outcome.epochs)} epochs: {outcome.best}{accuracy}", flush=True)
+    return outcome
+
+
+def _batches(training: Part, recipe: Recipe) -> Batches:
+    return Batches(
+        training.labels,
+        batch_size(recipe.batch, len(training)),
+        training.draw,
+        recipe.seed,
+        balance=recipe.balance,
+        lengths=training.lengths,
+    )
 
 
 def export_network(network: nn.Module, course: Course, graph: Path) -> float:
@@ -265,12 +340,6 @@ def export_network(network: nn.Module, course: Course, graph: Path) -> float:
 def _spread(part: Part, size: int) -> Tensor:
     """int64[size]: places all over the part."""
     return torch.linspace(0, len(part) - 1, size).long()
-
-
-def _diagnose(network: nn.Module, course: Course, args: argparse.Namespace) -> Diagnosis:
-    known, new = (measure(network, course.parts[split]) for split in ("train", "valid"))
-    labels = course.parts["train"].labels
-    return diagnose(known, new, labels.bincount().max().item() / len(labels), flags_of(args))
 
 
 def batch_size(wanted: int, items: int) -> int:
@@ -328,7 +397,6 @@ def _recipe(args: argparse.Namespace, course: Course) -> Recipe:
         threads=args.threads,
         sweep=args.lr == "auto",
         balance=args.balance,
-        share=args.share,
         seed=args.seed,
     )
 

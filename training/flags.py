@@ -1,17 +1,20 @@
 """Flags: numbers, names and texts are checked when they are read, before any work begins."""
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from math import inf
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
+from torch import Generator
 
 from service.model.preprocessing.audio import AudioPreprocessing, LogMel
 from service.model.specs import Name
-from training.augmentation import Augmentation
+from training.augmentation import Augmentation, augment
 from training.errors import BadFlag
+from training.material import Augment, Inputs
 
 Number = int | float
 
@@ -126,10 +129,17 @@ def add_augmentation(parser: argparse.ArgumentParser, augmentation: Augmentation
         default=list(augmentation.noise_below_peak), help="in ln(power) (%(default)s)")  # fmt: skip
 
 
-def read_augmentation(args: argparse.Namespace) -> Augmentation:
-    """What the flags of `add_augmentation` say."""
+def read_augmentation(args: argparse.Namespace) -> Augment:
+    """A change to each log-mel spectrogram, float32[n, bands, frames], by `add_augmentation`."""
     given = {field.name: getattr(args, field.name) for field in fields(Augmentation)}
-    return Augmentation(**{**given, "noise_below_peak": tuple(args.noise_below_peak)})
+    limits = Augmentation(**{**given, "noise_below_peak": tuple(args.noise_below_peak)})
+    silence = math.log(args.floor)
+
+    def change(inputs: Inputs, random: Generator) -> Inputs:
+        [spectrograms] = inputs
+        return (augment(spectrograms, limits, silence, random),)
+
+    return change
 
 
 def _read(kind: type[Number], what: str, text: str, least: float, most: float) -> Number:

@@ -182,9 +182,13 @@ def answer(network: Callable[..., Tensor], part: Part) -> Tensor:
 
 def measure(network: nn.Module, part: Part) -> Score:
     """Score a network that is in evaluation mode and gives log-probabilities."""
-    log_probabilities = answer(network, part)
-    loss = functional.nll_loss(log_probabilities, part.labels).item()
-    accuracy = (log_probabilities.argmax(dim=1) == part.labels).float().mean().item()
+    return compare(answer(network, part), part.labels)
+
+
+def compare(log_probabilities: Tensor, labels: Tensor) -> Score:
+    """Score answers, float32[n, classes], by their right labels, int64[n]."""
+    loss = functional.nll_loss(log_probabilities, labels).item()
+    accuracy = (log_probabilities.argmax(dim=1) == labels).float().mean().item()
     return Score(loss, accuracy)
 
 

@@ -1,15 +1,16 @@
 """What a network learns from: labelled samples, and the batches that they come in."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from training.layouts import Item
 
 Inputs = tuple[Tensor, ...]  # of one batch, in the order of the network's arguments
+Augment = Callable[[Inputs, Generator], Inputs]
 POOL = 16  # batches' worth of samples that are sorted by length together: else none would vary
 
 
@@ -21,9 +22,20 @@ class Part:
     take: Callable[[Tensor], Inputs] = field(repr=False)  # int64[k], their places -> their inputs
     lengths: Tensor | None = None  # int64[n]: tokens of texts, which are padded to the longest
     items: tuple[Item, ...] = field(default=(), repr=False)  # of which they were made
+    take_augmented: Callable[[Tensor, Generator], Inputs] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def draw(self, places: Tensor, random: Generator) -> Inputs:
+        """The inputs of some samples, int64[k], augmented for training."""
+        return self.take_augmented(places, random) if self.take_augmented else self.take(places)
+
+    def augmented(self, augment: Augment) -> "Part":
+        """The same part, whose training inputs are augmented."""
+        return replace(
+            self, take_augmented=lambda places, random: augment(self.take(places), random)
+        )
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Inputs]]:
         """All samples, (places, inputs) by batches, the short ones first."""
@@ -39,6 +51,10 @@ def part_of(inputs: Tensor, labels: Tensor, items: tuple[Item, ...] = ()) -> Par
     return Part(labels, lambda places: (inputs[places],), items=items)
 
 
+def unchanged(inputs: Inputs, random: Generator) -> Inputs:  # noqa: ARG001
+    return inputs
+
+
 class Batches:
     """The training samples, batch by batch, in a new order and a new guise each epoch."""
 
@@ -46,7 +62,7 @@ class Batches:
         self,
         labels: Tensor,
         size: int,
-        draw: Callable[[Tensor, torch.Generator], Inputs],
+        draw: Callable[[Tensor, Generator], Inputs],
         seed: int,
         *,
         balance: float = 0.0,

@@ -4,7 +4,7 @@ python -m training fit multimodal --data table.csv --name products
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from training.errors import BadData
 from training.fitting import add_network, add_recipe
 from training.flags import real
 from training.layouts import Item, check_splits, find_rows
-from training.material import Inputs
+from training.material import Augment, Inputs
 from training.networks.classifier import DROPOUT
 from training.vectors import Encoded, encode
 
@@ -61,17 +61,18 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:  # noqa: ARG001
     ]
     course = head.build_course(args, data, parts, encoded)
     assert isinstance(course.preprocessing, VectorPreprocessing)
+    hide = hide_parts(course.preprocessing, args.absent)
     held_out = course.parts.get("test", course.parts["valid"]).items
     rows_first = (rows[item.name] for item in (*held_out, *data.items))
     return replace(
         course,
         # A head's example is read by its first encoder.
         example=next(row[there[0]] for row in rows_first if there[0] in row),
-        vary=hide_parts(course.preprocessing, args.absent),
+        parts={**course.parts, "train": course.parts["train"].augmented(hide)},
     )
 
 
-def hide_parts(spec: VectorPreprocessing, share: float) -> Callable[[Inputs, Generator], Inputs]:
+def hide_parts(spec: VectorPreprocessing, share: float) -> Augment:
     """What takes a share of the parts away from joined vectors, never the last that is there."""
     ends = np.cumsum([encoder.width + 1 for encoder in spec.encoders])
 

@@ -1,7 +1,6 @@
 """Images as they might have been taken instead: mirrored, nearer, off-centre, in other light."""
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -9,7 +8,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from training.flags import share
-from training.material import Inputs
+from training.material import Augment, Inputs
 
 NEARER = 0.3  # of the sides: the least that is left in the frame is 0.7
 LIGHT = 0.2  # brightness and contrast, up or down
@@ -24,7 +23,7 @@ def add_variation(parser: argparse.ArgumentParser) -> None:
     add("--light", type=share, default=LIGHT, help="brightness and contrast (%(default)s)")
 
 
-def read_variation(args: argparse.Namespace) -> Callable[[Inputs, Generator], Inputs]:
+def read_variation(args: argparse.Namespace) -> Augment:
     """What the flags of `add_variation` say."""
     return partial(vary_pictures, mirror=args.mirror, zoom=args.zoom, light=args.light)
 

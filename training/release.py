@@ -18,13 +18,16 @@ from training.errors import BadData
 from training.finder import Sweep
 from training.folder import Content, name_example, write_folder
 from training.layouts import Split
-from training.loop import Outcome
+from training.loop import Outcome, Score
 from training.material import Part
+from training.measures import accuracy, confusion
 from training.page import Answers, Report, write_page
+from training.plots import draw_confusion
 from training.scores import Scores
 
 OUTPUT = "log_probabilities"
 GRAPH, LABELS, PAGE = "model.onnx", "labels.txt", "report.html"
+CONFUSION = "confusion.png"
 TOLERANCE = 1e-3  # of a probability, between this machine's onnxruntime and another's
 NAMED = 5  # labels in a description; more are in labels.txt
 UNKNOWN = "0" * 64  # a hash, until there is a graph
@@ -51,6 +54,8 @@ class Findings:
     sweep: Sweep | None
     temperature: float
     outcome: Outcome = field(repr=False)
+    folds: Mapping[str, Outcome] = field(repr=False)  # by what was left out
+    disturbed: Mapping[str, Scores]  # of the course's disturbed items
     diagnosis: Diagnosis
     parity: float  # greatest absolute difference between PyTorch and onnxruntime
     prepared_seconds: float
@@ -71,7 +76,9 @@ def draft_manifest(
             format=1,
             name=args.name,
             version=version,
-            description=args.description or _describe(modality, course.labels),
+            description=args.description
+            or course.description
+            or _describe(modality, course.labels),
             preprocessing=course.preprocessing,
             graphs=(Graph(file=GRAPH, sha256=UNKNOWN, items_per_run=course.items_per_run),),
             tasks={
@@ -83,15 +90,15 @@ def draft_manifest(
             ),
             origin=Origin(
                 source=course.source,
-                licence=args.licence or "that of its data",
-                data=args.credit or name_data(NAMES[modality], args.data),
+                licence=args.licence or course.licence or "that of its data",
+                data=args.credit or course.credit or _name_data(NAMES[modality], args.data),
             ),
         )
     except ValidationError as error:
         raise BadData(f"the model could not be described: {first_fault(error)}") from error
 
 
-def name_data(what: str, folder: Path) -> str:
+def _name_data(what: str, folder: Path) -> str:
     """Where the data lie, for a manifest; the folder's name may be no text."""
     return f"{what} in {folder.resolve().name}".encode(errors="replace").decode()
 
@@ -115,7 +122,7 @@ def release(
     manifest = draft.model_copy(
         update={
             "graphs": (drafted.model_copy(update={"sha256": sha256(graph)}),),
-            "evaluation": tuple(_figures(findings)),
+            "evaluation": tuple(_figures(course, findings)),
         }
     )
     files: dict[str, Content] = {
@@ -126,6 +133,8 @@ def release(
         PAGE: write_page(_report(modality, manifest, course, findings, command)),
         **course.files,
     }
+    if findings.folds:
+        files[CONFUSION] = _draw_confusion(course, findings)
     return write_folder(
         args.models, manifest, files, replace=args.replace, find_encoder=course.find_encoder
     )
@@ -149,12 +158,7 @@ def _report(
             "Temperature": f"{findings.temperature:.2f}",
             "PyTorch and onnxruntime": f"differ by at most {findings.parity:.1g}",
         },
-        answers={
-            SPLITS[split]: Answers(
-                parts[split].items, parts[split].labels.numpy(), given.exp().numpy()
-            )
-            for split, given in findings.answers.items()
-        },
+        answers=_answers(course, findings),
         epochs=outcome.epochs,
         best=outcome.best,
         diagnosis=findings.diagnosis,
@@ -163,14 +167,35 @@ def _report(
     )
 
 
+def _answers(course: Course, findings: Findings) -> dict[str, Answers]:
+    """The answers of each split but the training split, by the split's name."""
+    return {
+        course.name(split): Answers(
+            course.parts[split].items, course.parts[split].labels.numpy(), given.exp().numpy()
+        )
+        for split, given in findings.answers.items()
+    }
+
+
+def _draw_confusion(course: Course, findings: Findings) -> bytes:
+    """The confusion matrix of each split, side by side, as PNG."""
+    matrices = {
+        f"{name}: {accuracy(given.right, given.given):.3f}": confusion(
+            given.right, given.given, len(course.labels)
+        )
+        for name, given in _answers(course, findings).items()
+    }
+    return draw_confusion(matrices, course.labels)
+
+
 def _describe(modality: Kind, labels: tuple[str, ...]) -> str:
     named = ", ".join(labels[:NAMED]) + (" ..." if len(labels) > NAMED else "")
     return f"Says of {A[modality]} which of {len(labels)} classes it is of: {named}."
 
 
-def _figures(findings: Findings) -> list[Figure]:
+def _figures(course: Course, findings: Findings) -> list[Figure]:
     return [
-        Figure(metric=metric, value=round(value, 4), data=f"{SPLITS[split]} split")
+        Figure(metric=metric, value=round(value, 4), data=course.name(split))
         for split, scores in findings.scores.items()
         for metric, value in _named(scores).items()
     ]
@@ -194,6 +219,7 @@ def _card(
 ) -> str:
     """The card of a model in Markdown."""
     skipped = f"; {course.skipped} more could not be used" if course.skipped else ""
+    scores = {course.name(split): scores for split, scores in findings.scores.items()}
     lines = [
         f"# {manifest.name} {manifest.version}",
         "",
@@ -209,24 +235,23 @@ def _card(
         "",
         "## Figures",
         "",
-        f"Items: {_count_items(course.parts)}{skipped}. Every choice was made on the validation"
-        " split; a test split is scored once and decides nothing.",
+        f"Items: {_count_items(course.parts)}{skipped}. Every choice was made on the"
+        f" {course.validation}; a test split is scored once and decides nothing.",
         "",
-        "| split | accuracy | macro F1 | expected calibration error |",
+        "| measured on | accuracy | macro F1 | expected calibration error |",
         "|---|---|---|---|",
         *(
-            f"| {SPLITS[split]} | "
-            + " | ".join(f"{value:.3f}" for value in _named(scores).values())
-            + " |"
-            for split, scores in findings.scores.items()
+            f"| {name} | " + " | ".join(f"{value:.3f}" for value in _named(found).values()) + " |"
+            for name, found in {**scores, **findings.disturbed}.items()
         ),
         "",
+        *_tell_folds(findings.folds),
         f"{findings.diagnosis}",
         "",
         f"Learning rate {findings.learning_rate:g}, best of {len(findings.outcome.epochs)} epochs:"
         f" {findings.outcome.best}. Scores are divided by a temperature of"
-        f" {findings.temperature:.2f}, fitted on the validation split; its calibration error is"
-        " therefore a little flattering. The greatest difference between PyTorch and onnxruntime"
+        f" {findings.temperature:.2f}, fitted on the {course.validation}, so its calibration error"
+        " is slightly optimistic. The greatest difference between PyTorch and onnxruntime"
         f" is {findings.parity:.1g}, on probabilities, in batches of"
         f" {', '.join(map(str, PARITY_SIZES))}.",
         "",
@@ -246,3 +271,27 @@ def _card(
         " with as many threads and the same PyTorch.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _tell_folds(folds: Mapping[str, Outcome]) -> list[str]:
+    """A table of the folds, and the confusion matrices."""
+    if not folds:
+        return []
+    rows = [
+        f"| {name} | {fold.best} | {_accuracy(fold.score)} | {_accuracy(fold.epochs[-1].valid)} |"
+        for name, fold in folds.items()
+    ]
+    return [
+        "| left out | best epoch | its accuracy | accuracy after the last epoch |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        "The model learned from all of them, for the median of the best epochs.",
+        "",
+        f"![Confusion matrices]({CONFUSION})",
+        "",
+    ]
+
+
+def _accuracy(score: Score | None) -> str:
+    return f"{score.accuracy:.3f}" if score else ""

@@ -5,25 +5,21 @@ python -m training fit audio --seconds 2 --data sounds/ --name birds
 """
 
 import argparse
-import math
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Generator
 
 from service.limits import InputLimits, core_budget
 from service.model.preprocessing import build_preprocessor
 from service.model.preprocessing.audio import LogMel
 from service.model.preprocessing.image import ImagePreprocessing
 from service.model.specs import Kind
-from training.augmentation import Augmentation, augment
+from training.augmentation import Augmentation
 from training.course import Course, first_held_out
 from training.fitting import Recipe, add_network, add_recipe, check_example
 from training.flags import add_augmentation, add_hearing, read_augmentation, read_hearing, whole
 from training.layouts import check_splits, find_items
 from training.loop import Schedule
-from training.material import Inputs
 from training.networks import picture, spectrogram
 from training.networks.picture import PictureNet
 from training.networks.spectrogram import SpectrogramNet
@@ -103,9 +99,10 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
     )
     parameters = sum(weights.numel() for weights in network.parameters())
     parts = decoded.parts(args.share, args.seed)
+    augment = read_variation(args) if modality == "image" else read_augmentation(args)
     return Course(
         labels=decoded.data.labels,
-        parts=parts,
+        parts={**parts, "train": parts["train"].augmented(augment)},
         network=network,
         preprocessing=spec,
         preprocessor=preprocessor,
@@ -113,19 +110,7 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
         source="trained here, from scratch",
         facts={"Network": f"convolutions, {parameters:,} parameters, from scratch"},
         skipped=len(skipped),
-        vary=read_variation(args) if modality == "image" else _vary_spectrograms(args),
     )
-
-
-def _vary_spectrograms(args: argparse.Namespace) -> Callable[[Inputs, Generator], Inputs]:
-    """Changes each log-mel spectrogram in its own way: float32[n, bands, frames] -> the same."""
-    augmentation, silence = read_augmentation(args), math.log(args.floor)
-
-    def vary(inputs: Inputs, random: Generator) -> Inputs:
-        [spectrograms] = inputs
-        return (augment(spectrograms, augmentation, silence, random),)
-
-    return vary
 
 
 def _see(size: int) -> ImagePreprocessing:

@@ -1,21 +1,20 @@
 """Recordings as spectrograms, computed by the code that serves, at several speeds, once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Generator, Tensor
 from tqdm import tqdm
 
 from service.errors import CallerError
-from service.limits import InputLimits
-from service.model.preprocessing.audio import AudioPreprocessing, AudioPreprocessor, fit_length
+from service.model.preprocessing.audio import AudioPreprocessor, fit_length
 from training.augmentation import change_speed
 from training.errors import BadData
 from training.layouts import Item
-from training.material import Part, part_of
+from training.material import Augment, Inputs, Part, unchanged
 from training.recordings import Recording, Recordings
 
 Indices = NDArray[np.int64]
@@ -23,28 +22,28 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Spectrograms:
-    """All takes of a data set; test takes are among them, and kept apart by the splits."""
+    """All takes of a data set, the test takes included."""
 
     at_speeds: Tensor  # float32[speeds, takes, bands, frames]; the first is the take's own
     labels: Tensor  # int64[takes]
-    classes: int
     speakers: NDArray[np.str_]  # [takes]
     is_test: NDArray[np.bool_]  # [takes]
-    items: tuple[Item, ...] = ()  # [takes]
+    items: tuple[Item, ...] = field(repr=False)  # [takes]
 
-    @property
-    def bands(self) -> int:
-        return self.at_speeds.shape[2]
-
-    @property
-    def commonest(self) -> float:
-        """The share of the commonest label: what guessing gives."""
-        return self.labels.bincount().max().item() / len(self.labels)
-
-    def unchanged(self, takes: Indices) -> Part:
-        """Takes at their own speed, float32[n, bands, frames], and their labels."""
+    def part(self, takes: Indices, augment: Augment = unchanged) -> Part:
+        """Takes at their own speed, float32[n, bands, frames]; for training, at a random one."""
         chosen = torch.from_numpy(takes)
-        return part_of(self.at_speeds[0, chosen], self.labels[chosen])
+
+        def take_augmented(places: Tensor, random: Generator) -> Inputs:
+            speed = torch.randint(len(self.at_speeds), places.shape, generator=random)
+            return augment((self.at_speeds[speed, chosen[places]],), random)
+
+        return Part(
+            self.labels[chosen],
+            lambda places: (self.at_speeds[0, chosen[places]],),
+            items=tuple(self.items[take] for take in takes),
+            take_augmented=take_augmented,
+        )
 
     def split_by_speaker(self, speaker: str) -> tuple[Indices, Indices]:
         """The training takes of all others, and this speaker's; test takes are in neither."""
@@ -57,7 +56,7 @@ class Spectrograms:
 
 
 def compute_spectrograms(
-    data: Recordings, spec: AudioPreprocessing, other_speeds: Sequence[float]
+    data: Recordings, preprocessor: AudioPreprocessor, other_speeds: Sequence[float]
 ) -> Spectrograms:
     """Read every recording.
 
@@ -65,7 +64,6 @@ def compute_spectrograms(
         BadData: a recording cannot be read, or a split would be empty.
     """
     _check_splits(data)
-    preprocessor = AudioPreprocessor(spec, InputLimits())
     rows = [
         _at_speeds(preprocessor, take, (1.0, *other_speeds))
         for take in tqdm(data.takes, desc="spectrograms", unit="take", leave=False, disable=None)
@@ -73,7 +71,6 @@ def compute_spectrograms(
     return Spectrograms(
         at_speeds=torch.from_numpy(np.stack(rows, axis=1)),
         labels=torch.tensor([take.label for take in data.takes]),
-        classes=len(data.labels),
         speakers=np.array([take.speaker for take in data.takes]),
         is_test=np.array([take.is_test for take in data.takes]),
         items=tuple(

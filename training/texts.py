@@ -1,19 +1,18 @@
 """Texts as they might have been written instead: some of their words are not there."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 from torch import Generator
 
-from training.material import Inputs
+from training.material import Augment, Inputs
 
 MASK = "[MASK]"
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]")
 
 
-def hide_tokens(tokenizer: Path, share: float) -> Callable[[Inputs, Generator], Inputs]:
+def hide_tokens(tokenizer: Path, share: float) -> Augment:
     """What puts BERT's mask in the place of a share of the tokens: no word may be relied on alone.
 
     For inputs of which the first is input_ids, int64[n, length].
