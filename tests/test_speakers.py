@@ -79,7 +79,7 @@ def learn(material: Spectrograms, recipe: Recipe) -> Outcome:
     torch.manual_seed(recipe.seed)
     network = SpectrogramNet(classes=3, bands=40)
     part = material.part(training)
-    return fitting.fit(network, part, None, recipe, epochs=recipe.schedule.epochs)
+    return fitting.fit(network, part, None, recipe, epochs=recipe.schedule.epochs)[1]
 
 
 def test_one_command_goes_from_recordings_to_a_folder_that_serves(

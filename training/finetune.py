@@ -19,7 +19,7 @@ from training import head, weights
 from training.course import Course, first_held_out
 from training.encoders import ENCODERS, Encoder
 from training.errors import BadData
-from training.fitting import Recipe, add_network, add_recipe, check_example, choose_rate, fit
+from training.fitting import Recipe, add_network, add_recipe, check_example, fit
 from training.flags import above, share
 from training.folder import Content
 from training.layouts import check_splits, find_items
@@ -99,8 +99,8 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
     classifier: nn.Module = Classifier(vectors, args.hidden, len(labels), args.dropout)
     if args.head_first:
         recipe = replace(head.RECIPE, seed=args.seed, balance=args.balance)
-        _, recipe = choose_rate(classifier, known, recipe, title="head")
-        classifier = fit(classifier, known, new, recipe, title="head").network
+        _, outcome = fit(classifier, known, new, recipe, title="head")
+        classifier = outcome.network
 
     def layers(whole: nn.Module) -> list[Layers]:
         return choose_layers(whole, args.encoder_rate, args.first_rate)

@@ -173,8 +173,7 @@ def run(args: argparse.Namespace, modality: Kind, mode: Mode) -> None:
     items = chain.from_iterable(part.items for part in course.parts.values())
     kept = Run(args.cache / "runs", identify(args, modality, items), resume=args.resume)
     prepared, began = time.monotonic() - began, time.monotonic()
-    sweep, recipe = choose_rate(course.network, training, _recipe(args, course), "fit")
-    outcome, folds, held_out = _fit_course(course, recipe, kept)
+    sweep, outcome, folds, held_out = _fit_course(course, _recipe(args, course), kept)
     network = outcome.network
     temperature = fit_temperature(held_out, course.parts["valid"].labels)
     divide_scores(network, temperature)
@@ -203,7 +202,7 @@ def run(args: argparse.Namespace, modality: Kind, mode: Mode) -> None:
                 name: score(answer(network, part), part.labels)
                 for name, part in course.disturbed.items()
             },
-            learning_rate=recipe.schedule.learning_rate,
+            learning_rate=sweep.chosen if sweep else args.lr,
             sweep=sweep,
             temperature=temperature,
             outcome=outcome,
@@ -228,50 +227,45 @@ def run(args: argparse.Namespace, modality: Kind, mode: Mode) -> None:
 
 def _fit_course(
     course: Course, recipe: Recipe, kept: Run
-) -> tuple[Outcome, dict[str, Outcome], Tensor]:
-    """The outcome, those of the folds, and the log-probabilities of the validation part."""
+) -> tuple[Sweep | None, Outcome, dict[str, Outcome], Tensor]:
+    """The sweep, the outcome, those of the folds, the log-probabilities of the validation part."""
+    network, checkpoint = course.network, kept.checkpoint("fit")
     training, validation = course.parts["train"], course.parts["valid"]
     if not course.folds:
-        checkpoint = kept.checkpoint("fit")
-        outcome = fit(course.network, training, validation, recipe, checkpoint=checkpoint)
-        return outcome, {}, answer(outcome.network, validation)
+        sweep, outcome = fit(network, training, validation, recipe, checkpoint=checkpoint)
+        return sweep, outcome, {}, answer(outcome.network, validation)
+    sweep, recipe = _choose_rate(network, training, recipe, "fit")
     folds = {
         name: fit(
-            copy.deepcopy(course.network),
+            copy.deepcopy(network),
             known,
             new,
             recipe,
             title=f"without {name}",
             checkpoint=kept.checkpoint(f"without {name}"),
-        )
+        )[1]
         for name, (known, new) in course.folds.items()
     }
-    outcome = fit(
-        course.network,
-        training,
-        None,
-        recipe,
-        epochs=round(statistics.median(fold.best for fold in folds.values())),
-        checkpoint=kept.checkpoint("fit"),
-    )
+    epochs = round(statistics.median(fold.best for fold in folds.values()))
+    _, outcome = fit(network, training, None, recipe, epochs=epochs, checkpoint=checkpoint)
     answers = [answer(folds[name].network, new) for name, (_, new) in course.folds.items()]
-    return outcome, folds, torch.cat(answers)
+    return sweep, outcome, folds, torch.cat(answers)
 
 
-def choose_rate(
+def _choose_rate(
     network: nn.Module, training: Part, recipe: Recipe, title: str
 ) -> tuple[Sweep | None, Recipe]:
     """The sweep, if the recipe wants one, and the recipe with its learning rate."""
     if not recipe.sweep:
         return None, recipe
-    torch.manual_seed(recipe.seed)
     sweep = find_learning_rate(network, _batches(training, recipe), recipe.schedule)
     print(
         f"{title}: learning rate {sweep.chosen:g}: the sweep's loss is least,"
         f" {min(sweep.losses):.2f}, at four times that",
         flush=True,
     )
-    return sweep, replace(recipe, schedule=replace(recipe.schedule, learning_rate=sweep.chosen))
+    schedule = replace(recipe.schedule, learning_rate=sweep.chosen)
+    return sweep, replace(recipe, schedule=schedule, sweep=False)
 
 
 def fit(
@@ -283,13 +277,14 @@ def fit(
     epochs: int | None = None,
     title: str = "fit",
     checkpoint: Checkpoint | None = None,
-) -> Outcome:
+) -> tuple[Sweep | None, Outcome]:
     """Train a network; the same seed gives the same weights on a CPU.
 
     Args:
         epochs: where training stops, if there is no validation part to choose the epoch by.
     """
     torch.manual_seed(recipe.seed)
+    sweep, recipe = _choose_rate(network, training, recipe, title)
 
     def validate(candidate: nn.Module) -> Score:
         assert validation is not None
@@ -306,7 +301,7 @@ def fit(
     )
     accuracy = f", validation accuracy {outcome.score.accuracy:.3f}" if outcome.score else ""
     print(f"{title}: best of {len(outcome.epochs)} epochs: {outcome.best}{accuracy}", flush=True)
-    return outcome
+    return sweep, outcome
 
 
 def _batches(training: Part, recipe: Recipe) -> Batches:
