@@ -184,8 +184,10 @@ class ModelSeries:
         labels = (model, str(version))
         self._of = cache(lambda metric, *others: metric.labels(*labels, *others))
 
-    def stage(self, stage: str, seconds: float) -> None:
-        self._of(STAGE, stage).observe(seconds)
+    def stages(self, **seconds: float) -> None:
+        """Record how long an item spent in these stages."""
+        for stage, value in seconds.items():
+            self._of(STAGE, stage).observe(value)
 
     def released(self, reason: str, costs: Sequence[int]) -> None:
         """Record a batch that left the queue: why it is not larger, and the costs of its items."""

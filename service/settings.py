@@ -172,7 +172,7 @@ class Settings(BaseSettings):
         """Seconds after a signal to end until a worker exits, even with work left."""
         return self.stop_seconds + self.drain_seconds + 5
 
-    @property
+    @cached_property
     def window(self) -> int:
         """Items of one request in progress: half a queue, so that other requests fit in."""
         return max(1, self.max_queue // 2)

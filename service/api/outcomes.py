@@ -13,14 +13,11 @@ Given = TypeVar("Given")
 T = TypeVar("T")
 
 
-def count(models: Iterable[Servable], outcome: object, started: float) -> None:
+def count_failure(models: Iterable[Servable], error: SensoriumError, started: float) -> None:
     """Count one item, begun at `started` by perf_counter, for each of the models."""
     for served in models:
-        if isinstance(outcome, SensoriumError):
-            served.series.stage("failed", perf_counter() - started)
-            served.series.done(code_of(outcome))
-        else:
-            served.series.done("ok")
+        served.series.stages(failed=perf_counter() - started)
+        served.series.done(code_of(error))
 
 
 async def all_or_none(
@@ -68,9 +65,9 @@ async def _counted(
     try:
         found = await predict(item)
     except SensoriumError as error:
-        count([served], error, started)
+        count_failure([served], error, started)
         if isinstance(error, CallerError | BatchFailed):
             error.args = (f"{name}: {error}",)  # which leaves what else it says
         raise
-    count([served], found, started)
+    served.series.done("ok")
     return found

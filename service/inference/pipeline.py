@@ -43,13 +43,13 @@ class Pipeline:
         models = {served for served, _ in asks}
         for served in models:
             _check_parts(served, item)
-        readers = {r for served in models for r in served.readers if r.modality in item}
+        readers = {r for m in models for r in m.encoders or (m,) if r.modality in item}
         results = await gather([self.read(r, item[r.modality], deadline) for r in readers])
         read = dict(zip(readers, results, strict=True))
         answers = await gather([_answer(served, task, read, deadline) for served, task in asks])
         seconds = perf_counter() - started
         for served in models:
-            served.series.stage("total", seconds)
+            served.series.stages(total=seconds)
         if self._follow:
             self._follow(self, asks, item, answers, deadline)
         return answers
@@ -72,8 +72,9 @@ class Pipeline:
         """
         started = perf_counter()
         with served.admission:
-            result = await _submit(served, item, deadline)
-        served.series.stage("total", perf_counter() - started)
+            result = await served.batcher.submit(item, deadline)
+        timings, total = result.timings, perf_counter() - started
+        served.series.stages(queue=timings.queue, infer=timings.infer, total=total)
         return result
 
     async def read(self, reader: Servable, payload: bytes, deadline: float) -> Result:
@@ -88,9 +89,10 @@ class Pipeline:
             else:
                 item = await self.decode(reader.model.decode, payload, deadline)
             waited = perf_counter() - started
-            result = await _submit(reader, item, deadline)
-        result.timings.decode += waited
-        reader.series.stage("decode", result.timings.decode)
+            result = await reader.batcher.submit(item, deadline)
+        timings = result.timings
+        timings.decode += waited
+        reader.series.stages(decode=timings.decode, queue=timings.queue, infer=timings.infer)
         return result
 
     async def decode(self, decode: Callable[[bytes], T], payload: bytes, deadline: float) -> T:
@@ -129,18 +131,11 @@ async def gather(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     return [await works[0]] if len(works) == 1 else await asyncio.gather(*works)
 
 
-async def _submit(served: Servable, item: Item, deadline: float) -> Result:
-    result = await served.batcher.submit(item, deadline)
-    served.series.stage("queue", result.timings.queue)
-    served.series.stage("infer", result.timings.infer)
-    return result
-
-
 async def _answer(
     served: Servable, task: str, read: Mapping[Servable, Result], deadline: float
 ) -> Result:
     """The task's answer to what the readers read; a head first computes its encoders' vectors."""
-    results = [read[reader] for reader in served.readers if reader in read]
+    results = [read[reader] for reader in served.encoders or (served,) if reader in read]
     row = results[0].row
     parts = results
     if served.encoders:
@@ -148,13 +143,13 @@ async def _answer(
             reader.model.tasks["embed"].interpret(read[reader].row) if reader in read else None
             for reader in served.encoders
         ]
-        head = await _submit(served, served.model.join(vectors), deadline)
+        head = await served.batcher.submit(served.model.join(vectors), deadline)
+        served.series.stages(queue=head.timings.queue, infer=head.timings.infer)
         row, parts = head.row, [*results, head]
     started = perf_counter()
     answer = served.model.tasks[task].interpret(row)
-    interpret = perf_counter() - started
-    served.series.stage("interpret", interpret)
-    timings = Timings(interpret=interpret)
+    timings = Timings(interpret=perf_counter() - started)
+    served.series.stages(interpret=timings.interpret)
     truncated, cost = False, 0
     for part in parts:
         timings.queue += part.timings.queue

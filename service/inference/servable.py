@@ -30,23 +30,10 @@ class Servable:
     batcher: Batcher
     series: ModelSeries
     admission: Admission
+    modality: Modality  # of the files that it reads; a multimodal head reads none
+    admissions: tuple[Admission, ...]  # of the models that read the files
     encoders: "tuple[Servable, ...]" = ()  # whose vectors a head takes
     decodes_in_lane: bool = False
-
-    @property
-    def readers(self) -> "tuple[Servable, ...]":
-        """Those that read the files: itself, or a head's encoders."""
-        return self.encoders or (self,)
-
-    @property
-    def admissions(self) -> list[Admission]:
-        """Of those that read the files: a head itself is done in no time."""
-        return [reader.admission for reader in self.readers]
-
-    @property
-    def modality(self) -> Modality:
-        """Of the files that it reads; a multimodal head reads none."""
-        return self.model.manifest.modalities[0]
 
 
 def serve(model: Model, settings: Settings, encoders: tuple[Servable, ...] = ()) -> Servable:
@@ -85,7 +72,9 @@ def serve(model: Model, settings: Settings, encoders: tuple[Servable, ...] = ())
     parallel = min(lanes, settings.cores_per_worker) if on_cpu else 1
     pace = model.speed.item / parallel
     admission = Admission(settings.max_wait_ms / 1000, series, pace=pace, lanes=lanes)
-    return Servable(model, batcher, series, admission, encoders, decodes_in_lane=in_lane)
+    modality = manifest.modalities[0]
+    admissions = tuple(encoder.admission for encoder in encoders) or (admission,)
+    return Servable(model, batcher, series, admission, modality, admissions, encoders, in_lane)
 
 
 class Draining:

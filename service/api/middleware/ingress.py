@@ -9,9 +9,10 @@ from time import perf_counter
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.middleware.traffic import record
+from service.api.dispatch import ROUTES
 from service.api.problems import describe, respond
 from service.errors import BadRequest, QueueFull, TooLarge, UnknownEncoding
+from service.metrics import request_seconds_of, requests_of
 from service.settings import Settings
 
 USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -23,6 +24,10 @@ SAFETY = [
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 ]
+
+
+METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
+OTHER = "other"  # unknown methods and routes share a series, so clients cannot create more
 
 
 def new_id() -> str:
@@ -101,7 +106,7 @@ class Ingress:
             await app(scope, receive_bounded, send_with_id)
         finally:
             release()
-            record(scope, method, status, perf_counter() - begun)
+            _record(scope, method, status, perf_counter() - begun)
 
     def _refuse(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
         """The response to a request whose headers are enough to refuse it."""
@@ -124,6 +129,14 @@ class Ingress:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body exceeds {self._max_body_bytes:,} bytes; send several requests")
+
+
+def _record(scope: Scope, method: str, status: int, seconds: float) -> None:
+    """Record a finished request under its route's path, with parameters in braces."""
+    path = scope["path"]
+    route = path if path in ROUTES else getattr(scope.get("route"), "path", OTHER)
+    requests_of(route, method if method in METHODS else OTHER, status).inc()
+    request_seconds_of(route).observe(seconds)
 
 
 def _unknown_coding(scope: Scope) -> str:

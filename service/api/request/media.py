@@ -9,6 +9,7 @@ import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_LE
 from encodings import normalize_encoding
 from encodings.aliases import aliases
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -44,6 +45,7 @@ class MediaType(NamedTuple):
         return self.parameters.get("charset")
 
 
+@lru_cache(maxsize=256)  # clients repeat theirs
 def read_media_type(header: str) -> MediaType:
     """The media type in a header; its name is empty where there is none."""
     name, semicolon, _ = header.partition(";")

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from service.api import examples
 from service.api.context import AppContext, Context
 from service.api.dispatch import ROUTES, FileRoute
-from service.api.outcomes import count
+from service.api.outcomes import count_failure
 from service.api.problems import RESPONSES, describe
 from service.api.request.disconnect import while_there
 from service.api.request.payloads import Given, Items, read_items
@@ -233,13 +233,14 @@ async def _predict(
     context: AppContext, models: list[Servable], task: str, item: Given, deadline: float
 ) -> list[Result] | SensoriumError:
     """One item's result from each model, or why there is none; counted by its outcome."""
-    outcome: list[Result] | SensoriumError
     started = perf_counter()
     try:
         if isinstance(item, SensoriumError):
             raise item
-        outcome = await context.pipeline.predict([(m, task) for m in models], item, deadline)
+        results = await context.pipeline.predict([(m, task) for m in models], item, deadline)
     except SensoriumError as error:
-        outcome = error
-    count(models, outcome, started)
-    return outcome
+        count_failure(models, error, started)
+        return error
+    for served in models:
+        served.series.done("ok")
+    return results
