@@ -108,7 +108,7 @@ def text(source: str | bytes | os.PathLike[str]) -> Item:
     try:
         return Item("text", source.encode() if isinstance(source, str) else source)
     except UnicodeEncodeError as error:
-        raise NotSendable(f"the text holds a lone surrogate at {error.start}") from error
+        raise NotSendable(f"the text has a lone surrogate at {error.start}") from error
 
 
 def as_item(source: Source, modality: Modality | None = None) -> Item:

@@ -183,8 +183,8 @@ def multipart_variants() -> Iterator[Variant]:
         "JSON": Refused(415, "send a text as text/plain"),
         "a picture": Refused(415, "send a text as text/plain"),
         "a form": Refused(415, "send a text as text/plain"),
-        "an unknown charset": Refused(415, "charset klingon is not known"),
-        "a slow charset": Refused(415, "charset punycode is not known"),
+        "an unknown charset": Refused(415, "charset klingon is not supported"),
+        "a slow charset": Refused(415, "charset punycode is not supported"),
     }
     kinds = (
         "application/json", "image/png", "multipart/mixed; boundary=y",
@@ -205,10 +205,10 @@ def multipart_variants() -> Iterator[Variant]:
         ("no end", plain[:-8], "begin and end with its boundary"),
         ("another boundary", plain.replace(b"XX", b"YY"), "begin and end with its boundary"),
         ("an end that goes on", plain.replace(b"--XX--", b"--XX--more"), "begin and end"),
-        ("no part", b"--XX--\r\n", "holds no item"),
+        ("no part", b"--XX--\r\n", "has no item"),
         ("only a file that nobody chose", form((FILE.replace(b'"a"', b'""'), b"")), "no item"),
         ("the model as a field", form((FIELD.replace(b'"f"', b'"model"'), b"words"), (FILE, text)),
-         "model goes into the query, not into the body: ?model="),
+         "model belongs in the query, not in the body: ?model="),
         ("top_k as a field", form((FIELD.replace(b'"f"', b'"top_k"'), b"1")), "?top_k="),
         ("lines like the boundary without end",
          form((FILE, b"\r\n--XXY" * (MAX_LOOKALIKES + 1))), "choose a boundary"),
@@ -219,9 +219,9 @@ def multipart_variants() -> Iterator[Variant]:
             yield Variant(f"multipart/{kind}", path, plain, f"multipart/{kind}; boundary=XX",
                           Refused(415, "send multipart/form-data"))  # fmt: skip
     yield Variant("no boundary", EMBED, plain, "multipart/form-data",
-                  Refused(400, "leave the header to the HTTP client"))  # fmt: skip
+                  Refused(400, "let the HTTP client set this header"))  # fmt: skip
     yield Variant("an empty boundary", EMBED, plain, "multipart/form-data; boundary=",
-                  Refused(400, "names no boundary"))  # fmt: skip
+                  Refused(400, "has no boundary"))  # fmt: skip
     for other in ("text/plain", "application/octet-stream", None):
         for path in (EMBED, SEE, HEAR):
             yield Variant("a form called otherwise", path, plain, other,
@@ -333,17 +333,17 @@ def url_encoded_variants() -> Iterator[Variant]:
         ("an ampersand", "red & cat", ["red [UNK] cat"]),
         ("it may be encoded", "red%20cat", Refused(415, "Content-Type: text/plain")),
         ("it may be encoded by a plus", "red+cat", Refused(415, "Content-Type: text/plain")),
-        ("another name", "message=red", Refused(400, "name a text text")),
+        ("another name", "message=red", Refused(400, "name the field text")),
         ("a formula", "x=1", Refused(400, "Content-Type: text/plain")),
-        ("the model in it", "text=red&model=words", Refused(400, "model goes into the query")),
+        ("the model in it", "text=red&model=words", Refused(400, "model belongs in the query")),
         ("Latin 1", "text=%E9", Refused(422, "not UTF-8")),
-        ("nothing", "text=", Refused(400, "holds no item")),
+        ("nothing", "text=", Refused(400, "has no item")),
         ("257 fields", "&".join(["text=red"] * 257), Refused(413, "more than 256")),
     ):
         yield Variant(f"URL-encoded: {name}", EMBED, body.encode(), URLENCODED, means)
     for name, path in (("image", SEE), ("audio", HEAR), ("input", SEE), ("file", HEAR)):
         yield Variant(f"URL-encoded: a file as {name}", path, f"{name}=%89PNG".encode(), URLENCODED,
-                      Refused(415, "holds no files"))  # fmt: skip
+                      Refused(415, "cannot hold files"))  # fmt: skip
 
 
 def charset_variants() -> Iterator[Variant]:
@@ -432,7 +432,7 @@ def json_variants() -> Iterator[Variant]:
         ("a data URI that is cut off", SEE, "data:image/png;base64", Refused(400, "a data URI or")),
         ("base64 as a string", SEE, red, Refused(400, "a data URI or")),
         ("a URL", SEE, "http://example.com/a.png", Refused(400, "a data URI or")),
-        ("base64 without its end", EMBED, {"base64": text[:-1]}, Refused(422, "= at its end")),
+        ("base64 without its end", EMBED, {"base64": text[:-1]}, Refused(422, "final = is")),
         ("base64 that is none", EMBED, {"base64": "red!"}, Refused(422, "not base64")),
         ("base64 beyond ASCII", EMBED, {"base64": "réd!"}, Refused(422, "not base64")),
         ("base64 that goes on", EMBED, {"base64": "cg==cmVk"}, Refused(422, "not base64")),
@@ -452,17 +452,17 @@ def json_variants() -> Iterator[Variant]:
         (
             "the model",
             {"input": "red", "model": "words"},
-            "goes into the query, not into the body: ?model=",
+            "belongs in the query, not in the body: ?model=",
         ),
         (
             "a version",
             {"input": "red", "version": 1},
-            "goes into the query, not into the body: ?version=",
+            "belongs in the query, not in the body: ?version=",
         ),
-        ("top_k", {"input": "red", "top_k": 1}, "goes into the query, not into the body: ?top_k="),
+        ("top_k", {"input": "red", "top_k": 1}, "belongs in the query, not in the body: ?top_k="),
         ("inputs", {"inputs": ["red"]}, "did you mean input?"),
         ("Input", {"Input": "red"}, "did you mean input?"),
-        ("text", {"text": "red"}, "there are: input"),
+        ("text", {"text": "red"}, "known: input"),
         ("no key", {}, "no key input"),
         ("a list", ["red"], "must be an object with the key input"),
         ("a string", "red", "must be an object with the key input"),

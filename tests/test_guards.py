@@ -278,7 +278,7 @@ async def test_json_of_many_bytes_is_not_parsed(
 ) -> None:
     response = await client.post(path, content=b" " * (MAX_JSON_BYTES + 1), headers=JSON)
     assert response.status_code == 413
-    assert "the JSON has more than 16,777,216 bytes" in read(response)
+    assert "the JSON exceeds 16,777,216 bytes" in read(response)
 
 
 def test_a_long_text_in_json_is_not_counted_by_its_length() -> None:
@@ -387,7 +387,7 @@ async def test_of_many_unknown_names_one_is_told(client: httpx.AsyncClient) -> N
     body = json.dumps({"input": ["a", "b"], **{f"x{n}": 1 for n in range(50_000)}}).encode()
     response = await client.post("/v1/text/similarity", content=body, headers=JSON)
     assert problem(response, 400, "bad_request")["detail"] == (
-        "parameter x0 is unknown; there are: input, against"
+        "parameter x0 is unknown; known: input, against"
     )
 
 

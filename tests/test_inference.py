@@ -319,11 +319,11 @@ async def test_damaged_and_endless_compression_is_refused(small_models: Path) ->
     bomb = gzip.compress(b" " * 100_000)
     async with serving(small_models, max_body_bytes=4096) as client:
         for body, encoding, status, sentence in [
-            (whole[:-4], "gzip", 400, "not one whole gzip stream"),
-            (whole + b"x", "gzip", 400, "not one whole gzip stream"),
+            (whole[:-4], "gzip", 400, "is cut off"),
+            (whole + b"x", "gzip", 400, "is cut off"),
             (whole, "deflate", 400, "not deflate"),
-            (b"", "gzip", 400, "not one whole"),
-            (bomb, "gzip", 413, "inflated to more than 4,096 bytes"),
+            (b"", "gzip", 400, "is cut off"),
+            (bomb, "gzip", 413, "inflated body exceeds 4,096 bytes"),
             (whole, "br", 415, "send gzip or deflate"),
         ]:
             headers = {"content-encoding": encoding}
@@ -342,7 +342,7 @@ async def test_damaged_and_endless_compression_is_refused(small_models: Path) ->
         ({"parameters": {"timeout": -1}}, "parameters.timeout"),
         ({"parameters": {"timeout": 10**12}}, "parameters.timeout"),
         ({"outputs": [{"name": "colour"}]}, "no output colour; it has: truncated, vector"),
-        ({"outputs": [{"name": "vector"}] * 2}, "asked for twice"),
+        ({"outputs": [{"name": "vector"}] * 2}, "requested twice"),
         ({"outputs": [{"name": "vector", "parameters": {"classification": 0}}]}, "classification"),
         ({"outputs": [{"name": "truncated", "parameters": {"classification": 1}}]}, "no numbers"),
         ({"outputs": [{"name": "vector", "parameters": {"shared_memory_region": "x"}}]}, "shared"),
@@ -364,18 +364,18 @@ async def test_a_priority_of_nought_is_none(client: httpx.AsyncClient) -> None:
     ("changes", "sentence"),
     [
         ({"name": "picture"}, "no input picture; it has: pixels"),
-        ({"shape": [2, 8, 24]}, "pixels is UINT8[-1, 8, 8, 3], not UINT8[2, 8, 24]"),
-        ({"shape": [2, 8, 3, 8]}, "pixels is UINT8[-1, 8, 8, 3], not UINT8[2, 8, 3, 8]"),
-        ({"shape": [3, 8, 8, 3]}, "not of 384 elements"),
+        ({"shape": [2, 8, 24]}, "pixels must be UINT8[-1, 8, 8, 3], not UINT8[2, 8, 24]"),
+        ({"shape": [2, 8, 3, 8]}, "pixels must be UINT8[-1, 8, 8, 3], not UINT8[2, 8, 3, 8]"),
+        ({"shape": [3, 8, 8, 3]}, "cannot have 384 elements"),
         ({"shape": [0, 8, 8, 3], "data": []}, "one or more"),
         ({"shape": []}, "inputs.0.shape"),
         ({"shape": [-2, 8, 8, 3]}, "inputs.0.shape"),
-        ({"datatype": "INT32"}, "pixels is UINT8[-1, 8, 8, 3], not INT32[2, 8, 8, 3]"),
-        ({"datatype": "FP16"}, "FP16 has no form in JSON"),
+        ({"datatype": "INT32"}, "pixels must be UINT8[-1, 8, 8, 3], not INT32[2, 8, 8, 3]"),
+        ({"datatype": "FP16"}, "JSON cannot represent FP16"),
         ({"datatype": "BF16"}, "inputs.0.datatype"),
-        ({"data": None}, "give data or binary_data_size"),
-        ({"parameters": {"binary_data_size": 3}}, "give data or binary_data_size"),
-        ({"data": [300] * 384}, "beyond UINT8"),
+        ({"data": None}, "give either data or binary_data_size"),
+        ({"parameters": {"binary_data_size": 3}}, "give either data or binary_data_size"),
+        ({"data": [300] * 384}, "out of range for UINT8"),
     ],
 )
 async def test_a_tensor_that_does_not_fit_is_refused(
@@ -389,7 +389,7 @@ async def test_a_tensor_that_does_not_fit_is_refused(
 async def test_inputs_must_be_there_once_and_of_one_batch(client: httpx.AsyncClient) -> None:
     ids = tensor("input_ids", "INT64", [2, 2], data=[2, 3, 4, 5])
     for others, sentence in [
-        ([], "wants input attention_mask too"),
+        ([], "also needs input attention_mask"),
         ([ids], "input_ids is given twice"),
         ([tensor("attention_mask", "INT64", [1, 2], data=[1, 1])], "the same number of items"),
     ]:
@@ -433,12 +433,12 @@ async def test_more_tokens_than_the_model_reads_are_refused(client: httpx.AsyncC
 @pytest.mark.parametrize(
     ("size", "extra", "length", "sentence"),
     [
-        (384, b"x", None, "1 bytes behind the JSON belong to no input"),
-        (383, b"", None, "is 384 bytes, not 383"),
-        (0, b"", None, "is 384 bytes, not 0"),
+        (384, b"x", None, "1 bytes after the JSON belong to no input"),
+        (383, b"", None, "has 384 bytes, not 383"),
+        (0, b"", None, "has 384 bytes, not 0"),
         (385, b"", None, "384 bytes are left"),
         (384, b"", "0", "not JSON"),
-        (384, b"", "9999999", "at most the body's"),
+        (384, b"", "9999999", "must be a number of bytes up to"),
         (384, b"", "-1", "must be a number"),
         (384, b"", "many", "must be a number"),
     ],
@@ -496,7 +496,9 @@ async def test_a_version_in_the_path(small_models: Path) -> None:
 
 async def test_bodies_and_batches_beyond_the_limits_are_refused(small_models: Path) -> None:
     async with serving(small_models, max_items=3, max_body_bytes=2048) as client:
-        assert "at most 3" in refusal(await ask(client, "words", json=words(*["sea"] * 4)), 413)
+        assert "the limit is 3" in refusal(
+            await ask(client, "words", json=words(*["sea"] * 4)), 413
+        )
         refusal(await ask(client, "words", content=b"x" * 2049), 413)
         headers = {"content-length": "many"}
         refusal(await ask(client, "words", content=b"x", headers=headers), 400)

@@ -208,7 +208,7 @@ async def test_a_model_that_is_refused_does_not_stop_the_others(small_models: Pa
     assert state == "failed"
     assert "tasks.embed" in str(reason)
     assert states["empty", "-"][0] == "failed"
-    assert "a version is a number" in str(states["colours", "latest"][1])
+    assert "a version is a positive number" in str(states["colours", "latest"][1])
     assert "without leading zeros" in str(states["odd", "01"][1])
     assert len(states) == 7
 

@@ -122,9 +122,9 @@ def linked_model(models: Path) -> None:
     (models / "odd").symlink_to(elsewhere(models).parent)
 
 
-NUMBER = "a version is a number from 1"
+NUMBER = "a version is a positive number"
 NAME = "lower-case letters"
-NOT_THERE = "a link to a folder that is not there"
+NOT_THERE = "a link to a missing folder"
 NO_MANIFEST = "holds no file manifest.yaml"
 FILE = "manifest.yaml"
 MANIFEST = f"odd/1/{FILE}"

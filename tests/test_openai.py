@@ -265,7 +265,7 @@ async def test_sounds_as_data_uris(plain: httpx.AsyncClient) -> None:
         ("words", ["sea"] * 2049, 413, "2049 items; at most 2048"),
         ("words", "\ud800", 422, "lone surrogate"),
         ("words", "data:image/png;base64,iVBORw0KGgo=", 422, "the text is a data URI"),
-        ("colours", "data:image/png;base64,iVBORw0KGgo", 422, "= at its end"),
+        ("colours", "data:image/png;base64,iVBORw0KGgo", 422, "the final = is missing"),
         ("colours", "data:image/png,%89PNG", 422, "PNG is damaged"),
         ("colours", "sea", 422, "not a data URI"),
         ("colours", "data:image/png;base64,%", 422, "not base64"),

@@ -650,12 +650,12 @@ async def test_a_label_that_is_no_text_is_named(client: httpx.AsyncClient) -> No
     [
         ("/v1/image/classify?topk=1", "parameter topk is unknown; did you mean top_k?"),
         ("/v1/image/classify?Model=colours", "did you mean model?"),
-        ("/v1/image/classify?k=1", "there are: model, version, top_k"),
+        ("/v1/image/classify?k=1", "known: model, version, top_k"),
         ("/v1/text/classify?label=red", "did you mean labels?"),
-        ("/v1/image/embed?top_k=1", "parameter top_k is unknown; there are: model, version"),
+        ("/v1/image/embed?top_k=1", "parameter top_k is unknown; known: model, version"),
         ("/v1/image/preview?modle=colours", "did you mean model?"),
         ("/v1/text/similarity?mod=words", "did you mean model?"),
-        ("/v1/embeddings?model=words", "parameter model is unknown; there are: -"),
+        ("/v1/embeddings?model=words", "parameter model is unknown; known: none"),
         ("/v1/text/classify?labels=%FF", "the query is not UTF-8"),
     ],
 )
@@ -672,14 +672,14 @@ async def test_a_parameter_that_is_unknown_is_told_the_nearest(
         (
             "/v1/text/similarity",
             {"input": ["a", "b"], "model": "words"},
-            "goes into the query, not into the body: ?model=",
+            "belongs in the query, not in the body: ?model=",
         ),
         ("/v1/text/similarity", {"inputs": ["a", "b"]}, "did you mean input?"),
         ("/v1/embeddings", {"input": "a", "modle": "words"}, "did you mean model?"),
         (
             "/v1/embeddings",
             {"input": "a", "model": "words", "top_k": 1},
-            "top_k is unknown; there are: model",
+            "top_k is unknown; known: model",
         ),
         ("/v1/embeddings", {"model": "words", "input": None}, "Field required"),
     ],

@@ -122,7 +122,7 @@ def test_a_stopped_worker_is_named_and_follows_later(tmp_path: Path) -> None:
             with httpx.Client(trust_env=False, timeout=60) as client:
                 answer = client.post(address, headers=headers)
                 assert answer.status_code == 504
-                assert f"worker {stopped} has not followed" in answer.json()["error"]
+                assert f"worker {stopped} did not apply the change" in answer.json()["error"]
                 routing = f"{url}/v2/repository/models/others/routing"
                 again = client.put(routing, json={"aliases": {"stable": "1"}}, headers=headers)
                 assert again.status_code == 504

@@ -86,14 +86,14 @@ ENCODINGS: dict[str, tuple[list[str], bytes, int, str]] = {
     "gzip that is deflate": (["gzip"], zlib.compress(b"red"), 400, "not gzip"),
     "deflate that is gzip": (["deflate"], gzip.compress(b"red"), 400, "not deflate"),
     "deflate that is none": (["deflate"], b"red", 400, "deflate"),
-    "gzip of nothing": (["gzip"], b"", 400, "ends early"),
-    "gzip, cut in its header": (["gzip"], gzip.compress(b"red")[:5], 400, "ends early"),
-    "gzip, cut": (["gzip"], gzip.compress(b"red")[:-1], 400, "ends early"),
+    "gzip of nothing": (["gzip"], b"", 400, "is cut off"),
+    "gzip, cut in its header": (["gzip"], gzip.compress(b"red")[:5], 400, "is cut off"),
+    "gzip, cut": (["gzip"], gzip.compress(b"red")[:-1], 400, "is cut off"),
     "gzip, the second member cut": (
         ["gzip"],
         gzip.compress(b"red") + gzip.compress(b"red")[:-1],
         400,
-        "ends early",
+        "is cut off",
     ),
     "gzip, then garbage": (["gzip"], gzip.compress(b"red") + b"red", 400, "not gzip"),
     "gzip with a wrong checksum": (
@@ -102,8 +102,8 @@ ENCODINGS: dict[str, tuple[list[str], bytes, int, str]] = {
         400,
         "not gzip",
     ),
-    "deflate, cut": (["deflate"], zlib.compress(b"red")[:-1], 400, "ends early"),
-    "deflate, then more": (["deflate"], zlib.compress(b"red") * 2, 400, "more follows"),
+    "deflate, cut": (["deflate"], zlib.compress(b"red")[:-1], 400, "is cut off"),
+    "deflate, then more": (["deflate"], zlib.compress(b"red") * 2, 400, "trailing bytes"),
     "gzip of too many members": (["gzip"], gzip.compress(b"") * (MAX_MEMBERS + 1), 413, "members"),
 }
 

@@ -549,7 +549,7 @@ async def test_a_callers_own_tensors_may_come_back_as_they_are(tmp_path: Path) -
         document["parameters"] = {"binary_data_output": True}  # type: ignore[assignment]
         raw = await client.post("/v2/models/colours:tensors/infer", json=document)
     assert as_json.status_code == 400
-    assert "ask for binary data" in as_json.json()["error"]
+    assert "request binary data" in as_json.json()["error"]
     assert np.isnan(np.frombuffer(raw.content[-12:], np.float32)).all()
 
 

@@ -146,7 +146,7 @@ async def test_a_run_that_does_not_end_is_given_up_and_the_service_goes_on(tmp_p
         await state.watch.look()
         response = await client.get("/livez")
         assert response.status_code == 503
-        assert response.json()["reason"] == "stalling: 1 of its runs do not end"
+        assert response.json()["reason"] == "stalling: 1 of its runs are stuck"
         answer = await stalled
         assert answer.status_code == 500
         assert answer.json()["code"] == "inference_failed"
@@ -163,7 +163,7 @@ async def test_a_slow_model_is_not_taken_for_a_stuck_one(tmp_path: Path) -> None
         answering = asyncio.create_task(client.post("/v1/image/embed", content=SLOWLY))
         while not answering.done():
             await asyncio.sleep(0.005)
-            await state.watch._look_at_lanes()
+            await state.watch._check_lanes()
             assert (await client.get("/livez")).json() == {"status": "alive"}
         assert (await answering).status_code == 200
         await state.watch._try_example(served)
@@ -186,7 +186,7 @@ async def test_a_slow_model_spends_no_time_on_the_watch(
         assert counted["run"] == 1
         state.watch._examples[slow] = (time.monotonic() - 1000, None)
         assert not state.watch._is_due(slow)
-        state.watch._tidy()
+        state.watch._trim()
         assert counted == {"run": 1}
         assert slow.model.session._used, "it would have run to give memory back"
 
@@ -206,7 +206,7 @@ async def test_a_run_that_does_not_end_is_stopped_when_its_model_is_unloaded(
         await state.repository.apply({"stalling": nothing}, Defaults(), ["stalling"])
         while any(lane.thread.is_alive() for lane in lanes):
             await asyncio.sleep(0.01)
-            await state.watch._look_at_lanes()
+            await state.watch._check_lanes()
             gc.collect()  # as the watch does: errors hold the model
 
 
@@ -240,11 +240,11 @@ async def test_a_process_that_stood_still_has_no_lane_that_is_stuck(
             await asyncio.sleep(0.001)
         for lane in served.batcher._lanes:
             lane.began -= 3600
-        state.watch._looked -= 3600
-        await state.watch._look_at_lanes()
+        state.watch._checked -= 3600
+        await state.watch._check_lanes()
         assert (await client.get("/livez")).json() == {"status": "alive"}
         await asyncio.sleep(2 * PATIENCE)
-        await state.watch._look_at_lanes()
+        await state.watch._check_lanes()
         assert (await asked).json()["code"] == "inference_failed"
 
 
@@ -331,7 +331,7 @@ async def test_what_was_freed_is_given_back_again_and_again(
 ) -> None:
     if not hasattr(ctypes.CDLL(None), "malloc_trim"):
         pytest.skip("another C library than glibc: it keeps nothing")
-    monkeypatch.setattr(service.control.watchdog, "TIDY_SECONDS", 0.05)
+    monkeypatch.setattr(service.control.watchdog, "TRIM_SECONDS", 0.05)
     async with watched(tmp_path) as (state, _):
         held = [b"x" * PIECE for _ in range(4000)]
         last = held[-1]  # what lies behind the others keeps them
@@ -346,7 +346,7 @@ async def test_what_holds_each_other_is_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an error and its traceback do; for an idle worker nobody looks for garbage."""
-    monkeypatch.setattr(service.control.watchdog, "TIDY_SECONDS", 0.05)
+    monkeypatch.setattr(service.control.watchdog, "TRIM_SECONDS", 0.05)
     async with watched(tmp_path) as (state, _):
         gc.disable()
         try:
@@ -365,7 +365,7 @@ async def test_what_holds_each_other_is_given_back(
 async def test_what_a_run_needed_much_of_is_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service.control.watchdog, "TIDY_SECONDS", 0.05)
+    monkeypatch.setattr(service.control.watchdog, "TRIM_SECONDS", 0.05)
     megabyte = 2**20
     async with watched(tmp_path, HUNGRY) as (state, client):
         before = resident()

@@ -1,7 +1,7 @@
-"""Workers: each applies what is wanted of the models; a change is made when all of them have.
+"""The control channel: every worker applies every change of the models.
 
-In one folder lie `models.json`, which says what is wanted, and a socket for each worker that lives.
-Whoever changes the file knocks at every socket, and each worker answers when it has applied it.
+The state folder holds `models.json` with the wanted policies, and a socket for each live worker. A
+worker that changes the file notifies every socket, and waits until each worker has applied it.
 """
 
 import asyncio
@@ -33,32 +33,30 @@ from service.supervision import STARTER, end_worker
 
 logger = logging.getLogger(__name__)
 
-ATTEND_SECONDS = (
-    1.0  # between two looks at this worker's socket, and at the process that started it
-)
-KEEP_SECONDS = 5.0  # in which the defaults must be written
-KNOCK_SECONDS = 0.05  # between two looks for workers that start
+ATTEND_SECONDS = 1.0  # between two checks of this worker's socket and its parent process
+KEEP_SECONDS = 5.0  # for writing the defaults
+NOTIFY_SECONDS = 0.05  # between two searches for workers that are starting
 
 Reasons = dict[str, dict[str, str]]  # model -> version -> why it was refused
 Edit = Callable[[Policy], Policy]
 
 
 class Answer(TypedDict):
-    """Of a worker that was told of a change."""
+    """A worker's answer to a notification."""
 
     reasons: Reasons
-    error: str | None  # why it could not apply it
+    error: str | None  # why it could not apply the change
 
 
 class ControlChannel:
-    """All processes of one server, seen from one of them."""
+    """One worker's connection to all workers of the server, through the state folder."""
 
     def __init__(self, folder: Path, repository: Repository, count: int) -> None:
         """Args:
-            count: how many workers the server has.
+            count: the number of workers.
 
         Raises:
-            OperatorError: the folder cannot be used, or what it keeps cannot be read.
+            OperatorError: the folder cannot be used, or its files cannot be read.
         """
         self._folder = folder
         self._repository = repository
@@ -67,28 +65,28 @@ class ControlChannel:
         open_state(folder)
         self._socket = folder / f"{os.getpid()}.socket"
         self._server: asyncio.Server | None = None
-        self._deaf: str | None = None  # why it has no socket
-        self._kept: dict[str, str] = {}  # of the defaults, what the folder has
+        self._socket_error: str | None = None  # why this worker has no socket
+        self._kept: dict[str, str] = {}  # the defaults in the folder
 
     async def open(self) -> None:
-        """Take part, and load what is wanted."""
+        """Listen for changes, and load the wanted models."""
         await self._listen()
         policies, defaults = await asyncio.to_thread(self._read)
         await self._repository.open(policies, defaults)
 
     async def follow(self, seconds: float) -> None:
-        """Look so often for folders that were changed, and load those that have come to rest."""
+        """Poll for changed model folders. A folder is loaded once it stays unchanged."""
         before: dict[Key, Fingerprint] = {}
         while True:
             await asyncio.sleep(seconds)
             before = await self._repository.poll(before)
 
     async def attend(self) -> None:
-        """Make this worker's socket again where it was deleted; end when its server has ended."""
+        """Restore a deleted socket. End this worker if its parent process has ended."""
         while True:
             await asyncio.sleep(ATTEND_SECONDS)
             if os.getppid() != self._starter:
-                end_worker("the process that started it has ended")
+                end_worker("its parent process has ended")
                 return
             if not await asyncio.to_thread(self._socket.exists):
                 await self._listen()
@@ -96,7 +94,7 @@ class ControlChannel:
                 await self._keep_defaults()
 
     async def _keep_defaults(self) -> None:
-        """Let the next start know which models were the only ones that could do a task."""
+        """Save which model was the first for each use, for the next start."""
         self._kept = first = dict(self._repository.defaults.first)
 
         def write() -> None:
@@ -106,24 +104,30 @@ class ControlChannel:
         try:
             await self._write(write, asyncio.get_running_loop().time() + KEEP_SECONDS)
         except (StateUnusable, DeadlineExceeded) as error:
-            logger.warning("the next start may ask for model= again: %s", error)
+            logger.warning(
+                "default models were not saved; requests may need model= after the next start: %s",
+                error,
+            )
 
     def close(self) -> None:
-        """Take part no more."""
+        """Stop listening."""
         if self._server:
             self._server.close()
         self._socket.unlink(missing_ok=True)
 
     async def change(self, edits: Mapping[str, Edit], deadline: float) -> Reasons:
-        """Change the policies of these models; what workers refuse, once all have applied it.
+        """Change the policies of these models, and wait until all workers have applied them.
 
         Args:
             deadline: on the event loop's clock, in seconds.
 
+        Returns:
+            The reasons why workers refused models.
+
         Raises:
             StateUnusable: the file cannot be read or written; nothing is changed.
             NotReady: a worker failed.
-            DeadlineExceeded: a worker has not applied it in time.
+            DeadlineExceeded: a worker has not applied the change in time.
         """
 
         def write() -> None:
@@ -134,10 +138,10 @@ class ControlChannel:
         return await self._change(write, list(edits), deadline)
 
     async def set_defaults(self, chosen: Mapping[Use, str], deadline: float) -> None:
-        """Let these models answer requests that name none, in the place of all set before.
+        """Replace the default models.
 
         Raises:
-            StateUnusable, NotReady, DeadlineExceeded: as `change`.
+            StateUnusable, NotReady, DeadlineExceeded: see `change`.
         """
 
         def write() -> None:
@@ -151,15 +155,15 @@ class ControlChannel:
     ) -> Reasons:
         await self._write(write, deadline)
         reasons: Reasons = {}
-        for worker, answer in (await self._tell(names, deadline)).items():
+        for worker, answer in (await self._notify_all(names, deadline)).items():
             if answer["error"]:
-                raise NotReady(f"worker {worker} could not apply this: {answer['error']}")
+                raise NotReady(f"worker {worker} could not apply the change: {answer['error']}")
             for name, refused in answer["reasons"].items():
                 reasons.setdefault(name, {}).update(refused)
         return reasons
 
     async def _write(self, write: Callable[[], None], deadline: float) -> None:
-        """Change what the folder keeps, alone."""
+        """Change a file in the folder, under its lock."""
 
         def work() -> None:
             with self._exclusive(deadline):
@@ -172,7 +176,7 @@ class ControlChannel:
             raise DeadlineExceeded("the state folder did not answer in time") from None
 
     def _read(self) -> tuple[dict[str, Policy], Defaults]:
-        """What the folder keeps; where it was emptied, what this worker goes by."""
+        """The policies and defaults in the folder; this worker's own if the files are missing."""
         repository = self._repository
         return (
             read_policies(self._folder, missing=repository.policies),
@@ -181,11 +185,11 @@ class ControlChannel:
 
     @contextmanager
     def _exclusive(self, deadline: float) -> Iterator[None]:
-        """No other call, and no other worker, changes the file meanwhile."""
+        """Hold the lock of the folder, against other calls and other workers."""
         try:
             lock = (self._folder / "lock").open("w")
-        except FileNotFoundError:  # making it anew might hide that a volume is not mounted
-            raise StateUnusable("the state folder is gone; make it again") from None
+        except FileNotFoundError:  # not created here: a volume may be unmounted
+            raise StateUnusable("the state folder is gone; create it again") from None
         except OSError as error:
             raise StateUnusable(f"the state folder cannot be used: {error.strerror}") from error
         with lock:
@@ -195,53 +199,55 @@ class ControlChannel:
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise DeadlineExceeded("another worker keeps the state locked") from None
+                        raise DeadlineExceeded("another worker holds the state's lock") from None
                     time.sleep(0.01)
             yield
 
-    async def _tell(self, names: Collection[str], deadline: float) -> dict[int, Answer]:
-        """Each worker's answer, when all have applied what is wanted of these models.
+    async def _notify_all(self, names: Collection[str], deadline: float) -> dict[int, Answer]:
+        """The answers of all workers, once each has applied the policies of these models.
 
-        One that has just ended is replaced: its successor is told as well.
+        A worker that ends meanwhile is replaced, and its replacement is notified.
         """
-        told: dict[int, asyncio.Task[Answer | None]] = {}
+        notified: dict[int, asyncio.Task[Answer | None]] = {}
         try:
             async with asyncio.timeout_at(deadline):
                 while True:
                     for worker in await asyncio.to_thread(self._find):
-                        if worker not in told:
-                            told[worker] = asyncio.create_task(self._knock(worker, names))
-                    if told:
-                        await asyncio.wait(told.values(), timeout=KNOCK_SECONDS)
-                    late = [task for task in told.values() if not task.done()]
-                    found = {worker: task.result() for worker, task in told.items() if task.done()}
+                        if worker not in notified:
+                            notified[worker] = asyncio.create_task(self._notify(worker, names))
+                    if notified:
+                        await asyncio.wait(notified.values(), timeout=NOTIFY_SECONDS)
+                    late = [task for task in notified.values() if not task.done()]
+                    found = {
+                        worker: task.result() for worker, task in notified.items() if task.done()
+                    }
                     answers = {worker: answer for worker, answer in found.items() if answer}
                     if not late and len(answers) >= self._count:
                         return answers
                     for worker in set(found) - set(answers):
-                        del told[worker]
+                        del notified[worker]
                     if not late:
-                        await asyncio.sleep(KNOCK_SECONDS)
+                        await asyncio.sleep(NOTIFY_SECONDS)
         except TimeoutError:
-            raise DeadlineExceeded(self._name_late(told)) from None
+            raise DeadlineExceeded(self._describe_late(notified)) from None
         finally:
-            for task in told.values():
+            for task in notified.values():
                 task.cancel()
 
-    def _name_late(self, told: Mapping[int, "asyncio.Task[Answer | None]"]) -> str:
-        late = [str(worker) for worker, task in told.items() if not task.done()]
+    def _describe_late(self, notified: Mapping[int, "asyncio.Task[Answer | None]"]) -> str:
+        late = [str(worker) for worker, task in notified.items() if not task.done()]
         if late:
             return (
-                f"worker {' and '.join(late)} has not followed in time; the change is kept, and it"
-                " makes it when it can (its log may say more)"
+                f"worker {' and '.join(late)} did not apply the change in time; it is saved, and"
+                " the worker applies it later (see its log)"
             )
         return (
-            f"{len(told)} of {self._count} workers have followed in time; the change is kept, and"
-            " the others make it when they start"
+            f"{len(notified)} of {self._count} workers applied the change in time; it is saved, and"
+            " the others apply it when they start"
         )
 
     def _find(self) -> list[int]:
-        """The numbers of the workers that have a socket; those of dead ones are removed."""
+        """The process ids of the workers with a socket. Sockets of dead workers are removed."""
         found = []
         for socket in self._folder.glob("*.socket"):
             try:
@@ -250,12 +256,12 @@ class ControlChannel:
                 found.append(worker)
             except ProcessLookupError:
                 socket.unlink(missing_ok=True)
-            except (ValueError, OSError):  # another user's process has that number now
+            except (ValueError, OSError):  # the id now belongs to another user's process
                 continue
         return found
 
-    async def _knock(self, worker: int, names: Collection[str]) -> Answer | None:
-        """What a worker says when it has applied what is wanted; None of one that has ended."""
+    async def _notify(self, worker: int, names: Collection[str]) -> Answer | None:
+        """A worker's answer after it has applied the change; None if the worker has ended."""
         writer = None
         try:
             with short_path(self._folder) as folder:
@@ -265,26 +271,26 @@ class ControlChannel:
             writer.write_eof()
             answer: Answer | None = json.loads(await reader.read() or b"null")
             return answer
-        except OSError:  # it was killed, or is starting
+        except OSError:  # the worker was killed, or is starting
             return None
         finally:
             if writer:
                 writer.close()
 
     async def _listen(self) -> None:
-        """Be told of changes. Without a socket the worker serves, and `attend` tries again."""
+        """Listen for changes. Without a socket the worker still serves, and `attend` retries."""
         if self._server:
             self._server.close()
         try:
-            self._socket.unlink(missing_ok=True)  # of a dead one that had this number
+            self._socket.unlink(missing_ok=True)  # of a dead worker with the same process id
             with short_path(self._folder) as folder:
                 socket = folder / self._socket.name
                 self._server = await asyncio.start_unix_server(self._answer, socket)
-            self._deaf = None
+            self._socket_error = None
         except OSError as error:
-            if self._deaf != (reason := str(error)):
-                logger.error("this worker cannot be told of changes: %s", reason)
-            self._deaf = reason
+            if self._socket_error != (reason := str(error)):
+                logger.error("this worker cannot listen for changes of the models: %s", reason)
+            self._socket_error = reason
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answer = Answer(reasons={}, error=None)
@@ -293,8 +299,8 @@ class ControlChannel:
             policies, defaults = await asyncio.to_thread(self._read)
             await self._repository.apply(policies, defaults, names)
             answer["reasons"] = self._repository.reasons()
-        except Exception as error:  # whoever knocked must be told
-            logger.exception("what is wanted of the models cannot be applied")
+        except Exception as error:  # the notifying worker waits for an answer
+            logger.exception("a change of the models cannot be applied")
             answer["error"] = str(error)
         with suppress(OSError):
             writer.write(json.dumps(answer).encode())

@@ -1,4 +1,4 @@
-"""Folders: what lies in the models folder, whatever its names and rights. Nothing is loaded."""
+"""Folders: finds the model folders and their faults, without loading anything."""
 
 import os
 import re
@@ -11,23 +11,23 @@ from service.model.manifest import MANIFEST, PACKAGE
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
-NO_VERSION = "-"  # stands for the version where a whole model folder is at fault
+NO_VERSION = "-"  # the version of an entry for a whole faulty model folder
 
 Key = tuple[str, str]  # name and version
-Fingerprint = frozenset[tuple[str, int, int]]  # of a folder: each file's name, size, time
+Fingerprint = frozenset[tuple[str, int, int]]  # of a folder: name, size and time of each file
 GONE: Fingerprint = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """One folder `models/<name>/<version>`, as it was found."""
+    """One folder `models/<name>/<version>` at the time of a scan."""
 
     name: str
     version: str
     seen: Fingerprint
-    fault: str | None = None  # why nothing can be loaded from it
-    whole: bool = True  # False while it has no manifest: it may still be being written
-    hides: bool = False  # the other versions of this model cannot be seen
+    fault: str | None = None  # why it cannot be loaded
+    whole: bool = True  # False without a manifest: its files may still be arriving
+    hides: bool = False  # whether the model's other versions cannot be listed
 
     @property
     def key(self) -> Key:
@@ -35,12 +35,12 @@ class Folder:
 
 
 def faulty_folder(name: str, version: str, fault: str, *, hides: bool = False) -> Folder:
-    """A folder from which nothing can be loaded. The fault tells it from what it was before."""
+    """A folder that cannot be loaded. Its fault is its fingerprint, so a new fault is a change."""
     return Folder(_shown(name), _shown(version), frozenset({(fault, 0, 0)}), fault, hides=hides)
 
 
 def model_folders(models: Path) -> list[Path]:
-    """What lies in the models folder, without hidden entries: they are still being written.
+    """The entries of the models folder, except hidden ones, which are still being written.
 
     Raises:
         OSError: the models folder cannot be listed.
@@ -49,13 +49,13 @@ def model_folders(models: Path) -> list[Path]:
 
 
 def scan_model(path: Path) -> list[Folder]:
-    """Every version in a model folder; a fault is that folder's own. A bare graph is one, too."""
+    """All versions in a model folder, faulty ones included. A bare ONNX file counts as faulty."""
     try:
         if not _is_folder(path):
             bare = path.suffix == ".onnx"
             return [faulty_folder(path.name, NO_VERSION, f"is a file; {PACKAGE}")] if bare else []
         if not NAME.fullmatch(path.name) or len(path.name) > 64:
-            fault = "a model's name has up to 64 lower-case letters, digits and . _ - between them"
+            fault = "a model's name has up to 64 lower-case letters and digits, with . _ - inside"
             return [faulty_folder(path.name, NO_VERSION, fault)]
         found = [folder for version in model_folders(path) for folder in _scan_version(version)]
     except OSError as error:
@@ -73,16 +73,16 @@ def _scan_version(path: Path) -> Iterator[Folder]:
             yield Folder(name, version, _fingerprint(path), whole=whole)
         else:
             yield faulty_folder(
-                name, version, "a version is a number from 1, without leading zeros"
+                name, version, "a version is a positive number without leading zeros"
             )
     except OSError as error:
         yield from _failed(path, name, version, error)
 
 
 def _failed(path: Path, name: str, version: str, error: OSError) -> Iterator[Folder]:
-    """A folder that cannot be read; nothing if it has been deleted meanwhile."""
+    """The fault of a folder that cannot be read; nothing if the folder was deleted meanwhile."""
     if os.path.lexists(path):
-        link = "a link to a folder that is not there"
+        link = "a link to a missing folder"
         fault = (
             link if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         )
@@ -94,13 +94,13 @@ def _is_folder(path: Path) -> bool:
 
 
 def _fingerprint(folder: Path) -> Fingerprint:
-    """What tells a folder from what it was before: files, their sizes and times."""
+    """The names, sizes and times of the files in a folder."""
     with os.scandir(folder) as files:
         return frozenset(mark for file in files for mark in _mark(file))
 
 
 def _mark(file: "os.DirEntry[str]") -> Iterator[tuple[str, int, int]]:
-    """A dangling link counts as itself, a file that has just been deleted as none."""
+    """The mark of one file: of the link itself if it is dangling, none if it was just deleted."""
     for follow in (True, False):
         try:
             stat = file.stat(follow_symlinks=follow)
@@ -111,5 +111,5 @@ def _mark(file: "os.DirEntry[str]") -> Iterator[tuple[str, int, int]]:
 
 
 def _shown(name: str) -> str:
-    """A name as text that any answer can hold: without control characters and undecodable bytes."""
+    """A printable name: control characters and undecodable bytes are escaped."""
     return name if name.isprintable() else ascii(name)[1:-1]

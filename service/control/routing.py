@@ -1,4 +1,4 @@
-"""Policies: what an operator wants of each model, in one file that every worker obeys."""
+"""Policies: the wanted versions and the routing of each model, in a file that workers share."""
 
 import os
 from bisect import bisect
@@ -18,46 +18,45 @@ from service.errors import OperatorError, StateUnusable
 from service.model.specs import Frozen, Name, Share, first_fault
 from service.settings import Use
 
-LATEST = "latest"  # the highest version that serves; no alias can have that name
+LATEST = "latest"  # the highest ready version; a reserved alias
 
 Number = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 Alias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
-VersionName = Annotated[
-    str, Field(pattern=r"^([0-9]{1,9}|[a-z][a-z0-9_-]{0,31})$")
-]  # one of the two
+# A number or an alias
+VersionName = Annotated[str, Field(pattern=r"^([0-9]{1,9}|[a-z][a-z0-9_-]{0,31})$")]
 Weight = Annotated[int, Field(gt=0, le=1_000_000)]
 
 
 class Shadow(Frozen):
-    """A version that gets a copy of a share of the items; its answers are compared, never given."""
+    """A version that gets copies of a share of the items. Its answers are only compared."""
 
     version: VersionName
     share: Share
 
 
 class Routing(Frozen):
-    """Which version of a model a request gets: the one it names, else one by its weight."""
+    """How a model's requests are routed: to the version they name, else by weights."""
 
     aliases: dict[Alias, Number] = Field({}, max_length=32)
     weights: dict[VersionName, Weight] = Field({}, max_length=32)  # empty: the latest gets all
     shadow: Shadow | None = None
 
     def number(self, version: str) -> str:
-        """The number that an alias stands for; any other name is itself."""
+        """The number of an alias; any other name is returned unchanged."""
         return self.aliases.get(version, version)
 
     @model_validator(mode="after")
     def _latest_is_no_alias(self) -> "Routing":
         if LATEST in self.aliases or (self.shadow and self.shadow.version == LATEST):
-            raise ValueError(f"{LATEST} is the highest version that serves: no alias, no shadow")
+            raise ValueError(f"{LATEST} is reserved for the highest ready version")
         return self
 
 
 class Policy(Frozen):
-    """What is wanted of one model."""
+    """The wanted versions and the routing of one model."""
 
-    versions: frozenset[str] | None = None  # None: all that lie in its folder
-    loads: int = 0  # calls so far that asked for a load: with each, workers look at the folder
+    versions: frozenset[str] | None = None  # None: all in its folder
+    loads: int = 0  # number of load requests so far; after each, workers scan the folder
     routing: Routing = Routing()
 
     def wants(self, version: str) -> bool:
@@ -65,15 +64,13 @@ class Policy(Frozen):
 
 
 class Defaults(Frozen):
-    """Which model answers requests that name none, by what they ask for."""
+    """The default models, by modality and task."""
 
-    chosen: dict[Use, Name] = Field({}, max_length=32)  # by an operator
-    first: dict[Use, Name] = Field(
-        {}, max_length=32
-    )  # the only model that could do it, when there was only one
+    chosen: dict[Use, Name] = Field({}, max_length=32)  # set by an operator
+    first: dict[Use, Name] = Field({}, max_length=32)  # the model that was once the only choice
 
 
-Policies = Mapping[str, Policy]  # by the model's name; for one that is missing, a plain `Policy()`
+Policies = Mapping[str, Policy]  # by the model's name; a missing one has a plain `Policy()`
 POLICIES = TypeAdapter(dict[str, Policy])
 DEFAULTS = TypeAdapter(Defaults)
 NO_DEFAULTS = Defaults()
@@ -81,17 +78,17 @@ T = TypeVar("T")
 
 
 def draw(weights: Mapping[str, int], key: str) -> str:
-    """One of the names, each as often as it weighs; a key always draws the same."""
+    """One of the names, with a probability in proportion to its weight, and fixed by the key."""
     ends = list(accumulate(weights.values()))
     place = bisect(ends, crc32(key.encode()) % ends[-1])
     return list(weights)[place]
 
 
 def open_state(folder: Path) -> None:
-    """Make the folder that workers share, where it is missing, and see that it can be read.
+    """Create the folder that workers share if it is missing, and check that it can be read.
 
     Raises:
-        OperatorError: the folder cannot be used, or what it keeps cannot be read.
+        OperatorError: the folder cannot be used, or its files cannot be read.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,25 +102,25 @@ def open_state(folder: Path) -> None:
 
 def check_state(folder: Path) -> None:
     """Raises:
-    OperatorError: workers cannot write in that folder, or not meet there.
+    OperatorError: workers cannot create files or sockets in the folder.
     """
     try:
         with NamedTemporaryFile(dir=folder, prefix="test.") as file:
             file.write(b"{}")
         name = f"{os.getpid()}.test"
-        with short_path(folder) as short, socket(AF_UNIX) as door:
-            door.bind(str(short / name))
+        with short_path(folder) as short, socket(AF_UNIX) as test:
+            test.bind(str(short / name))
         (folder / name).unlink()
     except OSError as error:
         reason = error.strerror or error
         raise OperatorError(
-            f"SENSORIUM_STATE: {folder}: {reason}: files and sockets are made there"
+            f"SENSORIUM_STATE: {folder}: {reason}: cannot create files or sockets there"
         ) from error
 
 
 @contextmanager
 def short_path(folder: Path) -> Iterator[Path]:
-    """The folder under a name that fits into a socket's address, which has 107 bytes."""
+    """The folder under a name that fits into a socket address of 107 bytes."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         short = Path(f"/proc/self/fd/{number}")
@@ -133,36 +130,36 @@ def short_path(folder: Path) -> Iterator[Path]:
 
 
 def read_policies(folder: Path, missing: Policies = MappingProxyType({})) -> dict[str, Policy]:
-    """What is wanted of the models.
+    """The policies in the state folder.
 
     Args:
-        missing: what holds where there is no file.
+        missing: the policies if there is no file.
 
     Raises:
-        StateUnusable: it cannot be read.
+        StateUnusable: the file cannot be read.
     """
     return _read(folder / "models.json", POLICIES, dict(missing))
 
 
 def write_policies(folder: Path, policies: Policies) -> None:
     """Raises:
-    StateUnusable: it cannot be written.
+    StateUnusable: the file cannot be written.
     """
     _write(folder / "models.json", POLICIES.dump_json(dict(policies), indent=2))
 
 
 def read_defaults(folder: Path, missing: Defaults = NO_DEFAULTS) -> Defaults:
-    """Which models answer requests that name none.
+    """The default models in the state folder.
 
     Raises:
-        StateUnusable: it cannot be read.
+        StateUnusable: the file cannot be read.
     """
     return _read(folder / "defaults.json", DEFAULTS, missing)
 
 
 def write_defaults(folder: Path, defaults: Defaults) -> None:
     """Raises:
-    StateUnusable: it cannot be written.
+    StateUnusable: the file cannot be written.
     """
     _write(folder / "defaults.json", DEFAULTS.dump_json(defaults, indent=2))
 
@@ -179,7 +176,7 @@ def _read(path: Path, form: TypeAdapter[T], missing: T) -> T:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Replace the file: a reader finds the old one or the new one, also after a power failure."""
+    """Replace the file atomically: readers see the old or the new one, even after a power loss."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with fresh.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Watch: what no longer moves is noticed, told of, and replaced."""
+"""The watchdog: finds stuck lanes, decoders and models, reports them, and replaces lanes."""
 
 import asyncio
 import gc
@@ -20,70 +20,69 @@ from service.supervision import end_worker, supervise
 
 logger = logging.getLogger(__name__)
 
-PAUSE = 1.0  # seconds between two looks
-LATE = 1.0  # seconds; after a longer delay of a look the process, not a lane, stood still
-TIDY_SECONDS = 15.0  # between two times that freed memory is given back
-# A lane that was interrupted ends at the graph's next node. One that goes on for so many times the
-# patience is in code that cannot be stopped, and keeps a core: the process has to end.
+PAUSE = 1.0  # seconds between two checks
+LATE = 1.0  # seconds; if a check is later than this, the whole process stood still, not a lane
+TRIM_SECONDS = 15.0  # between two releases of freed memory
+# An interrupted lane ends at the graph's next node. A lane that is still stuck after this many
+# times its patience cannot be stopped and occupies a core, so the process ends.
 HOPELESS = 3.0
-EXAMPLE_SECONDS = 30.0  # between a model's answers to its own example
-# A slow model spends no more of its time on its example, and none on giving memory back.
-EXAMPLE_SHARE = 0.05
-SLOW_SECONDS = 0.5  # of an item
+EXAMPLE_SECONDS = 30.0  # between two runs of a model's own example
+EXAMPLE_SHARE = 0.05  # of a model's time, at most, for its example
+SLOW_SECONDS = 0.5  # per item; slower models release no memory
 
 
 class Ailment(NamedTuple):
-    """What does not move, and for how long it may take normally."""
+    """Something that is stuck or fails."""
 
     reason: str
-    patience: float  # seconds
+    patience: float  # seconds that it takes at most when it works
 
 
 class Watchdog:
-    """Looks after the lanes and the decoders of one process."""
+    """Checks the lanes, decoders and models of one process."""
 
     def __init__(self, repository: Repository, pipeline: Pipeline, patience: float) -> None:
         """Args:
-        patience: the seconds after which a batch, or a decoder, counts as stuck.
+        patience: seconds after which a batch or a decoder counts as stuck.
         """
         self._repository = repository
         self._pipeline = pipeline
         self._patience = patience
-        self._since: float | None = None  # when it was first unwell, on the monotonic clock
-        # When each model answered its example, and what was wrong with the answer
+        self._since: float | None = None  # start of the current ailment, on the monotonic clock
+        # When each model last ran its example, and whether the run failed
         self._examples: WeakKeyDictionary[Servable, tuple[float, Ailment | None]] = (
             WeakKeyDictionary()
         )
-        self._looked = monotonic()  # at the lanes
+        self._checked = monotonic()  # time of the last check of the lanes
         self._stuck: Ailment | None = None
         self._failing: Ailment | None = None
-        self.ailment: str | None = None  # why the process is not well
+        self.ailment: str | None = None  # why the process is not alive, for /livez
 
     async def run(self) -> None:
-        """Look, again and again; at the lanes also while a decoder or an example lets us wait."""
-        looks = {
-            "watching the lanes": partial(_repeat, PAUSE, self._look_at_lanes),
+        """Check in three independent tasks: a slow decoder or example delays no check of lanes."""
+        checks = {
+            "watching the lanes": partial(_repeat, PAUSE, self._check_lanes),
             "watching decoders and examples": partial(_repeat, PAUSE, self._try_out),
-            "giving memory back": partial(
-                _repeat, TIDY_SECONDS, lambda: asyncio.to_thread(self._tidy)
+            "releasing memory": partial(
+                _repeat, TRIM_SECONDS, lambda: asyncio.to_thread(self._trim)
             ),
         }
-        await asyncio.gather(*(supervise(name, look) for name, look in looks.items()))
+        await asyncio.gather(*(supervise(name, check) for name, check in checks.items()))
 
     async def look(self) -> None:
-        """Find what does not move, and act: once."""
-        await self._look_at_lanes()
+        """Run all checks once."""
+        await self._check_lanes()
         await self._try_out()
 
-    async def _look_at_lanes(self) -> None:
-        self._excuse_a_standstill()
-        self._stuck = _first(self._tend(each) for each in self._repository.alive())
-        self._tell()
+    async def _check_lanes(self) -> None:
+        self._excuse_standstill()
+        self._stuck = _first(self._replace_stuck(each) for each in self._repository.alive())
+        self._report()
 
-    def _excuse_a_standstill(self) -> None:
-        """Where the whole process stood still, by a signal or with its machine, no lane did."""
+    def _excuse_standstill(self) -> None:
+        """Extend the lanes' time if the whole process stood still, stopped or with its machine."""
         now = monotonic()
-        late, self._looked = now - self._looked - PAUSE, now
+        late, self._checked = now - self._checked - PAUSE, now
         if late > LATE:
             for served in self._repository.alive():
                 served.batcher.excuse(late)
@@ -95,20 +94,20 @@ class Watchdog:
         examples = [self._try_example(each) for each in served if self._is_due(each)]
         decoders, *_ = await asyncio.gather(self._try_decoders(), *examples)
         self._failing = decoders or _first(self._last_trial(each)[1] for each in served)
-        self._tell()
+        self._report()
 
-    def _tend(self, served: Servable) -> Ailment | None:
-        """Replace what is stuck in one model, and interrupt it."""
+    def _replace_stuck(self, served: Servable) -> Ailment | None:
+        """Replace the stuck lanes of one model, and interrupt their runs."""
         stuck = served.batcher.replace_stuck(self._patience)
         if not stuck:
             return None
         served.model.session.interrupt([lane.thread.ident for lane in stuck])
         name = served.model.manifest.name
         patience = max(lane.patience(self._patience) for lane in stuck)
-        return Ailment(f"{name}: {len(stuck)} of its runs do not end", patience)
+        return Ailment(f"{name}: {len(stuck)} of its runs are stuck", patience)
 
     async def _try_decoders(self) -> Ailment | None:
-        """Those that are only busy, with files that came before, go on finishing some."""
+        """Check that a decoder is free, or that busy decoders make progress."""
         before = self._pipeline.decoded
         try:
             now = asyncio.get_running_loop().time()
@@ -142,31 +141,31 @@ class Watchdog:
         except BatchFailed as error:
             name = served.model.manifest.name
             ailment = Ailment(f"{name}: its own example fails: {error}", self._patience)
-        except LoadError:  # it is busy, or goes
+        except LoadError:  # the model is busy, or being unloaded
             pass
         self._examples[served] = (monotonic(), ailment)
 
-    def _tidy(self) -> None:
-        """Give back what larger batches, files and answers left behind."""
+    def _trim(self) -> None:
+        """Release the memory that large batches, files and answers left behind."""
         for served in self._repository.served():
             if served.model.speed.item > SLOW_SECONDS:
                 continue
-            with suppress(Exception):  # a graph that fails is found by its example
+            with suppress(Exception):  # the example run reports a failing graph
                 served.model.release()
-        gc.collect()  # errors and their tracebacks hold each other, and the bodies that they are of
+        gc.collect()  # errors and tracebacks form cycles, which hold request bodies
         give_memory_back()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         ailment = self._stuck or self._failing
         if ailment and not self.ailment:
-            logger.error("not well: %s", ailment.reason)
+            logger.error("watchdog: %s", ailment.reason)
             self._since = monotonic()
         elif self.ailment and not ailment:
-            logger.info("well again")
+            logger.info("watchdog: recovered")
             self._since = None
         self.ailment = ailment.reason if ailment else None
         if ailment and self._since and monotonic() - self._since > HOPELESS * ailment.patience:
-            end_worker(f"it cannot be helped: {ailment.reason}")
+            end_worker(f"it does not recover: {ailment.reason}")
 
 
 async def _repeat(pause: float, act: Callable[[], Awaitable[None]]) -> None:
@@ -176,5 +175,5 @@ async def _repeat(pause: float, act: Callable[[], Awaitable[None]]) -> None:
 
 
 def _first(ailments: Iterable[Ailment | None]) -> Ailment | None:
-    """Of those that there are; all are looked for, since looking helps."""
+    """The first ailment. All are evaluated first, because evaluation replaces stuck lanes."""
     return next((ailment for ailment in list(ailments) if ailment), None)

@@ -1,4 +1,4 @@
-"""Bodies: all that a client sends, within a time, and inflated within a size."""
+"""Bodies: read within a time limit, and inflated within a size limit."""
 
 import asyncio
 import zlib
@@ -16,37 +16,35 @@ from service.errors import (
 )
 from service.settings import Settings
 
-# Content-Encoding -> the header that zlib then expects
+# Content-Encoding -> zlib's wbits for it
 WINDOWS = {
     "gzip": 16 + zlib.MAX_WBITS,
     "x-gzip": 16 + zlib.MAX_WBITS,
     "deflate": zlib.MAX_WBITS,
 }
 
-# Text shrinks to a tenth and sound to a half, so a bomb (a thousandth) is known before it fills the
-# limit. A silent or a blank file is a bomb too, but a small one.
+# Text shrinks to a tenth and audio to a half; a decompression bomb shrinks to a thousandth. Silent
+# or blank files shrink as much, but stay below ALWAYS_INFLATED.
 MAX_INFLATION = 100
-ALWAYS_INFLATED = 2**20  # bytes; no more is inflated at once
-QUICKLY_INFLATED = (
-    2**16
-)  # bytes; the event loop inflates them in 0.2 ms, and leaves more to threads
-MAX_MEMBERS = 4096  # of one gzip body; files that are compressed in blocks have one per 64 KB
+ALWAYS_INFLATED = 2**20  # bytes; also the most that one call inflates
+QUICKLY_INFLATED = 2**16  # bytes that the event loop inflates, in 0.2 ms; a thread does the rest
+MAX_MEMBERS = 4096  # of one gzip body; files compressed in blocks have one per 64 KB
 
 
 async def read_body(request: Request, settings: Settings, deadline: float) -> bytes:
-    """The whole body, inflated where it comes compressed.
+    """The whole body, inflated if it is compressed.
 
     Args:
-        deadline: of the request, on the event loop's clock, in seconds.
+        deadline: the deadline of the request on the event loop's clock, in seconds.
 
     Raises:
-        UnknownEncoding: it is compressed in a way that is not taken here.
-        BodyTimeout: it was not there in time.
-        DeadlineExceeded: it was not there before the request's deadline.
-        TooLarge: it is inflated beyond the limits.
-        QueueFull: all requests together hold too much.
-        BadRequest: it is not compressed as it says.
-        CallerGone: its sender has left.
+        UnknownEncoding: its compression is not supported.
+        BodyTimeout: it did not arrive in time.
+        DeadlineExceeded: it did not arrive before the request's deadline.
+        TooLarge: the inflated body exceeds a limit.
+        QueueFull: all requests together hold too many bytes.
+        BadRequest: it is not in the declared encoding.
+        CallerGone: the client disconnected.
     """
     encoding = _encoding_of(request)
     latest = asyncio.get_running_loop().time() + settings.body_seconds
@@ -64,14 +62,14 @@ async def read_body(request: Request, settings: Settings, deadline: float) -> by
             f"the body did not arrive within {settings.body_seconds:g} seconds"
         ) from None
     except ClientDisconnect:
-        raise CallerGone("the caller left before its body was here") from None
+        raise CallerGone("the client disconnected before its body was complete") from None
 
 
 def _encoding_of(request: Request) -> str | None:
-    """How the body is compressed.
+    """The content encoding; None for a plain body.
 
     Raises:
-        UnknownEncoding: not in a way that is taken here, or more than once.
+        UnknownEncoding: it is not supported, or applied more than once.
     """
     given = [value for name, value in request.scope["headers"] if name == b"content-encoding"]
     if not given:
@@ -81,14 +79,14 @@ def _encoding_of(request: Request) -> str | None:
         return None
     if encoding not in WINDOWS:
         raise UnknownEncoding(
-            f"Content-Encoding {encoding[:100]} is not taken; send gzip or deflate, applied once,"
-            " or the body as it is"
+            f"Content-Encoding {encoding[:100]} is not supported; send gzip or deflate, applied"
+            " once, or a plain body"
         )
     return encoding
 
 
 async def _collect(request: Request) -> bytes:
-    """As Starlette's own, without a generator: most bodies are one piece."""
+    """The plain body. Most bodies are one piece, so Starlette's generator is not worth its time."""
     pieces: list[bytes] = []
     more = True
     while more:
@@ -101,10 +99,12 @@ async def _collect(request: Request) -> bytes:
 
 
 class Inflater:
-    """A compressed body; several gzip members, one behind another, are one body (RFC 1952)."""
+    """Inflates one compressed body. Several gzip members in sequence are one body (RFC 1952)."""
 
     def __init__(self, encoding: str, most: int) -> None:
-        """`most` is how many bytes the whole may become."""
+        """Args:
+        most: the largest size of the inflated body, in bytes.
+        """
         self._encoding = encoding
         self._most = most
         self._window = WINDOWS[encoding]
@@ -113,17 +113,18 @@ class Inflater:
         self._sent = self._inflated = 0  # bytes so far
 
     def inflate(self, data: bytes, most: int) -> tuple[bytes, bytes]:
-        """At most so many bytes of what the data becomes, and the data that is left.
+        """At most `most` inflated bytes, and the rest of the data.
 
         Raises:
-            BadRequest: it is not compressed as it says.
-            TooLarge: it becomes more than it may.
+            BadRequest: the data is not in the declared encoding.
+            TooLarge: the inflated body exceeds a limit.
         """
         try:
             if self._member.eof:
                 self._begin_member()
             elif self._window == zlib.MAX_WBITS and not self._sent and not _has_zlib_header(data):
-                self._member = zlib.decompressobj(-zlib.MAX_WBITS)  # some send it without a header
+                # Some clients send deflate without its zlib header.
+                self._member = zlib.decompressobj(-zlib.MAX_WBITS)
             piece = self._member.decompress(data, most)
         except zlib.error as error:
             raise BadRequest(f"the body is not {self._encoding}: {error}") from error
@@ -133,8 +134,8 @@ class Inflater:
         allowed = min(self._most, max(ALWAYS_INFLATED, MAX_INFLATION * self._sent))
         if self._inflated > allowed:
             raise TooLarge(
-                f"the body is inflated to more than {allowed:,} bytes:"
-                f" at most {self._most:,}, and {MAX_INFLATION} times what was sent"
+                f"the inflated body exceeds {allowed:,} bytes; the limits are {self._most:,} bytes"
+                f" and {MAX_INFLATION} times the compressed size"
             )
         return piece, rest
 
@@ -143,24 +144,26 @@ class Inflater:
         BadRequest: the body ends too early.
         """
         if not self._member.eof:
-            raise BadRequest(f"the body is not one whole {self._encoding} stream: it ends early")
+            raise BadRequest(f"the {self._encoding} body is cut off or followed by other bytes")
 
     def _begin_member(self) -> None:
         if self._window == zlib.MAX_WBITS:
-            raise BadRequest("the body is not one whole deflate stream: more follows it")
+            raise BadRequest("the deflate body has trailing bytes; send one deflate stream")
         self._members += 1
         if self._members > MAX_MEMBERS:
-            raise TooLarge(f"the gzip body has more than {MAX_MEMBERS:,} members; compress it anew")
+            raise TooLarge(
+                f"the gzip body has more than {MAX_MEMBERS:,} members; compress it in one piece"
+            )
         self._member = zlib.decompressobj(self._window)
 
 
 def _has_zlib_header(data: bytes) -> bool:
-    """Of RFC 1950, of which the first byte may come alone."""
+    """Whether the data begins with the header of RFC 1950; it can be its first byte only."""
     return data[0] & 0x8F == 8 and (len(data) < 2 or int.from_bytes(data[:2]) % 31 == 0)
 
 
 async def _inflate(request: Request, inflater: Inflater) -> bytes:
-    """The body as it was before it was compressed; stopped as soon as it is beyond a limit."""
+    """The inflated body. Inflation stops as soon as the body exceeds a limit."""
     state = request.scope["state"]
     pieces: list[bytes] = []
     async for chunk in request.stream():
@@ -168,7 +171,7 @@ async def _inflate(request: Request, inflater: Inflater) -> bytes:
         while chunk:
             if most == QUICKLY_INFLATED:
                 piece, chunk = inflater.inflate(chunk, most)
-            else:  # one thread at a time, or those of many bodies would take the lanes' cores
+            else:  # one thread at a time, to leave the cores to the lanes
                 async with state["inflating"]:
                     piece, chunk = await asyncio.to_thread(inflater.inflate, chunk, most)
             state["hold"](len(piece))

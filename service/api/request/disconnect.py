@@ -1,4 +1,4 @@
-"""Callers: one who leaves frees its place before its work is done."""
+"""Disconnects: queued work of a client that disconnects is cancelled."""
 
 import asyncio
 from collections.abc import Collection, Coroutine
@@ -11,21 +11,20 @@ from service.inference.admission import Admission
 
 T = TypeVar("T")
 
-# Who may wait longer is watched, whether it is still there; less is not worth two tasks.
-WATCHED_SECONDS = 0.05
+WATCHED_SECONDS = 0.05  # a shorter expected wait is not worth the two extra tasks
 
 
 async def while_there(
     request: Request, admissions: Collection[Admission], work: Coroutine[Any, Any, T]
 ) -> T:
-    """What `work` gives; if it has to wait, it is cancelled when the caller leaves.
+    """The result of `work`. If its expected wait is long, a disconnect cancels it.
 
     Args:
-        request: its body was read.
-        admissions: of the models that the work waits for.
+        request: a request with its body read.
+        admissions: those of the models that the work waits for.
 
     Raises:
-        CallerGone: it left.
+        CallerGone: the client disconnected.
     """
     if max([admission.wait for admission in admissions]) <= WATCHED_SECONDS:
         return await work
@@ -34,7 +33,7 @@ async def while_there(
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        raise CallerGone("the caller has left")
+        raise CallerGone("the client disconnected")
     finally:
         working.cancel()
         leaving.cancel()

@@ -1,7 +1,6 @@
-"""Media types, character sets and base64: how the content of a body, a part or an item is written.
+"""Media types, character sets and base64: the encodings of a body, a part or an item.
 
-Only codecs that run in C are offered: a megabyte of `punycode` keeps the event loop busy for
-minutes.
+Only codecs implemented in C are supported: Python's `punycode` takes minutes for a megabyte.
 """
 
 import binascii
@@ -18,16 +17,16 @@ from service.errors import TooLarge, UnknownMediaType, Unreadable
 MAX_ENCODED_BYTES = 16 * 2**20  # of base64 or quoted-printable, decoded on the event loop
 
 JSON = re.compile(r"(application|text)/(x-)?json|[^/]+/[^/]+\+json")
-# Whatever else a text is sent as: `curl -d` says that it is a form.
+# Other media types of raw texts; `curl -d` declares a form.
 TEXT = re.compile(r"text/.*|(application|binary)/octet-stream|application/x-www-form-urlencoded|")
-# A quote without an end goes on to the end: to look for another reading takes quadratic time.
+# An unclosed quote extends to the end of the header: backtracking takes quadratic time.
 PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.?)*(?:"|\Z)|[^;]*)', re.DOTALL)
 DATA_URI = re.compile(r"data:([^,]{0,200}),", re.IGNORECASE)
-UTF_16 = re.compile(rb"(?:[^\0]\0){2}|(?:\0[^\0]){2}")  # of letters, without a byte order mark
+UTF_16 = re.compile(rb"(?:[^\0]\0){2}|(?:\0[^\0]){2}")  # Latin letters, without a byte order mark
 BASE64_URI = re.compile(r"data:[\w.+/-]*(;[\w.+=-]+){0,9};base64,[\w+/=%-]*\s*\Z", re.ASCII)
-# What no quoted-printable text holds: = that begins neither two digits nor the end of a line.
+# Invalid in quoted-printable: a = before neither two hexadecimal digits nor a line end.
 NOT_QUOTED = re.compile(rb"=(?![0-9A-Fa-f]{2}|[ \t]*(?:\r?\n|\Z))")
-BASE64 = bytes.maketrans(b"-_", b"+/")  # the alphabet for URLs as well
+BASE64 = bytes.maketrans(b"-_", b"+/")  # from the URL alphabet to the standard one
 CODECS = re.compile(
     r"ascii|latin_1|utf_8|utf_8_sig|utf_(16|32)(_[bl]e)?|iso8859_([1-9]|1[013456])|cp125[0-8]"
     r"|koi8_[ru]|mac_roman|gb2312|gbk|gb18030|big5|shift_jis|cp932|euc_(jp|kr)"
@@ -35,7 +34,7 @@ CODECS = re.compile(
 
 
 class MediaType(NamedTuple):
-    """What a `Content-Type` says: `text/plain` with `charset`, in lower case."""
+    """A parsed `Content-Type`: `text/plain` with `charset`, in lower case."""
 
     name: str
     parameters: dict[str, str]
@@ -47,13 +46,13 @@ class MediaType(NamedTuple):
 
 @lru_cache(maxsize=256)  # clients repeat theirs
 def read_media_type(header: str) -> MediaType:
-    """The media type in a header; its name is empty where there is none."""
+    """The media type in a header; its name is empty if the header is."""
     name, semicolon, _ = header.partition(";")
     return MediaType(name.strip().lower()[:100], read_parameters(header) if semicolon else {})
 
 
 def read_parameters(header: str) -> dict[str, str]:
-    """The parameters of a header, by their names in lower case, without quotes."""
+    """The parameters of a header, by lower-case name, without quotes."""
     found: dict[str, str] = {}
     for name, value in PARAMETER.findall(header):
         if value.startswith('"'):
@@ -63,11 +62,11 @@ def read_parameters(header: str) -> dict[str, str]:
 
 
 def to_utf8(content: bytes, charset: str | None) -> bytes:
-    """A text in UTF-8: by its byte order mark, else by the charset that was declared.
+    """A text in UTF-8, decoded by its byte order mark, else by the declared charset.
 
     Raises:
-        UnknownMediaType: the charset is not known here.
-        Unreadable: the text is not of that charset, or of another where none was declared.
+        UnknownMediaType: the charset is not supported.
+        Unreadable: the text does not fit the charset, or seems to be undeclared UTF-16.
     """
     if content.startswith(BOM_UTF32_LE):
         charset = "utf-32"
@@ -82,7 +81,7 @@ def to_utf8(content: bytes, charset: str | None) -> bytes:
                 "the text seems to be UTF-16; declare it: text/plain; charset=utf-16le"
             )
         return content
-    # As browsers do: most of what is called ISO 8859-1 is Windows-1252, which differs by 27 signs.
+    # As browsers do: most texts declared as ISO 8859-1 are Windows-1252, which adds 27 characters.
     codec = "cp1252" if codec in ("latin_1", "iso8859_1") else codec
     try:
         return content.decode(codec).encode()
@@ -91,24 +90,26 @@ def to_utf8(content: bytes, charset: str | None) -> bytes:
 
 
 def _find_codec(charset: str) -> str:
-    """Python's name of a charset: by its aliases, for `codecs.lookup` keeps what it does not find.
+    """Python's name of a charset.
+
+    It uses the alias table, because `codecs.lookup` caches every unknown name forever.
 
     Raises:
-        UnknownMediaType: it is not known here.
+        UnknownMediaType: it is not supported.
     """
     name = normalize_encoding(charset[:40]).lower()
     codec = aliases.get(name, name)
     if not CODECS.fullmatch(codec):
-        raise UnknownMediaType(f"charset {charset[:40]} is not known here; send UTF-8")
+        raise UnknownMediaType(f"charset {charset[:40]} is not supported; send UTF-8")
     return codec
 
 
 def decode_base64(text: str) -> bytes:
-    """Base64 in either alphabet, with or without line ends; or a data URI.
+    """The content of base64, in either alphabet, with or without line ends, or of a data URI.
 
     Raises:
-        Unreadable: it is neither.
-        TooLarge: it is too long.
+        Unreadable: the text is neither.
+        TooLarge: the text is too long.
     """
     if DATA_URI.match(text):
         return decode_data_uri(text)
@@ -116,11 +117,11 @@ def decode_base64(text: str) -> bytes:
 
 
 def decode_data_uri(text: str) -> bytes:
-    """The content of a data URI (RFC 2397); a text comes out in UTF-8.
+    """The content of a data URI (RFC 2397); a text is converted to UTF-8.
 
     Raises:
-        Unreadable: it is none.
-        UnknownMediaType: it has a charset that is not known here.
+        Unreadable: it is not a data URI.
+        UnknownMediaType: its charset is not supported.
         TooLarge: it is too long.
     """
     prefix = DATA_URI.match(text)
@@ -139,12 +140,12 @@ def decode_data_uri(text: str) -> bytes:
 
 
 def decode_transfer(content: bytes, encoding: str) -> bytes:
-    """The content of a part, by its `Content-Transfer-Encoding`.
+    """The content of a part, decoded by its `Content-Transfer-Encoding`.
 
     Raises:
-        UnknownMediaType: there is no such encoding.
-        Unreadable: the content is not encoded like that.
-        TooLarge: it is too long.
+        UnknownMediaType: the encoding is not supported.
+        Unreadable: the content does not fit the encoding.
+        TooLarge: the content is too long.
     """
     match encoding.strip().lower():
         case "" | "7bit" | "8bit" | "binary":
@@ -154,10 +155,10 @@ def decode_transfer(content: bytes, encoding: str) -> bytes:
         case "quoted-printable":
             _bound(content)
             if wrong := NOT_QUOTED.search(content):
-                raise Unreadable(f"not quoted-printable: the = at byte {wrong.start()}")
+                raise Unreadable(f"not quoted-printable: invalid = at byte {wrong.start()}")
             return binascii.a2b_qp(content)
     raise UnknownMediaType(
-        f"Content-Transfer-Encoding {encoding[:40]} is not known here;"
+        f"Content-Transfer-Encoding {encoding[:40]} is not supported;"
         " send binary, base64 or quoted-printable"
     )
 
@@ -168,8 +169,8 @@ def _from_base64(text: str) -> bytes:
         letters = text.encode("ascii").translate(BASE64, b" \t\r\n")
         if len(letters) % 4:
             raise Unreadable(
-                f"not base64: {len(letters)} characters are no multiple of 4;"
-                " it is cut off, or lacks the = at its end"
+                f"not base64: {len(letters)} characters are not a multiple of 4;"
+                " it is cut off, or the final = is missing"
             )
         return binascii.a2b_base64(letters, strict_mode=True)
     except (binascii.Error, UnicodeEncodeError) as error:
@@ -179,6 +180,6 @@ def _from_base64(text: str) -> bytes:
 def _bound(encoded: str | bytes) -> None:
     if len(encoded) > MAX_ENCODED_BYTES:
         raise TooLarge(
-            f"encoded content has more than {MAX_ENCODED_BYTES:,} bytes;"
-            " send the file itself, as a raw body or a part of a form"
+            f"the encoded content exceeds {MAX_ENCODED_BYTES:,} bytes;"
+            " send the file itself, as a raw body or in a multipart form"
         )

@@ -1,7 +1,7 @@
-"""Multipart: the parts of a form (RFC 2046, RFC 7578), found in a body that is in memory already.
+"""Multipart: the parts of a form (RFC 2046, RFC 7578), parsed from a body in memory.
 
-Starlette's parser spools files to disk in threads, and decodes fields by any codec that the client
-names. python-multipart's takes no `filename*`, and knows no transfer encodings.
+Starlette's parser spools files to disk in threads, and decodes fields with any codec that the
+client names. python-multipart supports neither `filename*` nor transfer encodings.
 """
 
 import re
@@ -13,8 +13,7 @@ from service.api.request.media import MediaType, decode_transfer, read_media_typ
 from service.errors import BadRequest, TooLarge
 
 MAX_HEAD = 4096  # bytes of one part's headers
-# Lines that begin with the boundary and go on, in a file: more of them, and it was chosen badly.
-MAX_LOOKALIKES = 1000
+MAX_LOOKALIKES = 1000  # longer lines that begin with the boundary; a good boundary has none
 
 DELIMITER_END = re.compile(rb"(--)?[ \t]*(?:\r\n|\Z)")
 FOLD = re.compile(r"\r\n[ \t]+")
@@ -23,11 +22,11 @@ NOTHING = MediaType("", {})
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file, or one field, of a form."""
+    """A file or a field of a form."""
 
     name: str
-    content: bytes  # as it was sent
-    filename: str | None  # of a file; may be empty
+    content: bytes  # still in its transfer encoding
+    filename: str | None  # of a file, possibly empty; None for a field
     media_type: MediaType = NOTHING
     transfer_encoding: str = ""
 
@@ -37,14 +36,14 @@ class Part:
 
     @property
     def is_unselected(self) -> bool:
-        """Whether it is what a browser sends for a file that nobody chose."""
+        """Whether the part is a browser's file input without a chosen file."""
         return self.filename == "" and not self.content
 
     def decode(self) -> bytes:
         """The content without its transfer encoding.
 
         Raises:
-            CallerError: it cannot be decoded.
+            CallerError: the content cannot be decoded.
         """
         return decode_transfer(self.content, self.transfer_encoding)
 
@@ -59,26 +58,26 @@ def read_parts(body: bytes, media_type: MediaType, most: int) -> list[Part]:
     boundary = media_type.parameters.get("boundary", "").encode("latin-1", "replace")
     if not boundary:
         raise BadRequest(
-            "multipart: the content type names no boundary; leave the header to the HTTP client,"
-            " which knows the boundary"
+            "multipart: the Content-Type has no boundary; let the HTTP client set this header,"
+            " because it knows the boundary"
         )
     parts: list[Part] = []
     start: int | None = None
     for begin, end, is_last in _delimiters(body, boundary):
         if start is not None:
             if len(parts) == most:
-                raise TooLarge(f"the request holds more than {most} parts")
+                raise TooLarge(f"the request has more than {most} parts; send several requests")
             parts.append(_read_part(body, start, begin))
         if is_last:
             return parts
         start = end
     if b"--" + boundary + b"\n" in body[: len(boundary) + MAX_HEAD]:
-        raise BadRequest("multipart: lines must end in CR LF, not in LF alone")
-    raise BadRequest("multipart: the body does not begin and end with its boundary")
+        raise BadRequest("multipart: lines must end with CR LF, not with LF alone")
+    raise BadRequest("multipart: the body must begin and end with its boundary")
 
 
 def _delimiters(body: bytes, boundary: bytes) -> Iterator[tuple[int, int, bool]]:
-    """Where each delimiter begins and ends, with its line end; whether it closes the form."""
+    """Start and end of each delimiter with its line end, and whether it closes the form."""
     mark = b"\r\n--" + boundary
     at = -2 if body.startswith(mark[2:]) else body.find(mark)
     lookalikes = 0
@@ -87,7 +86,7 @@ def _delimiters(body: bytes, boundary: bytes) -> Iterator[tuple[int, int, bool]]
         if tail := DELIMITER_END.match(body, after):
             yield at, tail.end(), tail[1] is not None
         elif (lookalikes := lookalikes + 1) > MAX_LOOKALIKES:
-            raise BadRequest("multipart: choose a boundary that no line of a file begins with")
+            raise BadRequest("multipart: choose a boundary that does not occur in the files")
         at = body.find(mark, after)
 
 
@@ -96,7 +95,7 @@ def _read_part(body: bytes, start: int, end: int) -> Part:
     # A part without headers begins with the empty line.
     empty_line = body.find(b"\r\n\r\n", start - 2, min(end, start + MAX_HEAD))
     if empty_line < 0:
-        raise BadRequest(f"multipart: a part's headers do not end within {MAX_HEAD} bytes")
+        raise BadRequest(f"multipart: the headers of a part exceed {MAX_HEAD} bytes")
     head = FOLD.sub(" ", body[start : max(start, empty_line)].decode(errors="replace"))
     headers: dict[str, str] = {}
     for line in head.split("\r\n"):
@@ -117,7 +116,7 @@ def _read_part(body: bytes, start: int, end: int) -> Part:
 
 
 def _filename(disposition: dict[str, str]) -> str | None:
-    """The file's name; of the two forms the one for any alphabet (RFC 5987) goes first."""
+    """The file name. The form for all alphabets (RFC 5987) goes before the plain one."""
     if extended := disposition.get("filename*"):
         charset, _, quoted = extended.partition("'")
         encoding = "latin-1" if charset.lower() == "iso-8859-1" else "utf-8"

@@ -1,4 +1,4 @@
-"""Payloads: the items of a request, from a raw body, from multipart, or from JSON."""
+"""Payloads: the items of a request, from a raw body, a form or JSON."""
 
 import json
 import re
@@ -33,31 +33,31 @@ from service.model.preprocessing import MODALITIES
 from service.model.specs import MULTIMODAL, Kind, Modality
 from service.settings import Settings
 
-Payload = bytes | CallerError  # one bad item is that item's error, not the request's
+Payload = bytes | CallerError  # a bad item is an error of that item, not of the request
 Given = Files | CallerError
 Document = TypeVar("Document", bound=BaseModel)
 
 IN_QUERY = ("model", "version", "top_k", "labels")  # of the routes that take items
 PARTS = ", ".join(MODALITIES)
 
-# The interpreter does nothing else while it reads JSON or base64: 64 MiB took 0.2 to 0.9 s.
+# Parsing JSON or base64 stops the event loop: 64 MiB took 0.2 to 0.9 s.
 MAX_JSON_BYTES = 16 * 2**20
 
-# Each may be an object of 64 bytes and more, made of two or three: 20 MB of `[],` became 750 MB in
-# 2 s. Prose has as many in 15 MB.
+# Brackets and commas. Each can create an object of 64 bytes or more: 20 MB of `[],` became 750 MB
+# in 2 s. 15 MB of prose have this many.
 MAX_JSON_MARKS = 250_000
 
-FORM = "application/x-www-form-urlencoded"  # and what `curl -d` calls any body
+FORM = "application/x-www-form-urlencoded"  # also what `curl -d` declares for any body
 FIELD = re.compile(rb"[\w.*%+\[\]-]{1,64}=", re.ASCII)
 FILE_FIELD = re.compile(rb"(image|audio|input|file|data)=")
 ENCODED = re.compile(rb"(?=[^+%]*(\+|%[0-9A-Fa-f]{2}))[\w.*%+~-]+", re.ASCII)
 DISPOSITION = b"content-disposition: form-data"
 BLANKS = b" \t\r\n\xef\xbb\xbf"
-MISNAMED = "the body is {}, but not so declared; send it with Content-Type: {}"
+MISNAMED = "the body is {}, but declared as another type; send it with Content-Type: {}"
 
 FORMS = (
     "a raw body, multipart files, or JSON"
-    ' {"input": ...} with one item or a list; an item is {"base64": "..."}, or a string for a text'
+    ' {"input": ...} with one item or a list; an item is {"base64": "..."} or, for a text, a string'
 )
 
 
@@ -66,27 +66,27 @@ class Items:
     """The items of a request, in order."""
 
     given: list[Given]
-    filenames: list[str | None] = field(default_factory=list)  # of a form; else none
+    filenames: list[str | None] = field(default_factory=list)  # of a form, else empty
 
     def filename(self, index: int) -> str | None:
         return self.filenames[index] if self.filenames else None
 
 
 async def read_items(request: Request, kind: Kind, settings: Settings, deadline: float) -> Items:
-    """The request's items; a multimodal request is one item of several files.
+    """The items of a request. A multimodal request is one item of several files.
 
     Args:
-        deadline: of the request, on the event loop's clock, in seconds.
+        deadline: the deadline of the request on the event loop's clock, in seconds.
 
     Raises:
-        CallerError: the body is of no form that is known here, or empty, or beyond a limit.
+        CallerError: the body has an unsupported form, is empty, or exceeds a limit.
     """
     media_type = read_media_type(request.headers.get("content-type", ""))
     body = await read_body(request, settings, deadline)
     most = settings.max_items
     if kind == MULTIMODAL:
         if media_type.name != "multipart/form-data":
-            raise UnknownMediaType(f"send multipart/form-data with parts named of {PARTS}")
+            raise UnknownMediaType(f"send multipart/form-data with parts named {PARTS}")
         return Items([_join(read_parts(body, media_type, most=len(MODALITIES)))])
     payloads: list[Payload]
     filenames: list[str | None] = []
@@ -99,7 +99,7 @@ async def read_items(request: Request, kind: Kind, settings: Settings, deadline:
     else:
         payloads = _read_body(body, media_type, kind, most)
     if not payloads or payloads == [b""]:
-        raise BadRequest(f"the request holds no item; send {FORMS}")
+        raise BadRequest(f"the request has no item; send {FORMS}")
     given: list[Given] = [p if isinstance(p, CallerError) else {kind: p} for p in payloads]
     return Items(given, filenames)
 
@@ -112,23 +112,23 @@ async def read_document(
     optional: bool = False,
     in_query: Collection[str] = (),
 ) -> Document:
-    """A JSON body of a known shape, whatever its content type; null is as if it were not there.
+    """A JSON body of a known shape. Its content type is ignored, and null counts as absent.
 
     Args:
-        optional: it may be empty.
-        in_query: the names of the query's parameters.
+        optional: an empty body counts as an empty object.
+        in_query: the names of query parameters, which are refused in the body.
 
     Raises:
-        CallerError: it is no JSON, or beyond a limit, or has a name that the shape has not.
-        RequestValidationError: it is otherwise of another shape.
+        CallerError: the body is not JSON, exceeds a limit, or has an unknown name.
+        RequestValidationError: the body does not fit the shape in another way.
     """
     media_type = read_media_type(request.headers.get("content-type", ""))
     deadline = deadline_of(request, settings.timeout_ms)
     body = await read_body(request, settings, deadline)
     if media_type.name.startswith("multipart/"):
-        raise UnknownMediaType(f"{media_type.name} is not taken on this route; send JSON")
+        raise UnknownMediaType(f"{media_type.name} is not supported on this route; send JSON")
     document = without_nulls(_parse(body, media_type) if body or not optional else {})
-    if isinstance(document, dict):  # pydantic would describe each unknown name
+    if isinstance(document, dict):  # pydantic describes every unknown name
         check_names(document, shape.model_fields, in_query)
     try:
         return shape.model_validate(document)
@@ -140,8 +140,8 @@ def parse_json(body: bytes) -> Any:
     """A JSON document.
 
     Raises:
-        BadRequest: it is none, or deeper than any that is taken.
-        TooLarge: it holds more values than would fit.
+        BadRequest: it is not JSON, or nested too deeply.
+        TooLarge: it exceeds a limit.
     """
     bound_json(body, MAX_JSON_MARKS)
     if not body.strip():
@@ -150,38 +150,39 @@ def parse_json(body: bytes) -> Any:
         return json.loads(body)
     except RecursionError:
         raise BadRequest(
-            "the JSON body is too deep: input is an item, or a list of items"
+            "the JSON body is nested too deeply: input is an item or a list of items"
         ) from None
     except ValueError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
 
 
 def _parse(body: bytes, media_type: MediaType) -> Any:
-    """As `parse_json`, which finds UTF-8, UTF-16 and UTF-32 by itself; or by the charset."""
+    """The JSON document, decoded by its charset; without one, UTF-8, 16 or 32 are detected."""
     return parse_json(to_utf8(body, media_type.charset) if media_type.charset else body)
 
 
 def bound_json(body: bytes, most_marks: int, most_values: int | None = None) -> None:
-    """Look at JSON before it is parsed: it takes time, and a value far more memory than its bytes.
+    """Check the size of JSON before it is parsed: parsed values take far more memory than bytes.
 
     Args:
-        most_values: of lists, objects and names, where there may be more of other marks.
+        most_marks: the limit for brackets and commas.
+        most_values: a lower limit for lists, objects and names; None for no such limit.
 
     Raises:
-        TooLarge: it is too long, or holds more values than would fit.
+        TooLarge: the JSON exceeds a limit.
     """
     if len(body) > MAX_JSON_BYTES:
         raise TooLarge(
-            f"the JSON has more than {MAX_JSON_BYTES:,} bytes;"
-            " send a raw body, a form, binary data, or less at once"
+            f"the JSON exceeds {MAX_JSON_BYTES:,} bytes;"
+            " send a raw body, a form, binary data, or several requests"
         )
     if _holds_more(body, most_marks, (b"[", b"{", b",")):
         raise TooLarge(
-            f"the JSON holds more than {most_marks:,} brackets and commas; send less at once"
+            f"the JSON has more than {most_marks:,} brackets and commas; send several requests"
         )
     if most_values is not None and _holds_more(body, most_values, (b"[", b"{", b":")):
         raise TooLarge(
-            f"the JSON holds more than {most_values:,} brackets and colons; send binary data"
+            f"the JSON has more than {most_values:,} brackets and colons; send binary data"
         )
 
 
@@ -190,27 +191,31 @@ def _holds_more(body: bytes, most: int, marks: tuple[bytes, ...]) -> bool:
 
 
 def encode_text(text: str) -> bytes:
-    """UTF-8 of a text that came in JSON.
+    """A text from JSON in UTF-8.
 
     Raises:
-        Unreadable: it is a file, or holds half of a surrogate pair, which no encoding has.
+        Unreadable: the text is a data URI, or holds a lone surrogate.
     """
     if text.startswith("data:") and BASE64_URI.match(text):
         raise Unreadable(
-            "the text is a data URI; send what it holds as a text, or an image to a model of images"
+            "the text is a data URI; send its content as a text, or an image to an image model"
         )
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise Unreadable(f"the text holds a lone surrogate at {error.start}") from error
+        raise Unreadable(f"the text has a lone surrogate at {error.start}") from error
 
 
 def _join(parts: list[Part]) -> dict[Modality, bytes]:
-    """One multimodal item of the parts that are named by what they are."""
+    """One multimodal item of parts that are named by their modality."""
     item: dict[Modality, bytes] = {}
     for part in parts:
         if part.name not in MODALITIES or part.name in item:
-            raise BadRequest(f"part {part.name}: each part is named once, of {PARTS}", part.name)
+            raise BadRequest(
+                f"part {part.name} is unknown or repeated; the names are {PARTS}, each at most"
+                " once",
+                part.name,
+            )
         if part.is_unselected:
             continue
         content = _read_part(part, part.name)
@@ -218,18 +223,18 @@ def _join(parts: list[Part]) -> dict[Modality, bytes]:
             raise content
         item[part.name] = content
     if not item:
-        raise BadRequest(f"the request holds no part; name them of {PARTS}")
+        raise BadRequest(f"the request has no part; name the parts {PARTS}")
     return item
 
 
 def _read_part(part: Part, modality: Modality, charset: str | None = None) -> Payload:
-    """The part's content, or why it has none; a field is a text, or a data URI.
+    """The content of a part, or its error. A field is a text or a data URI.
 
     Args:
-        charset: of a field that names none.
+        charset: the default charset of fields.
 
     Raises:
-        BadRequest: it is not an item at all.
+        BadRequest: the part is not an item.
     """
     if not part.is_file:
         _check_field(part.name)
@@ -249,49 +254,50 @@ def _read_part(part: Part, modality: Modality, charset: str | None = None) -> Pa
         return content
     raise BadRequest(
         f"part {part.name} is not a file (with curl: -F '{part.name}=@FILE');"
-        " parameters go into the query"
+        " parameters belong in the query"
     )
 
 
 def _read_body(body: bytes, media_type: MediaType, kind: Modality, most: int) -> list[Payload]:
-    """The items of a body that is no multipart form: JSON, whatever it is called, or a raw item.
+    """The items of a body other than a multipart form: JSON of any content type, or a raw item.
 
     Raises:
-        CallerError: it is of a form that is not known here, or has another content type.
+        CallerError: the form is not supported, or does not fit the content type.
     """
     if not body:
         return []
     if media_type.name.startswith("multipart/"):
-        raise UnknownMediaType(f"{media_type.name} is not taken; send multipart/form-data")
+        raise UnknownMediaType(f"{media_type.name} is not supported; send multipart/form-data")
     if body.startswith(b"--") and DISPOSITION in body[:1024].lower():
         raise UnknownMediaType(MISNAMED.format("a form", "multipart/form-data; boundary=..."))
     is_json = JSON.fullmatch(media_type.name)
     if MODALITIES[kind].is_text and not is_json:
         return _read_text(body, media_type, kind, most)
-    if is_json or body[:1] in (b"{", b"["):  # no image and no recording begins with these
+    if is_json or body[:1] in (b"{", b"["):  # no image or audio file begins with these
         return _read_json(_parse(body, media_type), kind, most)
     if body[:5].lower() == b"data:":
         return [decode_data_uri(body.decode("latin-1"))]
     if FILE_FIELD.match(body):
-        raise UnknownMediaType(f"a URL-encoded form holds no files; send {FORMS}")
+        raise UnknownMediaType(f"a URL-encoded form cannot hold files; send {FORMS}")
     return [body]
 
 
 def _read_text(body: bytes, media_type: MediaType, kind: Modality, most: int) -> list[Payload]:
-    """The texts of a body that is not declared as JSON: one, unless it is a form or JSON after all.
+    """The texts of a body that is not declared as JSON: one raw text, or the texts of a form.
 
     Raises:
-        CallerError: as `_read_body`.
+        CallerError: the media type is not supported, or does not fit the body.
     """
     if not TEXT.fullmatch(media_type.name):
-        raise UnknownMediaType(f"{media_type.name} is not taken for a text; send text/plain")
+        raise UnknownMediaType(f"{media_type.name} is not supported for texts; send text/plain")
     body = to_utf8(body, media_type.charset)
     if media_type.name == FORM:
         if FIELD.match(body):
             return _read_fields(body, most)
         if ENCODED.fullmatch(body):
             raise UnknownMediaType(
-                "the body may be URL-encoded, or not; send it with Content-Type: text/plain"
+                "the body is ambiguous: a text or a URL-encoded form;"
+                " send a text with Content-Type: text/plain"
             )
     if body[:64].lstrip(BLANKS)[:1] in (b"{", b"["):
         try:
@@ -302,7 +308,7 @@ def _read_text(body: bytes, media_type: MediaType, kind: Modality, most: int) ->
             return _read_json(document, kind, most)
         raise UnknownMediaType(f"{MISNAMED.format('JSON', 'application/json')}: {FORMS}")
     if body.startswith(b"data:"):
-        encode_text(body.decode("latin-1"))  # which refuses a data URI
+        encode_text(body.decode("latin-1"))  # refuses a data URI
     return [body]
 
 
@@ -310,28 +316,28 @@ def _read_fields(body: bytes, most: int) -> list[Payload]:
     """The texts of a URL-encoded form.
 
     Raises:
-        CallerError: it has a field of another name, or too many, or is not UTF-8.
+        CallerError: it has too many fields, an unknown one, or is not UTF-8.
     """
     try:
         fields = parse_qsl(body.decode(), True, errors="strict", max_num_fields=most)
     except UnicodeDecodeError as error:
         raise Unreadable(f"the form is not UTF-8: {error}") from error
     except ValueError as error:
-        raise TooLarge(f"the form holds more than {most} fields") from error
+        raise TooLarge(f"the form has more than {most} fields; send several requests") from error
     for name, _ in fields:
         _check_field(name)
         if name not in ("text", "input"):
             raise BadRequest(
-                f"field {name[:100]} of the URL-encoded form: name a text text;"
-                " for a body that is the text itself send Content-Type: text/plain",
+                f"field {name[:100]} of the URL-encoded form is unknown; name the field text,"
+                " or send the text itself with Content-Type: text/plain",
                 name[:100],
             )
     return [text.encode() for _, text in fields]
 
 
 def _check_field(name: str) -> None:
-    if name in IN_QUERY:  # it would be taken for a text
-        raise BadRequest(f"{name} goes into the query, not into the body: ?{name}=...", name)
+    if name in IN_QUERY:  # a parameter, not a text
+        raise BadRequest(f"{name} belongs in the query, not in the body: ?{name}=...", name)
 
 
 def _read_json(document: object, modality: Modality, most: int) -> list[Payload]:
@@ -344,7 +350,7 @@ def _read_json(document: object, modality: Modality, most: int) -> list[Payload]
     given = document["input"]
     values = given if isinstance(given, list) else [given]
     if len(values) > most:
-        raise TooLarge(f"the request holds {len(values)} items; at most {most} are taken at once")
+        raise TooLarge(f"the request has {len(values)} items; the limit is {most}")
     return [_read_value(value, modality) for value in values]
 
 

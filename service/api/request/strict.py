@@ -1,4 +1,4 @@
-"""Strict: requests hold no name that is not known here, and a wrong one is told the nearest."""
+"""Strict names: an unknown name in a request is refused, and the error names the nearest one."""
 
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
@@ -10,14 +10,14 @@ from service.errors import BadRequest
 
 
 class Strict(BaseModel):
-    """The base of queries and of documents, all of whose names must be known."""
+    """Base of queries and documents. Unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
     def _know_all_names(cls, given: Any) -> Any:
-        if isinstance(given, dict):  # pydantic would describe each unknown name
+        if isinstance(given, dict):  # pydantic describes every unknown name
             check_names(given, cls.model_fields)
         return given
 
@@ -26,23 +26,23 @@ def check_names(
     given: Iterable[str], known: Collection[str], elsewhere: Collection[str] = ()
 ) -> None:
     """Args:
-        elsewhere: names that belong to the query, not to a body.
+        elsewhere: names that belong in the query, not in the body.
 
     Raises:
-        BadRequest: there is a name that is not known.
+        BadRequest: a name is unknown.
     """
     for name in given:
         if name in elsewhere:
-            raise BadRequest(f"{name} goes into the query, not into the body: ?{name}=...", name)
+            raise BadRequest(f"{name} belongs in the query, not in the body: ?{name}=...", name)
         if name not in known:
             shown = name[:100]
             near = get_close_matches(shown.lower(), known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or '-'}"
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'none'}"
             raise BadRequest(f"parameter {shown} is unknown; {hint}", shown)
 
 
 def without_nulls(value: Any) -> Any:
-    """A JSON document without the names whose value is null, in objects and in lists of them."""
+    """A JSON document without null values, in objects and in lists of objects."""
     if isinstance(value, dict):
         return {name: without_nulls(each) for name, each in value.items() if each is not None}
     if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -1,4 +1,4 @@
-"""Requests and answers of inference: JSON, with tensors in it or, as bytes, behind it."""
+"""Requests and answers of `infer`: JSON with tensors inside it, or as bytes after it."""
 
 from codecs import BOM_UTF8
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import orjson
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 from pydantic_core import from_json as parse_json
 from starlette.datastructures import Headers
-from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from service.api.problems import first_error
 from service.api.request.media import decode_base64
@@ -20,17 +20,17 @@ from service.errors import BadRequest, CallerError
 from service.runtime.tensors import Array
 from service.settings import MAX_TIMEOUT_MS
 
-# Six pictures of 224 x 224; tensors behind the JSON may be larger. A million take 0.2 s, in which
-# the interpreter does nothing else: 64 MB of `[],` took 10 s and 2.4 GB.
+# Six images of 224 x 224; binary tensors after the JSON can be larger. A million elements stop the
+# event loop for 0.2 s; 64 MB of `[],` took 10 s and 2.4 GB.
 MAX_ELEMENTS = 1_000_000
-MAX_VALUES = 60_000  # lists, objects and names: one picture's pixels, each a list of its own
+MAX_VALUES = 60_000  # lists, objects and names: one image with a list for each pixel
 MAX_TENSORS = 64
 
-HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the tensors'
+HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the binary tensors
 
 
 Side = Annotated[int, Field(ge=0, lt=2**31)]
-# MLServer's codecs, which its clients name: only base64 is to be decoded.
+# The names of MLServer's codecs, which its clients send. Only base64 needs decoding.
 ContentType = Literal["str", "np", "base64"]
 
 
@@ -39,7 +39,7 @@ class Wire(Strict):
 
 
 class InputParameters(Wire):
-    binary_data_size: NonNegativeInt | None = None  # bytes of it behind the JSON
+    binary_data_size: NonNegativeInt | None = None  # its bytes after the JSON
     content_type: ContentType | None = None  # of BYTES
 
 
@@ -53,8 +53,8 @@ class Input(Wire):
 
 class OutputParameters(Wire):
     binary_data: bool | None = None
-    classification: PositiveInt | None = None  # so many of the highest, as value:index:label
-    content_type: Literal["str", "np"] | None = None  # what the outputs are anyway
+    classification: PositiveInt | None = None  # the number of top classes, as value:index:label
+    content_type: Literal["str", "np"] | None = None  # ignored: outputs are always so
 
 
 class RequestedOutput(Wire):
@@ -64,23 +64,23 @@ class RequestedOutput(Wire):
 
 class RequestParameters(Wire):
     binary_data_output: bool = False
-    content_type: ContentType | None = None  # of inputs that name none
+    content_type: ContentType | None = None  # default for the inputs
     timeout: Annotated[int, Field(ge=0, le=MAX_TIMEOUT_MS * 1000)] = 0  # microseconds; 0: none
     priority: Annotated[int, Field(le=0, description="There is one queue, without priorities.")] = 0
 
 
 class Question(Wire):
-    """What a client sends to `infer`. The path says which model; some clients repeat it here."""
+    """The JSON of an `infer` request. The path names the model; some clients repeat it here."""
 
     model_name: str | None = None
     model_version: str | None = None
     id: str | None = None
     parameters: RequestParameters = RequestParameters()
     inputs: Annotated[list[Input], Field(min_length=1, max_length=MAX_TENSORS)]
-    outputs: list[RequestedOutput] = Field([], max_length=MAX_TENSORS)  # none: all
+    outputs: list[RequestedOutput] = Field([], max_length=MAX_TENSORS)  # empty: all
 
     def wants_bytes(self, output: str) -> bool:
-        """Whether this output comes as bytes: its own parameter goes before the request's."""
+        """Whether the output is sent as bytes: its own parameter, else the request's."""
         own = [asked.parameters.binary_data for asked in self.outputs if asked.name == output]
         return self.parameters.binary_data_output if own in ([], [None]) else own == [True]
 
@@ -90,7 +90,7 @@ class BinarySize(TypedDict):
 
 
 class OutputTensor(TypedDict):
-    """A tensor of an answer: `data`, or `parameters` that say how much of it is behind the JSON."""
+    """A tensor of an answer: in `data`, or after the JSON with its size in `parameters`."""
 
     name: str
     shape: list[int]
@@ -100,7 +100,7 @@ class OutputTensor(TypedDict):
 
 
 class Answer(TypedDict):
-    """What `infer` answers."""
+    """The JSON of an `infer` response."""
 
     id: NotRequired[str]
     model_name: str
@@ -117,11 +117,11 @@ class Asked:
 
 
 def read(body: bytes, headers: Headers) -> Asked:
-    """A request's JSON and the tensors in it and behind it.
+    """Parse a request: its JSON, and the tensors inside and after it.
 
     Raises:
-        BadRequest: a field, a tensor or a length is not as it must be.
-        TooLarge: the JSON holds more elements than it may.
+        BadRequest: a field, a tensor or a length is invalid.
+        TooLarge: the JSON has too many elements.
     """
     length = _header_length(headers, len(body))
     document = body[:length].removeprefix(BOM_UTF8)
@@ -141,7 +141,7 @@ def read(body: bytes, headers: Headers) -> Asked:
             raise BadRequest(f"input {given.name} is given twice")
         size = given.parameters.binary_data_size
         if (size is None) == (given.data is None):
-            raise BadRequest(f"input {given.name}: give data or binary_data_size, one of them")
+            raise BadRequest(f"input {given.name}: give either data or binary_data_size")
         try:
             tensors[given.name] = _tensor(given, rest[:size], question.parameters.content_type)
         except CallerError as error:
@@ -149,17 +149,17 @@ def read(body: bytes, headers: Headers) -> Asked:
             raise
         rest = rest[size or 0 :]
     if rest:
-        raise BadRequest(f"{len(rest)} bytes behind the JSON belong to no input")
+        raise BadRequest(f"{len(rest)} bytes after the JSON belong to no input")
     return Asked(question, tensors)
 
 
 def write(
     question: Question, model: str, version: str, tensors: Mapping[str, Array]
 ) -> tuple[bytes, int | None]:
-    """The body of an answer; where tensors are bytes behind its JSON, also the JSON's length.
+    """The body of a response and, if binary tensors follow its JSON, the length of the JSON.
 
     Raises:
-        BadRequest: JSON has no form for a tensor that is wanted in it.
+        BadRequest: JSON cannot represent a tensor.
     """
     outputs, chunks = [], []
     for name, tensor in tensors.items():
@@ -187,7 +187,7 @@ def _header_length(headers: Headers, body: int) -> int:
     if given is None:
         return body
     if not (given.isascii() and given.isdecimal() and len(given) < 19 and int(given) <= body):
-        raise BadRequest(f"{HEADER_LENGTH} must be a number of bytes, at most the body's {body}")
+        raise BadRequest(f"{HEADER_LENGTH} must be a number of bytes up to {body}, the body's size")
     return int(given)
 
 

@@ -1,21 +1,21 @@
-"""Compression: answers in gzip and deflate, for those who take them so."""
+"""Compression: responses in gzip or deflate, for clients that accept them."""
 
 import zlib
 
 from service.api.request.body import WINDOWS
 
-WORTH_BYTES = 1024  # less is hardly smaller when compressed
-FAST = 1  # of zlib's levels: numbers hardly shrink more with the others
+WORTH_BYTES = 1024  # smaller bodies hardly shrink
+FAST = 1  # zlib's level; numbers hardly shrink more with a higher one
 
 
 def pack(body: bytes, encoding: str) -> bytes:
-    """The body, compressed fast."""
+    """The compressed body."""
     stream = zlib.compressobj(FAST, wbits=WINDOWS[encoding])
     return stream.compress(body) + stream.flush()
 
 
 def choose(accepted: str) -> str | None:
-    """The encoding that an `Accept-Encoding` likes best, gzip before deflate; None: none."""
+    """The preferred encoding of `Accept-Encoding`, gzip before deflate; None for no compression."""
     weights = dict.fromkeys(WINDOWS, 0.0)
     for part in accepted.lower().split(","):
         name, _, weight = (piece.strip() for piece in part.partition(";"))

@@ -1,4 +1,4 @@
-"""Tensors on the wire: the Open Inference Protocol's datatypes, as little-endian bytes or JSON."""
+"""Tensors on the wire: datatypes of the Open Inference Protocol, as little-endian bytes or JSON."""
 
 import math
 import struct
@@ -33,7 +33,7 @@ DATATYPES: dict[str, Datatype] = {
 }
 DTYPES = {datatype: np.dtype(name).newbyteorder("<") for name, datatype in DATATYPES.items()}
 
-# numpy's kind -> what stands for it in JSON
+# numpy's kind -> its Python types in parsed JSON
 JSON_TYPES: dict[str, set[type]] = {
     "b": {bool},
     "u": {int},
@@ -41,33 +41,33 @@ JSON_TYPES: dict[str, set[type]] = {
     "f": {int, float},
     "O": {str},
 }
-MAX_STRINGS = 65_536  # elements of BYTES in a request; each is an object
+MAX_STRINGS = 65_536  # elements of BYTES in a request; each is a Python object
 LENGTH = struct.Struct("<I")  # before each element of BYTES
 
 
 def from_binary(datatype: Datatype, shape: Sequence[int], data: memoryview) -> Array:
-    """The tensor that these bytes hold; numbers are not copied.
+    """The tensor in these bytes; numbers are not copied.
 
     Raises:
-        BadRequest: they are too few or too many for the shape.
+        BadRequest: the number of bytes does not fit the shape.
     """
     if datatype == "BYTES":
         return _as_bytes(_split(data, _count_strings(shape)), shape)
     dtype = DTYPES[datatype]
     wanted = math.prod(shape) * dtype.itemsize
     if len(data) != wanted:
-        raise BadRequest(f"{datatype}{list(shape)} is {wanted} bytes, not {len(data)}")
+        raise BadRequest(f"{datatype}{list(shape)} has {wanted} bytes, not {len(data)}")
     return _reshape(np.frombuffer(data, dtype), shape)
 
 
 def from_json(datatype: Datatype, shape: Sequence[int], data: list[Any]) -> Array:
-    """The tensor that a list of JSON holds, flat or nested, in row-major order.
+    """The tensor in a JSON list, flat or nested, in row-major order.
 
     Raises:
-        BadRequest: its elements are of another type, too large, too few or too many.
+        BadRequest: an element has another type or is out of range, or their number is wrong.
     """
     if datatype == "FP16":
-        raise BadRequest("FP16 has no form in JSON; send it as binary data")
+        raise BadRequest("JSON cannot represent FP16; send binary data")
     dtype = DTYPES[datatype]
     elements = np.array(data, dtype=object).ravel()
     if unfit := set(map(type, elements)) - JSON_TYPES[dtype.kind]:
@@ -76,31 +76,31 @@ def from_json(datatype: Datatype, shape: Sequence[int], data: list[Any]) -> Arra
         _count_strings(shape)
         return _as_bytes([element.encode() for element in elements], shape)
     if elements.size != math.prod(shape):
-        raise BadRequest(f"{datatype}{list(shape)} is not of {elements.size} elements")
+        raise BadRequest(f"{datatype}{list(shape)} cannot have {elements.size} elements")
     try:
         with np.errstate(over="raise"):
             return _reshape(elements.astype(dtype), shape)
     except (OverflowError, FloatingPointError) as error:
-        raise BadRequest(f"an element is beyond {datatype}") from error
+        raise BadRequest(f"an element is out of range for {datatype}") from error
 
 
 def to_binary(tensor: Array) -> bytes:
-    """The tensor's bytes, as `from_binary` reads them."""
+    """The bytes of a tensor, in the form that `from_binary` reads."""
     if tensor.dtype.kind == "O":
         return b"".join(LENGTH.pack(len(element)) + element for element in tensor.flat)
     return tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def to_json(tensor: Array) -> Array | list[str]:
-    """The tensor's elements, flat, in row-major order, for orjson to write.
+    """The elements of a tensor, flat, in row-major order, for orjson.
 
     Raises:
-        BadRequest: JSON has no form for them.
+        BadRequest: JSON cannot represent them.
     """
     if tensor.dtype == np.float16:
-        raise BadRequest("FP16 has no form in JSON; ask for binary data")
+        raise BadRequest("JSON cannot represent FP16; request binary data")
     if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
-        raise BadRequest("it holds NaN or infinity, which JSON has not; ask for binary data")
+        raise BadRequest("JSON cannot represent NaN or infinity; request binary data")
     if tensor.dtype.kind == "O":
         return [element.decode() for element in tensor.flat]
     return tensor.ravel()
@@ -109,25 +109,25 @@ def to_json(tensor: Array) -> Array | list[str]:
 def _reshape(tensor: Array, shape: Sequence[int]) -> Array:
     try:
         return tensor.reshape(shape)
-    except ValueError as error:  # of no elements, and yet larger than any tensor
-        raise BadRequest(f"{list(shape)} is not the shape of a tensor: {error}") from error
+    except ValueError as error:  # no elements, but a side beyond numpy's limit
+        raise BadRequest(f"{list(shape)} is not a valid shape: {error}") from error
 
 
 def _count_strings(shape: Sequence[int]) -> int:
-    """How many elements a tensor of BYTES has."""
+    """The number of elements of a BYTES tensor."""
     count = math.prod(shape)
     if count > MAX_STRINGS:
-        raise TooLarge(f"BYTES{list(shape)} has {count} elements; at most {MAX_STRINGS} are taken")
+        raise TooLarge(f"BYTES{list(shape)} has {count} elements; the limit is {MAX_STRINGS}")
     return count
 
 
 def _split(data: memoryview, most: int) -> list[bytes]:
-    """The elements of BYTES, each behind its length."""
+    """The elements of a BYTES tensor; each is preceded by its length."""
     elements: list[bytes] = []
     start = 0
     while start < len(data):
         if len(elements) == most:
-            raise BadRequest(f"there are more than {most} elements of BYTES")
+            raise BadRequest(f"the data has more than {most} elements of BYTES")
         end = start + LENGTH.size
         if end <= len(data):
             end += LENGTH.unpack_from(data, start)[0]
@@ -140,7 +140,7 @@ def _split(data: memoryview, most: int) -> list[bytes]:
 
 def _as_bytes(elements: Sequence[bytes], shape: Sequence[int]) -> Array:
     if len(elements) != math.prod(shape):
-        raise BadRequest(f"BYTES{list(shape)} is not of {len(elements)} elements")
+        raise BadRequest(f"BYTES{list(shape)} cannot have {len(elements)} elements")
     tensor = np.empty(len(elements), object)
     tensor[:] = elements
     return _reshape(tensor, shape)

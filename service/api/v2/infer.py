@@ -1,4 +1,4 @@
-"""Inference: tensors in, tensors out, by either form of a model."""
+"""Inference: tensors in, tensors out, for both forms of a model."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from service.runtime.tensors import Array
 
 router = APIRouter(tags=["v2"], responses=V2_RESPONSES)
 
-LARGE_BYTES = 65_536  # beyond it, reading JSON would hold the event loop up
+LARGE_BYTES = 65_536  # a larger body is parsed in a decoder thread, not on the event loop
 
 
 BODY = examples.document(codec.Question)
@@ -51,17 +51,17 @@ BODY["requestBody"]["content"]["application/octet-stream"] = {
 async def infer(
     name: str, request: Request, context: Context, version: str | None = None
 ) -> Response:
-    """The outputs of a model, by files or, as `name:tensors`, by its graph's own inputs."""
+    """A model's outputs for files, or as `name:tensors` for the inputs of its graph."""
     arrived = asyncio.get_running_loop().time()
     deadline = deadline_of(request, context.settings.timeout_ms)
     form = find_form(context.repository, name, version, request.state.request_id)
     check(form.served.admissions, deadline)
     asked = await _read(request, context, deadline)
-    if asked.question.id:  # the protocol's own name of the request, by which versions are drawn
+    if asked.question.id:  # the protocol's request id decides which version answers
         form = find_form(context.repository, name, version, asked.question.id)
     if microseconds := asked.question.parameters.timeout:
         deadline = arrived + microseconds / 1e6
-    request.scope["state"]["manifests"] = [form.served.model.manifest]  # for its line in the log
+    request.scope["state"]["manifests"] = [form.served.model.manifest]  # for the access log
     classes = _choose_outputs(form, asked.question)
     items = _count_items(form, asked.inputs, context.settings.max_items)
     window = context.settings.window
@@ -101,10 +101,10 @@ async def _respond(
 
 
 def _choose_outputs(form: Form, question: codec.Question) -> dict[str, int | None]:
-    """The outputs that are wanted, each with how many classes of it, None: all of it.
+    """The requested outputs, each with its number of top classes; None for the whole output.
 
     Raises:
-        BadRequest: the model has no such output, or not of that form.
+        BadRequest: the model has no such output, or the output has no classes.
     """
     if not question.outputs:
         return dict.fromkeys(form.outputs)
@@ -115,53 +115,53 @@ def _choose_outputs(form: Form, question: codec.Question) -> dict[str, int | Non
                 f"{form.name} has no output {asked.name}; it has: {', '.join(form.outputs)}"
             )
         if asked.name in classes:
-            raise BadRequest(f"output {asked.name} is asked for twice")
+            raise BadRequest(f"output {asked.name} is requested twice")
         count = asked.parameters.classification
         if count and form.outputs[asked.name].dtype in ("object", "bool"):
-            raise BadRequest(f"output {asked.name} holds no numbers to choose the highest of")
+            raise BadRequest(f"output {asked.name} has no numbers, so it has no classification")
         classes[asked.name] = count
     return classes
 
 
 def _count_items(form: Form, tensors: Mapping[str, Array], most: int) -> int:
-    """How many items the tensors hold, all of which fit the form.
+    """The number of items in the tensors.
 
     Raises:
-        BadRequest: they are not what the form takes.
-        TooLarge: they hold more than `most` items.
+        BadRequest: a tensor does not fit the form, or one is missing or unknown.
+        TooLarge: there are more than `most` items.
     """
     if unknown := sorted(set(tensors) - set(form.inputs)):
         raise BadRequest(f"{form.name} has no input {unknown[0]}; it has: {', '.join(form.inputs)}")
     if missing := sorted(set(form.inputs) - set(tensors) - set(form.optional)):
-        raise BadRequest(f"{form.name} wants input {missing[0]} too")
+        raise BadRequest(f"{form.name} also needs input {missing[0]}")
     for name, tensor in tensors.items():
         spec = form.inputs[name]
-        # Files and texts are often sent as [N], for each is one.
+        # Clients often send files and texts in the shape [N] instead of [N, 1].
         shape = (*tensor.shape, 1) if tensor.dtype == object and tensor.ndim == 1 else tensor.shape
         if tensor.dtype.name != spec.dtype or not spec.fits(shape):
             wanted = f"{DATATYPES[spec.dtype]}{shape_of(spec)}"
             given = f"{DATATYPES[tensor.dtype.name]}{list(tensor.shape)}"
-            raise BadRequest(f"input {name} is {wanted}, not {given}")
+            raise BadRequest(f"input {name} must be {wanted}, not {given}")
     batches = {len(tensor) for tensor in tensors.values()}
     if len(batches) > 1 or 0 in batches:
-        raise BadRequest("all inputs must be of the same number of items, one or more")
+        raise BadRequest("all inputs must have the same number of items, one or more")
     [items] = batches
     if items > most:
-        raise TooLarge(f"the request holds {items} items; at most {most} are taken at once")
+        raise TooLarge(f"the request has {items} items; the limit is {most}")
     return items
 
 
 def _highest(tensor: Array, count: int, labels: Sequence[str]) -> Array:
-    """`value:index:label` of the highest of each row: bytes[N, count], or fewer if there are.
+    """`value:index:label` of the highest values of each row: bytes[N, count] or smaller.
 
     Raises:
-        BadRequest: a value is not a number, so that none is the highest.
-        TooLarge: they are too many.
+        BadRequest: a value is NaN or infinity.
+        TooLarge: the request asks for too many labels.
     """
     if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
-        raise BadRequest("an output holds NaN or infinity, of which none is the highest")
+        raise BadRequest("the output holds NaN or infinity, so it has no classification")
     if len(tensor) * min(count, tensor[0].size) > MAX_LABELS:
-        raise TooLarge(f"classification asks for more than {MAX_LABELS:,} labels at once")
+        raise TooLarge(f"the request asks for more than {MAX_LABELS:,} labels")
     rows = [
         [_class(row[index], index, labels) for index in best(row.astype(np.float64), count)]
         for row in tensor.reshape(len(tensor), -1)

@@ -1,4 +1,4 @@
-"""What the server and its models say of themselves, in the protocol's words and in Triton's."""
+"""Metadata of the server and its models, in the formats of the protocol and of Triton."""
 
 from typing import Any, Literal, TypeVar
 
@@ -63,7 +63,7 @@ class ModelMetadata(BaseModel):
 
 @router.get("/v2")
 async def server_metadata() -> ServerMetadata:
-    """Who answers here, and which extensions of the protocol."""
+    """The server's name, version and protocol extensions."""
     return ServerMetadata()
 
 
@@ -75,14 +75,14 @@ async def live() -> Live:
 
 @router.get("/v2/health/ready", responses={503: {"model": Ready}})
 async def ready(context: Context) -> Ready:
-    """Whether loading has ended and there is something to serve."""
+    """Whether loading has ended, and at least one model and all required models serve."""
     return _or_503(Ready(ready=context.repository.ready))
 
 
 @router.get("/v2/models/{name}/ready", responses={503: {"model": ModelReady}})
 @router.get("/v2/models/{name}/versions/{version}/ready", responses={503: {"model": ModelReady}})
 async def model_ready(name: str, context: Context, version: str | None = None) -> ModelReady:
-    """Whether that model, or that version of it, takes work."""
+    """Whether the model, or this version of it, accepts requests."""
     repository = context.repository
     entry = repository.find(name.removesuffix(TENSORS), version)
     serves = entry.served is not None and not repository.draining
@@ -92,7 +92,7 @@ async def model_ready(name: str, context: Context, version: str | None = None) -
 @router.get("/v2/models/{name}")
 @router.get("/v2/models/{name}/versions/{version}")
 async def model_metadata(name: str, context: Context, version: str | None = None) -> ModelMetadata:
-    """A model's inputs and outputs: files and what is asked of them, or the graph's tensors."""
+    """A model's inputs and outputs: files and answers, or as `name:tensors` the graph's tensors."""
     form = find_form(context.repository, name, version)
     return ModelMetadata(
         name=form.name,
@@ -106,7 +106,7 @@ async def model_metadata(name: str, context: Context, version: str | None = None
 @router.get("/v2/models/{name}/config")
 @router.get("/v2/models/{name}/versions/{version}/config")
 async def model_config(name: str, context: Context, version: str | None = None) -> dict[str, Any]:
-    """A model's configuration as Triton would write it: what its batches are made of."""
+    """A model's configuration in Triton's format: tensors, batching and instances."""
     form = find_form(context.repository, name, version)
     settings, model = context.settings, form.served.model
     on_gpu = model.provider is not Provider.CPU
@@ -115,7 +115,7 @@ async def model_config(name: str, context: Context, version: str | None = None) 
         "platform": _platform(form),
         "backend": "onnxruntime",
         "version_policy": {"all": {}},
-        "max_batch_size": settings.max_items,  # of a request; a batch may hold less
+        "max_batch_size": settings.max_items,  # of a request; a batch can be smaller
         "input": [
             {**_declare(name, spec), "optional": name in form.optional}
             for name, spec in form.inputs.items()
@@ -157,6 +157,6 @@ def _describe(name: str, spec: TensorSpec) -> TensorMetadata:
 
 
 def _declare(name: str, spec: TensorSpec) -> dict[str, Any]:
-    """A tensor as in a configuration, where its first dimension goes without saying."""
+    """A tensor in Triton's configuration, which omits the batch dimension."""
     datatype = DATATYPES[spec.dtype].replace("BYTES", "STRING")
     return {"name": name, "data_type": f"TYPE_{datatype}", "dims": shape_of(spec)[1:]}

@@ -1,4 +1,4 @@
-"""Management: models come, go and share requests, in the words of Triton's repository extension."""
+"""Management: load, unload and route models, in the format of Triton's repository extension."""
 
 import asyncio
 from typing import Annotated, Literal
@@ -30,18 +30,18 @@ STATES: dict[ModelState, Literal["READY", "LOADING", "UNAVAILABLE"]] = {
 
 
 class IndexRequest(Strict):
-    ready: bool = False  # only those that serve
+    ready: bool = False  # list only models that serve
 
 
 class IndexEntry(BaseModel):
     name: str
     version: str
     state: Literal["READY", "LOADING", "UNAVAILABLE"]
-    reason: str  # why it is not ready; or why what lies in its folder now was refused
+    reason: str  # why it is not ready, or why its changed folder was refused
 
 
 class NoParameters(Strict):
-    """A model's configuration is its manifest: none is taken here."""
+    """Empty: a model's configuration is its manifest, so a request cannot override it."""
 
 
 class LoadRequest(Strict):
@@ -49,7 +49,7 @@ class LoadRequest(Strict):
 
 
 class UnloadParameters(Strict):
-    unload_dependents: bool = False  # the heads that take its vectors, too
+    unload_dependents: bool = False  # also unload the heads on this encoder
 
 
 class UnloadRequest(Strict):
@@ -57,7 +57,7 @@ class UnloadRequest(Strict):
 
 
 class VersionQuery(Strict):
-    version: Number | None = None  # without one, all
+    version: Number | None = None  # None: all versions
 
 
 class DefaultsRequest(Strict):
@@ -65,22 +65,22 @@ class DefaultsRequest(Strict):
 
 
 class DefaultModels(BaseModel):
-    defaults: dict[str, str]  # that were set here
-    effective: dict[str, str]  # with those of the settings, and models that stand alone
+    defaults: dict[str, str]  # set by this route
+    effective: dict[str, str]  # with the settings, and with models that are the only choice
 
 
 class Done(BaseModel):
-    """An empty object: it is done, in every worker."""
+    """An empty object: every worker has made the change."""
 
 
 def _body(model: type[BaseModel]) -> dict[str, object]:
-    """An optional JSON body, of whatever content type: Triton's clients send none."""
+    """An optional JSON body of any content type: Triton's clients send no content type."""
     return examples.document(model, required=False)
 
 
 @router.post("/index", openapi_extra=_body(IndexRequest))
 async def list_repository(request: Request, context: Context) -> list[IndexEntry]:
-    """Every version of every model, and whether it serves."""
+    """All versions of all models, with their states."""
     asked = await read_document(request, IndexRequest, context.settings, optional=True)
     return [
         IndexEntry(
@@ -98,14 +98,14 @@ async def list_repository(request: Request, context: Context) -> list[IndexEntry
 async def load(
     name: Name, request: Request, context: Context, query: Annotated[VersionQuery, Query()]
 ) -> Done:
-    """Look at a model's folder again and load what is new or has changed, or one version of it."""
+    """Load the new and changed versions of a model, or one version."""
     deadline = _deadline(request)
     await read_document(request, LoadRequest, context.settings, optional=True)
     version = query.version
     there = await asyncio.to_thread((context.settings.models / name / (version or "")).is_dir)
     known = any(entry.name == name for entry in context.repository.entries())
     if not there and (version or not known):
-        raise NotFound(f"there is no folder {name}/{version}" if version else f"no folder {name}")
+        raise NotFound(f"no folder {name}/{version}" if version else f"no folder {name}")
 
     def edit(policy: Policy) -> Policy:
         versions = context.repository.wanted(name, policy) | {version} if version else None
@@ -113,7 +113,7 @@ async def load(
 
     reasons = (await context.workers.change({name: edit}, deadline)).get(name, {})
     if not there:
-        raise NotFound(f"there is no folder {name} any more: the model is out of service")
+        raise NotFound(f"the folder {name} is gone, so the model was unloaded")
     refused = [
         reason for number, reason in reasons.items() if version in (None, number) or number == "-"
     ]
@@ -126,7 +126,7 @@ async def load(
 async def unload(
     name: Name, request: Request, context: Context, query: Annotated[VersionQuery, Query()]
 ) -> Done:
-    """Take a model, or one version of it, out of service when its requests are answered."""
+    """Unload a model, or one version, after its requests in flight are answered."""
     deadline = _deadline(request)
     asked = await read_document(request, UnloadRequest, context.settings, optional=True)
     known = {entry.version for entry in context.repository.versions(name)}
@@ -134,7 +134,7 @@ async def unload(
     heads = context.repository.dependents(name, leaving)
     if heads and not asked.parameters.unload_dependents:
         raise BadRequest(
-            f"{', '.join(heads)} would have no encoder; unload_dependents takes them out as well"
+            f"{', '.join(heads)} need this encoder; set unload_dependents to unload them as well"
         )
 
     def edit(policy: Policy) -> Policy:
@@ -153,14 +153,14 @@ async def unload(
 
 @router.get("/models/{name}/routing")
 async def get_routing(name: Name, context: Context) -> Routing:
-    """Which version of a model a request gets."""
+    """A model's aliases, weights and shadow."""
     context.repository.versions(name)
     return context.repository.policy(name).routing
 
 
 @router.put("/models/{name}/routing", openapi_extra=examples.document(Routing))
 async def set_routing(name: Name, request: Request, context: Context) -> Routing:
-    """Aliases of versions, their weights, and a shadow, in the place of all before."""
+    """Replace a model's aliases, weights and shadow."""
     deadline = _deadline(request)
     routing = await read_document(request, Routing, context.settings)
     known = {entry.version for entry in context.repository.versions(name)}
@@ -176,25 +176,25 @@ async def set_routing(name: Name, request: Request, context: Context) -> Routing
 
 @router.get("/defaults")
 async def get_defaults(context: Context) -> DefaultModels:
-    """Which model answers requests that name none, by what they ask for."""
+    """The default models by modality and task: they answer requests that name no model."""
     repository = context.repository
     return DefaultModels(defaults=repository.defaults.chosen, effective=repository.default_uses())
 
 
 @router.put("/defaults", openapi_extra=examples.document(DefaultsRequest))
 async def set_defaults(request: Request, context: Context) -> DefaultModels:
-    """Let these models answer requests that name none, in the place of all set before."""
+    """Replace the default models."""
     deadline = _deadline(request)
     asked = await read_document(request, DefaultsRequest, context.settings)
     check_uses(asked.defaults)
     for use, name in asked.defaults.items():
         serving = [entry.served for entry in context.repository.versions(name) if entry.served]
         if serving and not any(can_do(served.model, use) for served in serving):
-            raise Unsupported(f"{name} is made for something else than {use}")
+            raise Unsupported(f"{name} does not support {use}")
     await context.workers.set_defaults(asked.defaults, deadline)
     return await get_defaults(context)
 
 
 def _deadline(request: Request) -> float:
-    """When all workers must have followed: loading takes longer than answering."""
+    """The deadline for all workers to make a change. Loading takes longer than inference."""
     return deadline_of(request, MAX_TIMEOUT_MS)

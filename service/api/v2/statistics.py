@@ -1,7 +1,7 @@
-"""Statistics: Triton's figures, read from the very series that /metrics shows.
+"""Statistics in Triton's format, computed from the series of /metrics.
 
-Both forms of a model have one queue and one graph, so they show the same figures. The unit is the
-item: a request of eight items counts as eight. Where there are several workers, it is their sum.
+Both forms of a model share one queue and one graph, so their figures are the same. The unit is the
+item: a request of eight items counts as eight. With several workers, the figures are summed.
 """
 
 import asyncio
@@ -21,29 +21,28 @@ router = APIRouter(tags=["v2"], responses=V2_RESPONSES)
 
 class Duration(BaseModel):
     count: int = 0
-    ns: int = 0  # in all
+    ns: int = 0  # total time
 
 
 class InferenceStatistics(BaseModel):
-    """Of items: `success` and `fail` the whole way, the others its parts.
+    """Statistics of items: `success` and `fail` for the whole way, the others for its parts.
 
-    The parts count the same items, as clients take for granted: one that came decoded took no time
-    to decode, and one whose row became two answers is still one. Those that were found in the cache
-    are in `success`, and in none of the parts.
+    All parts count the same items, because clients rely on it: a decoded tensor counts with 0 s of
+    decoding, and an item with two answers counts once. Cache hits count only in `success`.
     """
 
     success: Duration
     fail: Duration
     queue: Duration
     compute_input: Duration  # decoding files
-    compute_infer: Duration  # the graph's time for the whole batch, for each of its items
+    compute_infer: Duration  # the run time of the whole batch, counted for each of its items
     compute_output: Duration  # turning rows into answers
-    cache_hit: Duration  # looking for a file there
+    cache_hit: Duration  # time of the lookup
     cache_miss: Duration
 
 
 class BatchStatistics(BaseModel):
-    """Of batches of so many items; what happens around the graph is not a batch's."""
+    """Statistics of batches of one size. Decoding and interpreting are not done in batches."""
 
     batch_size: int
     compute_input: Duration = Duration()
@@ -55,7 +54,7 @@ class ModelStatistics(BaseModel):
     name: str
     version: str
     last_inference: int  # milliseconds since 1970; 0: none yet
-    inference_count: int  # items that the graph has computed
+    inference_count: int  # computed items
     execution_count: int  # batches
     inference_stats: InferenceStatistics
     batch_stats: list[BatchStatistics]
@@ -67,7 +66,7 @@ class Statistics(BaseModel):
 
 @router.get("/v2/models/stats")
 async def all_statistics(context: Context) -> Statistics:
-    """The figures of every model that is ready."""
+    """Statistics of all ready models."""
     return await _statistics(
         (entry.name + suffix, entry)
         for entry in context.repository.entries()
@@ -78,7 +77,7 @@ async def all_statistics(context: Context) -> Statistics:
 @router.get("/v2/models/{name}/stats")
 @router.get("/v2/models/{name}/versions/{version}/stats")
 async def statistics(name: str, context: Context, version: str | None = None) -> Statistics:
-    """The figures of a model, of that version or of all."""
+    """Statistics of all ready versions of a model, or of one version."""
     own = name.removesuffix(TENSORS)
     repository = context.repository
     found = [repository.find(own, version)] if version else repository.versions(own)
