@@ -252,7 +252,7 @@ def test_a_broken_link_in_a_folder_is_an_error_of_its_own(client: Client, tmp_pa
 
 
 def test_errors_carry_the_code_and_the_sentence_of_the_service(client: Client) -> None:
-    with pytest.raises(FileRefused, match="not an image") as torn:
+    with pytest.raises(FileRefused, match="not a supported image") as torn:
         client.classify(image(b"no picture"))
     assert (torn.value.code, torn.value.status) == ("unreadable", 422)
     assert re.fullmatch("[0-9a-f]{32}", torn.value.request_id)

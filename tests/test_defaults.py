@@ -96,7 +96,7 @@ async def test_of_several_from_the_start_one_is_named_or_set(tmp_path: Path) -> 
         assert "several models can embed" in await model_of(client, "/v1/image/embed")
         assert (await client.get(path)).json() == answer.json()
         await client.post("/v2/repository/models/paints/unload")
-        assert "paints version 1 does not serve" in await model_of(client)
+        assert "paints version 1 is not ready" in await model_of(client)
         assert (await client.put(path, json={"defaults": {}})).status_code == 200
         assert await model_of(client) == "colours"  # the only one that serves
 

@@ -103,7 +103,7 @@ def test_a_graph_of_another_hash_is_not_written(
     tmp_path: Path, graph: Path, files: Mapping[str, Content]
 ) -> None:
     wrong = describe(graph, graphs=[{"file": "model.onnx", "sha256": "0" * 64}])
-    with pytest.raises(BadModel, match="is not the file that was described"):
+    with pytest.raises(BadModel, match="is not the file that the manifest describes"):
         write_folder(tmp_path / "models", wrong, files)
     assert contents(tmp_path / "models") == {}
 

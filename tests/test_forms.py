@@ -250,7 +250,7 @@ def filename_variants() -> Iterator[Variant]:
                       [filename])  # fmt: skip
     files = form((FIELD + b'; filename="r.png"', RED), (FIELD + b'; filename="no.png"', b"no"))
     yield Variant("filenames of pictures", SEE, files, FORM,
-                  ["red", Refused(422, "that can be read")], ["r.png", "no.png"])  # fmt: skip
+                  ["red", Refused(422, "not a supported image")], ["r.png", "no.png"])  # fmt: skip
     yield Variant("a field has none", EMBED, form((FIELD, b"sea"), (FILE, b"dog")), FORM,
                   ["sea", "dog"], [None, "a"])  # fmt: skip
 
@@ -428,7 +428,7 @@ def json_variants() -> Iterator[Variant]:
         ("data URIs", SEE, [f"data:image/png;base64,{base64_of(p)}" for p in (RED, BLUE)],
          ["red", "blue"]),
         ("a recording's data URI", HEAR, f"data:audio/wav;base64,{base64_of(LOUD)}", ["loud"]),
-        ("an SVG", SEE, svg, Refused(422, "that can be read")),
+        ("an SVG", SEE, svg, Refused(422, "not a supported image")),
         ("a data URI that is cut off", SEE, "data:image/png;base64", Refused(400, "a data URI or")),
         ("base64 as a string", SEE, red, Refused(400, "a data URI or")),
         ("a URL", SEE, "http://example.com/a.png", Refused(400, "a data URI or")),

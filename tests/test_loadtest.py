@@ -119,7 +119,7 @@ def test_a_service_without_a_model_fails_the_run(small_models: Path, payloads: P
     with served(small_models) as url:
         run = run_locust(url, payloads)
     assert run.returncode == 1
-    assert "404: no model that is ready can classify audio" in run.stdout
+    assert "404: no ready model can classify audio" in run.stdout
 
 
 def answered(url: str) -> set[str]:

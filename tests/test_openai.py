@@ -269,7 +269,7 @@ async def test_sounds_as_data_uris(plain: httpx.AsyncClient) -> None:
         ("colours", "data:image/png,%89PNG", 422, "PNG is damaged"),
         ("colours", "sea", 422, "not a data URI"),
         ("colours", "data:image/png;base64,%", 422, "not base64"),
-        ("colours", "data:image/png;base64,AAAA", 422, "not an image"),
+        ("colours", "data:image/png;base64,AAAA", 422, "not a supported image"),
         ("colours", [1], 400, "colours reads no tokens"),
     ],
 )

@@ -357,7 +357,7 @@ def test_what_a_text_network_needs_is_asked_for_at_once(
         ("--name ../leaves", "name: String should match pattern"),
         ("--hop 160", "--hop says nothing of image"),
         ("--modality audio", "--imagenet says nothing of audio"),
-        ("--example leaves.txt", "is no picture|not an image|cannot"),
+        ("--example leaves.txt", "is no picture|not a supported image|cannot"),
     ],
 )
 def test_what_contradicts_the_graph_is_told(

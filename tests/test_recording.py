@@ -95,7 +95,7 @@ def written() -> Iterator[Variant]:
         subtype = soundfile.default_subtype(form)
         yield Variant(f"{form} {subtype}", encode(form, subtype), "send WAV, FLAC, OGG, MP3")
     dwvw = encode("AIFF", "DWVW_16")
-    yield Variant("AIFF DWVW", dwvw, "DWVW in AIFF is not taken; send WAV")
+    yield Variant("AIFF DWVW", dwvw, "DWVW in AIFF is not supported; send WAV")
     yield Variant("CAF ALAC", encode("CAF", "ALAC_16"), "send WAV, FLAC, OGG, MP3")
 
 
@@ -185,16 +185,18 @@ def wav_chunks() -> Iterator[Variant]:
     yield Variant("ID3 in front", b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + riff(layout, data), whole)
     yield Variant("two data", riff(layout, data, data), "2 data chunks; save it with one")
     yield Variant("two fmt", riff(layout, layout, data), "2 fmt chunks; save it with one")
-    yield Variant("two WAV", riff(layout, data) * 2, "several recordings; send each by itself")
-    yield Variant("no data", riff(layout, info), "no data chunk; save it anew")
-    yield Variant("no fmt", riff(data), "no fmt chunk; save it anew")
+    yield Variant(
+        "two WAV", riff(layout, data) * 2, "several audio streams; send each in its own file"
+    )
+    yield Variant("no data", riff(layout, info), "no data chunk; save it again")
+    yield Variant("no fmt", riff(data), "no fmt chunk; save it again")
     yield Variant("wavl", riff(layout, chunk(b"LIST", b"wavl" + data)), "no data chunk")
-    yield Variant("empty", riff(layout, chunk(b"data", b"")), "holds no sound")
-    yield Variant("empty, LIST", riff(layout, chunk(b"data", b""), info), "holds no sound")
+    yield Variant("empty", riff(layout, chunk(b"data", b"")), "has no samples")
+    yield Variant("empty, LIST", riff(layout, chunk(b"data", b""), info), "has no samples")
     yield Variant("a LIST beyond the end", riff(layout, chunk(b"LIST", b"", 9999), data), "no data")
     for tag, name in ((0x161, "WMA"), (0xFF, "AAC"), (0x7777, "unknown"), (0x2000, "AC3")):
         other = chunk(b"fmt ", struct.pack("<HHIIHH", tag, 1, 8000, 16000, 2, 16))
-        yield Variant(f"{name} in WAV", riff(other, data), "codec is not taken; send WAV")
+        yield Variant(f"{name} in WAV", riff(other, data), "codec is not supported; send WAV")
 
 
 def wav_layouts() -> Iterator[Variant]:
@@ -229,7 +231,7 @@ def wav_layouts() -> Iterator[Variant]:
     ):
         parts = chunk(b"fmt ", layout(bits, frame, tag)), chunk(b"data", PCM)
         name = f"{bits} bits in frames of {frame} bytes, {tag}"
-        yield Variant(name, riff(*parts), "do not agree; save the recording anew")
+        yield Variant(name, riff(*parts), "do not agree; save the audio again")
     for bits in (0, 33, 64):
         parts = chunk(b"fmt ", layout(bits, max(1, -(-bits // 8)))), chunk(b"data", PCM)
         yield Variant(f"{bits} bits", riff(*parts), "send WAV, FLAC|do not agree")
@@ -262,7 +264,7 @@ def containers() -> Iterator[Variant]:
     }.items():
         yield Variant(f"AIFF, {label}", chunk(b"FORM", b"AIFF" + parts, order=">"), whole)
     form = chunk(b"FORM", b"AIFF" + comm + ssnd, order=">")
-    yield Variant("two AIFF", form * 2, "several recordings")
+    yield Variant("two AIFF", form * 2, "several audio streams")
     long = chunk(b"COMM", struct.pack(">HIH", 1, 9999, 16) + rate, order=">")
     yield Variant("AIFF of more frames", chunk(b"FORM", b"AIFF" + long + ssnd, order=">"), CUT)
     little = chunk(b"COMM", struct.pack(">HIH", 1, 8000, 16) + rate + b"sowt\0\0", order=">")
@@ -408,7 +410,7 @@ def oggs() -> Iterator[Variant]:
         faster = numbered(encode("OGG", subtype, 16000), 4)
         yield Variant(f"{subtype} chained, two rates", first + faster, "changes its sample rate")
         together = pages[0] + pages_of(second)[0] + b"".join(pages[1:] + pages_of(second)[1:])
-        yield Variant(f"{subtype} at a time", together, "several streams at a time; send one")
+        yield Variant(f"{subtype} at a time", together, "several simultaneous streams; send one")
         woven = first[: len(first) // 2]
         woven = b"".join(pages_of(first)[:-1]) + second + pages_of(first)[-1]
         yield Variant(f"{subtype} woven", woven, "lacks a page")
@@ -510,7 +512,7 @@ def floods() -> Iterator[Variant]:
     }.items():
         yield Variant(f"{name} of many parts", payload, "more than 100,000 frames, pages or chunks")
     streams = numbered(encode("OGG", "VORBIS"), 1) * 101
-    yield Variant("OGG of many streams", streams, "101 streams; at most 100")
+    yield Variant("OGG of many streams", streams, "101 streams; the limit is 100")
     yield Variant("ID3 many times", b"ID3\3\0\0\0\0\0\0" * many, "send WAV, FLAC")
     for name, content in {
         "nothing": b"",
@@ -526,7 +528,7 @@ def floods() -> Iterator[Variant]:
         "AMR": b"#!AMR\n",
         "MPEG layer II": b"\xff\xfd\x50\x00" + bytes(200),
     }.items():
-        yield Variant(name, content, "send |save it anew")
+        yield Variant(name, content, "send |save it again")
 
 
 FAMILIES = {
@@ -574,7 +576,7 @@ def test_damage_behind_what_is_wanted_is_found() -> None:
                 recording.read(damaged, 0.1, centre, most=600)
 
 
-def centred(payload: bytes, whole: recording.Sound) -> str:
+def centred(payload: bytes, whole: recording.Excerpt) -> str:
     """The middle is the middle of the whole."""
     part = recording.read(payload, 0.25, centre=True, most=600)
     wanted = -(-whole.rate // 4)
@@ -611,7 +613,7 @@ def test_files_from_many_programs_are_decoded_completely_or_refused(shared_data:
         try:
             found = recording.read(path.read_bytes(), 600, centre=False, most=600)
         except CallerError as error:
-            if (path.suffix in TAKEN and not damaged) or not has(str(error), "send |no sound"):
+            if (path.suffix in TAKEN and not damaged) or not has(str(error), "send |no samples"):
                 wrong.append(f"{path.name}: {error}")
             continue
         decoded += 1

@@ -1,4 +1,4 @@
-"""Repository: which models there are, in which state, and the batcher in front of each."""
+"""The repository: all models, their states, and the loading and unloading of versions."""
 
 import asyncio
 import logging
@@ -47,8 +47,8 @@ from service.supervision import detach
 
 logger = logging.getLogger(__name__)
 
-PLAIN = Policy()  # of a model of which nothing was said
-LOADING = "it is being loaded"
+PLAIN = Policy()  # the policy of a model without one
+LOADING = "it is loading"
 _USES: list[tuple[Kind, str | None]] = [
     *product((*MODALITIES, MULTIMODAL), TASKS),
     *product(MODALITIES, (None,)),
@@ -57,19 +57,19 @@ USES = tuple(f"{kind}/{task or 'preview'}" for kind, task in _USES)
 ROOTED = re.compile(r"(?<![\w./:])(/[^\s/:'\"]+)+/")  # the folders of an absolute path
 
 ModelState = Literal["loading", "ready", "failed", "unloaded"]
-LOOK_SECONDS = 10.0  # in which a file system must say what lies in a model's folder
+SCAN_SECONDS = 10.0  # for one scan of a model's folder
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is known of one folder `models/<name>/<version>`."""
+    """The state of one folder `models/<name>/<version>`."""
 
     name: str
     version: str
     state: ModelState
-    reason: str | None = None  # why it failed; where it is ready, why what lies there now did
-    served: Servable | None = None  # where it is ready
-    seen: Fingerprint = GONE  # of the folder, when it was last loaded or refused
+    reason: str | None = None  # why it failed or, if it is ready, why its changed folder failed
+    served: Servable | None = None  # if it is ready
+    seen: Fingerprint = GONE  # of the folder at its last load or refusal
 
     @property
     def key(self) -> Key:
@@ -77,21 +77,21 @@ class Entry:
 
     @property
     def created(self) -> int:
-        """When its manifest was written, in seconds since 1970; 0 if that is not known."""
+        """The time of its manifest, in seconds since 1970; 0 if unknown."""
         return next((int(time / 1e9) for file, _, time in self.seen if file == MANIFEST), 0)
 
 
 class Repository:
-    """The models of one folder. Each is loaded by itself: one that is refused stops no other.
+    """The models of one folder. Each is loaded independently; a refused one does not affect others.
 
-    A version that is loaded anew goes on serving until what lies in its folder now has proved
-    itself; one that is taken out, or replaced, ends with the last request that has chosen it.
-    Changes to one model are made one after the other; no model waits for another one's folder.
+    While a version is reloaded, the old one serves until the new one is ready. An unloaded or
+    replaced version drains: it ends after the requests that have chosen it. Changes of one model
+    are sequential, and models do not wait for each other.
     """
 
     def __init__(self, settings: Settings) -> None:
         """Raises:
-        OperatorError: there is no such folder, or it cannot be read.
+        OperatorError: the folder is missing or cannot be read.
         """
         check_models(settings.models)
         self._settings = settings
@@ -100,14 +100,14 @@ class Repository:
         self._entries = {folder.key: _entry(folder) for folder in found}
         self._policies: dict[str, Policy] = {}
         self.defaults = NO_DEFAULTS
-        self._applied: dict[str, Policy] = {}  # those that the models have followed
+        self._applied: dict[str, Policy] = {}  # the policies in effect
         self._following: dict[str, asyncio.Task[None]] = {}
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._looking: dict[str, asyncio.Future[list[Folder]]] = {}  # that have not come back
+        self._scanning: dict[str, asyncio.Future[list[Folder]]] = {}  # scans that hang
         self._leaving: defaultdict[str, list[Draining]] = defaultdict(list)
         self._alive: WeakSet[Servable] = WeakSet()
-        self._orphans: set[Key] = set()  # heads whose encoder is not there
-        # Whom requests without a version have got, until something changes
+        self._orphans: set[Key] = set()  # heads without their encoder
+        # The choices for requests without a version, until something changes
         self._chosen: dict[tuple[Kind, str | None, str | None], Servable] = {}
         self._opened = asyncio.Event()
         self.draining = False
@@ -115,10 +115,10 @@ class Repository:
     async def open(
         self, policies: Policies = MappingProxyType({}), defaults: Defaults = NO_DEFAULTS
     ) -> None:
-        """Load what is wanted, as much at once as there are cores; heads after their encoders.
+        """Load the wanted models, one per core at a time, and heads after their encoders.
 
         Raises:
-            OperatorError: the folder of models cannot be read.
+            OperatorError: the models folder cannot be read.
         """
         self._policies, self._applied = dict(policies), dict(policies)
         self.defaults = defaults
@@ -131,13 +131,13 @@ class Repository:
         self._opened.set()
 
     async def apply(self, policies: Policies, defaults: Defaults, names: Collection[str]) -> None:
-        """Serve what is wanted; return when the models of these names do."""
+        """Apply new policies and defaults, and wait for the models of these names."""
         await self._opened.wait()
         self._policies = dict(policies)
         self.defaults = self.defaults.model_copy(update={"chosen": defaults.chosen})
         self._chosen.clear()
         for name in {*self._policies, *self._applied}:
-            busy = self._following.get(name)  # it looks at the policy again before it ends
+            busy = self._following.get(name)  # checks the policy again before it ends
             if not self._follows(name) and (busy is None or busy.done()):
                 self._following[name] = detach(f"changing {name}", self._follow(name))
         if asked := [task for name in names if (task := self._following.get(name))]:
@@ -146,13 +146,15 @@ class Repository:
                 task.result()
 
     async def poll(self, before: Mapping[Key, Fingerprint]) -> dict[Key, Fingerprint]:
-        """Load what has changed and come to rest; folders without a manifest are not whole yet.
+        """Load folders that have changed since they were loaded, but not since the last poll.
+
+        Folders without a manifest are incomplete and wait.
 
         Args:
-            before: what the last poll gave: folders that are not what was last loaded, or gone.
+            before: the changed folders that the last poll returned.
 
         Raises:
-            OperatorError: the folder of models cannot be read: all go on serving.
+            OperatorError: the models folder cannot be read. All models keep serving.
         """
         await self._opened.wait()
         found: dict[str, list[Folder]] = {name: [] for name, _ in self._entries}
@@ -173,7 +175,7 @@ class Repository:
         return differing
 
     async def _follow(self, name: str) -> None:
-        """Do what the policy wants; where a load was asked for, look at the folder."""
+        """Apply the policy of a model. If a load was requested, scan its folder."""
         while not self._follows(name):
             policy = self.policy(name)
             before = self._applied.get(name, PLAIN)
@@ -183,14 +185,14 @@ class Repository:
 
     @property
     def policies(self) -> dict[str, Policy]:
-        """What was wanted when this worker was last told."""
+        """The policies of which this worker was last notified."""
         return self._policies
 
     def wanted(self, name: str, policy: Policy) -> frozenset[str]:
-        """The versions that a policy of now stands for; any thread may ask.
+        """The versions that a policy means now; callable from any thread.
 
-        Without a list of its own these are all that are not unloaded. While another call loads
-        what is new in the folder, these are all that lie there.
+        Without an explicit list, these are the versions that are not unloaded. While another call
+        loads new versions, all versions in the folder count as well.
         """
         if policy.versions is not None:
             return policy.versions
@@ -207,11 +209,11 @@ class Repository:
     async def _change(
         self, name: str, folders: Collection[Folder] | None, only: Collection[Key] | None
     ) -> None:
-        """Load what is new in a model's folder, has changed or was refused; end what is not wanted.
+        """Load the new, changed and refused versions of a model; unload unwanted ones.
 
         Args:
-            folders: the model's, as they were found; None: look now.
-            only: these versions, where the others are still being written.
+            folders: the model's folders; None: scan now.
+            only: the versions to change, if others are still being written; None: all.
         """
         async with self._changing[name]:
             if folders is None:
@@ -228,10 +230,10 @@ class Repository:
             for key in [key for key in self._entries if key[0] == name]:
                 shown = key in faulty and not self._entries[key].served
                 if not (self.policy(name).wants(key[1]) or shown):
-                    self._take_out(key)
+                    self._unload(key)
             for key in self._gone(name, folders):
                 if only is None or key in only or self._entries[key].served is None:
-                    self._take_out(key)
+                    self._unload(key)
                     self._forget(key)
             leaving = self._leaving.pop(name, [])
         leaving += await self._renew_heads()
@@ -239,7 +241,7 @@ class Repository:
         await asyncio.gather(*(each.finish(self._settings.drain_seconds) for each in leaving))
 
     async def _renew_heads(self) -> list[Draining]:
-        """Move heads to encoders that stay; those that have been replaced."""
+        """Load heads again whose encoder was replaced, and return the old ones."""
         leaving: list[Draining] = []
         for name in {entry.name for entry in self._stale_heads()}:
             async with self._changing[name]:
@@ -248,24 +250,24 @@ class Repository:
         return leaving
 
     def _gone(self, name: str, folders: Collection[Folder]) -> set[Key]:
-        """The versions that do not lie in the model's folder any more."""
+        """The versions that have disappeared from the model's folder."""
         if any(folder.hides for folder in folders):
             return set()
         known = {key for key in self._entries if key[0] == name}
         return known - {folder.key for folder in folders}
 
     def _wants(self, folder: Folder) -> bool:
-        """Whether it is to be loaded; a faulty folder is shown whatever is wanted."""
+        """Whether the folder is wanted. Faulty folders always are, so that their fault is shown."""
         return folder.fault is not None or self.policy(folder.name).wants(folder.version)
 
     def _is_fresh(self, folder: Folder, only: Collection[Key] | None) -> bool:
-        """Whether a folder holds what does not serve."""
+        """Whether a folder differs from the version that serves."""
         known = self._entries[folder.key]
         serves = known.served is not None and known.reason is None
         return (only is None or folder.key in only) and (known.seen != folder.seen or not serves)
 
     async def _scan_all(self) -> list[Folder]:
-        """What lies in the folder of models.
+        """All folders in the models folder.
 
         Raises:
             OperatorError: it cannot be read.
@@ -277,18 +279,18 @@ class Repository:
         return list(chain(*await asyncio.gather(*map(self._scan, paths))))
 
     async def _scan(self, path: Path) -> list[Folder]:
-        """What lies in a model's folder; one whose file system does not answer is at fault."""
-        if path.name not in self._looking:
+        """The versions in a model's folder; a faulty folder if its file system does not answer."""
+        if path.name not in self._scanning:
             work = asyncio.ensure_future(asyncio.to_thread(scan_model, path))
-            done, _ = await asyncio.wait([work], timeout=LOOK_SECONDS)
+            done, _ = await asyncio.wait([work], timeout=SCAN_SECONDS)
             if done:
                 return work.result()
-            self._looking[path.name] = work
-            work.add_done_callback(lambda _: self._looking.pop(path.name))
+            self._scanning[path.name] = work
+            work.add_done_callback(lambda _: self._scanning.pop(path.name))
         return [faulty_folder(path.name, NO_VERSION, "its file system does not answer", hides=True)]
 
     async def _bring(self, entries: Collection[Entry]) -> None:
-        """Load these folders; what served under the same key goes when its successor is ready."""
+        """Load these folders. A version that is replaced serves until the new one is ready."""
         self._orphans.difference_update(entry.key for entry in entries)
         for entry in entries:
             if entry.key not in self._entries or not self._entries[entry.key].served:
@@ -298,13 +300,13 @@ class Repository:
             self._orphans.add(entry.key)
             self._put(self._refuse(entry, reason))
         if entries:
-            await asyncio.to_thread(give_memory_back)  # what reading and trying them left behind
+            await asyncio.to_thread(give_memory_back)  # memory used for loading and checks
 
     async def _load_all(self, entries: Collection[Entry]) -> dict[Entry, str]:
-        """Load as many at once as there are cores.
+        """Load these folders, one per core at a time.
 
         Returns:
-            Heads whose encoder is missing, each with the reason.
+            The heads whose encoder is missing, each with the reason.
         """
         free = asyncio.Semaphore(self._settings.cores_per_worker)
         missing: dict[Entry, str] = {}
@@ -320,7 +322,7 @@ class Repository:
         return missing
 
     def _put(self, entry: Entry) -> None:
-        """What came of a load; in the place of one that serves, only one that serves."""
+        """Show the result of a load. A version that serves is replaced only by one that serves."""
         before = self._entries[entry.key]
         if before.served and entry.served:
             self._leaving[entry.name].append(Draining(before.served))
@@ -328,21 +330,21 @@ class Repository:
             entry = replace(before, reason=entry.reason, seen=entry.seen)
         self._show(entry)
 
-    def _take_out(self, key: Key) -> None:
-        """No new request gets it."""
+    def _unload(self, key: Key) -> None:
+        """Stop new requests to a version, and let it drain."""
         if served := self._entries[key].served:
             self._leaving[key[0]].append(Draining(served))
         self._orphans.discard(key)
         self._show(replace(self._entries[key], state="unloaded", reason=None, served=None))
 
     def _forget(self, key: Key) -> None:
-        """It leaves every listing."""
+        """Remove a version from all listings."""
         del self._entries[key]
         if VERSION.fullmatch(key[1]):
             forget_model(*key)
 
     def _show(self, entry: Entry) -> None:
-        """Where the entries and the metric are set, so that they say the same."""
+        """Set an entry and its metric, so that both agree."""
         self._entries[entry.key] = entry
         self._chosen.clear()
         if VERSION.fullmatch(entry.version):
@@ -350,32 +352,32 @@ class Repository:
             show_state(*entry.key, {entry.state} | failed)
 
     async def close(self) -> None:
-        """Take no more work; finish what is queued within the setting's seconds."""
+        """Refuse new work, and finish queued work within `drain_seconds`."""
         self.draining = True
         drains = (each.batcher.drain(self._settings.drain_seconds) for each in self.served())
         await asyncio.gather(*drains)
 
     def entries(self) -> list[Entry]:
-        """All that lies in the folder, by name and version, the oldest version first."""
+        """All entries, by name and version, the oldest version first."""
         return sorted(self._entries.values(), key=_order)
 
     def alive(self) -> list[Servable]:
-        """These, and those that are leaving, which a run that does not end may keep."""
+        """All models in memory: those that serve, drain, or are held by a stuck run."""
         return list(self._alive)
 
     def served(self) -> list[Servable]:
-        """The models that take work now."""
+        """The models that accept requests."""
         return [entry.served for entry in self._entries.values() if entry.served]
 
     @property
     def ready(self) -> bool:
-        """Whether loading has ended and there is something to serve, and all that is required."""
+        """Whether loading has ended, and at least one model and all required models serve."""
         serving = any(entry.served for entry in self._entries.values())
         return self._opened.is_set() and serving and not self.missing and not self.draining
 
     @property
     def missing(self) -> list[str]:
-        """The models that are required, and of which no version serves."""
+        """The required models without a version that serves."""
         serving = {entry.name for entry in self._entries.values() if entry.served}
         return [name for name in self._settings.required_models if name not in serving]
 
@@ -383,7 +385,7 @@ class Repository:
         """All versions of a model, the oldest first.
 
         Raises:
-            NotFound: there is no model of that name.
+            NotFound: no such model.
         """
         found = sorted((e for e in self._entries.values() if e.name == name), key=_order)
         if not found:
@@ -392,13 +394,13 @@ class Repository:
         return found
 
     def find(self, name: str, version: str | None = None, request_id: str = "") -> Entry:
-        """The version of a model with that number or alias.
+        """The version of a model with this number or alias.
 
-        `latest` is the highest that is ready, else the highest. Without a version it is the one
-        that the model's weights give to that request, of those that are ready; or the latest.
+        `latest` is the highest ready version, else the highest. Without a version, the model's
+        weights choose a ready one by the request id; without weights, it is the latest.
 
         Raises:
-            NotFound: there is no such model or version.
+            NotFound: no such model or version.
         """
         versions = self.versions(name)
         routing = self.policy(name).routing
@@ -425,19 +427,20 @@ class Repository:
         return entry is not None and entry.served is not None
 
     def pick(self, name: str, version: str | None = None, request_id: str = "") -> Servable:
-        """That version of a model, or the one for that request, if it takes work.
+        """The servable of a version, or of the version that `find` chooses.
 
         Raises:
-            NotFound, NotReady: it is not there, or does not serve.
+            NotFound: no such model or version.
+            NotReady: it does not serve.
         """
         entry = self.find(name, version, request_id)
         if entry.served is None:
             reason = entry.reason or ("it is unloaded" if entry.state == "unloaded" else LOADING)
-            raise NotReady(f"{name} version {entry.version} does not serve: {reason}")
+            raise NotReady(f"{name} version {entry.version} is not ready: {reason}")
         return entry.served
 
     def shadow(self, served: Servable) -> Servable | None:
-        """Who gets a copy of what this one has answered, if it is this one's turn."""
+        """The shadow that gets a copy of the current item; None if the item is not sampled."""
         name = served.model.manifest.name
         routing = self.policy(name).routing
         if routing.shadow is None or random() >= routing.shadow.share:
@@ -455,12 +458,12 @@ class Repository:
     ) -> Servable:
         """The model for a request: the one that it names, else the default.
 
-        Without a task, any model that reads files of this kind will do.
+        Without a task, any model of this modality matches.
 
         Raises:
-            NotFound, NotReady: the model that was named is not there, or does not serve.
-            Unsupported: it is made for something else.
-            BadRequest: several could do it, none is named and none is the default.
+            NotFound, NotReady: the model is missing, or does not serve.
+            Unsupported: the model does not support this modality or task.
+            BadRequest: several models match, and none is named or the default.
         """
         wish = kind, task, name
         if version is None and (served := self._chosen.get(wish)):
@@ -479,7 +482,7 @@ class Repository:
         return served
 
     def reasons(self) -> dict[str, dict[str, str]]:
-        """Model -> version -> why what lies in its folder was refused."""
+        """Model -> version -> why its folder was refused."""
         found: dict[str, dict[str, str]] = {}
         for entry in self.entries():
             if entry.reason:
@@ -487,7 +490,7 @@ class Repository:
         return found
 
     def dependents(self, name: str, versions: Collection[str]) -> list[str]:
-        """The heads that would have no encoder without these versions of a model."""
+        """The heads that need these versions of a model as their encoder."""
         staying = [
             entry.served.model
             for entry in self.entries()
@@ -503,7 +506,7 @@ class Repository:
         )
 
     def able(self, kind: Kind, task: str | None) -> list[str]:
-        """The names of the models that can do this now."""
+        """The names of the ready models with this modality and task."""
         return sorted(
             {
                 entry.name
@@ -513,10 +516,10 @@ class Repository:
         )
 
     def default(self, kind: Kind, task: str | None) -> str | None:
-        """The model of requests that name none: the one that was set, else the only one.
+        """The model of requests that name none: the configured one, else the only one.
 
-        Of several it is the one that was there alone before the others came, else the only one
-        that is no head on an encoder.
+        If there are several, it is the one that was once the only one, else the only one that is
+        not a head.
         """
         use = _use(kind, task)
         if name := self.defaults.chosen.get(use) or self._settings.default_models.get(use):
@@ -531,12 +534,12 @@ class Repository:
         return rest[0] if len(rest) == 1 else None
 
     def default_uses(self) -> dict[str, str]:
-        """What requests that name no model may ask for, with the model that answers."""
+        """The default model of each use that has one."""
         found = {_use(kind, task): self.default(kind, task) for kind, task in _USES}
         return {use: name for use, name in found.items() if name}
 
     def _note_firsts(self) -> None:
-        """A model that comes later does not take the requests of one that was there alone."""
+        """Remember each model that is the only choice, so that later ones do not replace it."""
         names = {entry.name for entry in self._entries.values()}
         first = {use: name for use, name in self.defaults.first.items() if name in names}
         for kind, task in _USES:
@@ -551,20 +554,20 @@ class Repository:
         verb = task or "preview"
         if names := self.able(kind, task):
             raise BadRequest(
-                f"several models can {verb} {kind}: say model= one of {', '.join(names)}, or set a"
-                f" default with SENSORIUM_DEFAULT_MODELS={_use(kind, task)}=NAME or"
+                f"several models can {verb} {kind}: set model= to one of {', '.join(names)}, or set"
+                f" a default with SENSORIUM_DEFAULT_MODELS={_use(kind, task)}=NAME or"
                 " PUT /v2/repository/defaults",
                 param="model",
             )
         if any(entry.state == "loading" for entry in self._entries.values()):
-            raise NotReady("the models are being loaded")
-        raise NotFound(f"no model that is ready can {verb} {kind}")
+            raise NotReady("the models are loading")
+        raise NotFound(f"no ready model can {verb} {kind}")
 
     async def _load(self, entry: Entry) -> Entry:
-        """The entry, ready or failed.
+        """The entry after loading, ready or failed.
 
         Raises:
-            EncoderMissing: it is a head whose encoder is not ready, or not yet.
+            EncoderMissing: the encoder of this head is not ready.
         """
         if entry.state == "failed":
             return self._refuse(entry, str(entry.reason))
@@ -578,31 +581,31 @@ class Repository:
             raise
         except OperatorError as error:
             return self._refuse(entry, str(error))
-        except Exception as error:  # whatever it is, the other models are to be loaded
+        except Exception as error:  # no error of one model affects the others
             logger.exception("%s cannot be loaded", folder)
             return self._refuse(entry, f"{folder}: cannot be loaded: {error!r}")
         logger.info("model ready: %s version %s", entry.name, entry.version)
         return replace(entry, state="ready", served=served)
 
     def _refuse(self, entry: Entry, reason: str) -> Entry:
-        """The entry, failed. What anybody may read holds no path of this machine's."""
+        """The failed entry. Its reason is public, so absolute paths are removed."""
         logger.error("model refused: %s version %s: %s", entry.name, entry.version, reason)
         for root in {self._settings.models.absolute(), self._settings.models.resolve()}:
             reason = reason.replace(f"{root}/", "")
         return replace(entry, state="failed", reason=ROOTED.sub("", reason))
 
     def _find_encoder(self, wanted: EncoderReference) -> Model:
-        """The loaded encoder with those very weights, whatever its version."""
-        entries = list(self._entries.values())  # any thread may ask
+        """The loaded encoder with exactly these weights, in any version."""
+        entries = list(self._entries.values())  # called from any thread
         able = [each for each in entries if each.served and _is_encoder(each.served.model, wanted)]
         newest = max(able, key=_order, default=None)
         return newest.served.model if newest and newest.served else no_encoder(wanted)
 
     def _serving(self, wanted: EncoderReference, model: Model) -> Servable:
-        """Whoever serves this very model.
+        """The servable of this encoder.
 
         Raises:
-            EncoderMissing: it has been taken out meanwhile.
+            EncoderMissing: the encoder was unloaded meanwhile.
         """
         for entry in self._entries.values():
             if entry.served and entry.served.model is model:
@@ -611,7 +614,7 @@ class Repository:
         raise AssertionError
 
     def _stale_heads(self) -> list[Entry]:
-        """Heads that hold encoders which have been replaced or taken out, or that wait for one."""
+        """Heads whose encoder was replaced or unloaded, and heads that wait for one."""
         serving = {entry.served for entry in self._entries.values() if entry.served}
         return [
             Entry(entry.name, entry.version, "loading", seen=entry.seen)
@@ -624,7 +627,7 @@ class Repository:
         ]
 
     def policy(self, name: str) -> Policy:
-        """What is wanted of a model."""
+        """The policy of a model."""
         return self._policies.get(name, PLAIN)
 
 
@@ -637,7 +640,7 @@ def check_uses(uses: Iterable[str]) -> None:
 
 
 def can_do(model: Model, use: str) -> bool:
-    """Whether a model is made for that, such as `image/classify`."""
+    """Whether a model supports a use, such as `image/classify`."""
     return any(_can(model, kind, task) for kind, task in _USES if _use(kind, task) == use)
 
 
@@ -646,7 +649,7 @@ def _use(kind: Kind, task: str | None) -> str:
 
 
 def _entry(folder: Folder) -> Entry:
-    """A folder, before it is loaded."""
+    """The entry of a folder before it is loaded."""
     where = folder.name if folder.version == NO_VERSION else f"{folder.name}/{folder.version}"
     fault = folder.fault or (None if folder.whole else f"holds no file {MANIFEST}; {PACKAGE}")
     reason = fault and f"{where}: {fault}"

@@ -119,7 +119,7 @@ class Watchdog:
         return None
 
     def _is_due(self, served: Servable) -> bool:
-        """Whether a model that was asked since its last trial, or failed it, is to be tried now."""
+        """Whether to run the example: the model was used since its last trial, or failed it."""
         tried, ailment = self._last_trial(served)
         pause = max(EXAMPLE_SECONDS, served.model.speed.item / EXAMPLE_SHARE)
         in_use = served.batcher.last_submitted > tried
@@ -129,7 +129,7 @@ class Watchdog:
         return self._examples.get(served, (-math.inf, None))
 
     async def _try_example(self, served: Servable) -> None:
-        """Let a model answer its own example: one that fails may be broken for all."""
+        """Run a model's own example. If it fails, the model is probably broken for all requests."""
         example = served.model.example
         if example is None:
             return

@@ -1,7 +1,7 @@
-"""Graphs: an ONNX file and the files that it reads, each of its declared hash, read once.
+"""Graphs: reads an ONNX file and its side files once, and checks their hashes.
 
-onnxruntime gets what was hashed: it opens no file itself, and maps none. A file that is swapped,
-written or cut off later changes nothing in a model that serves.
+onnxruntime gets the hashed bytes and opens no file itself. So a file that changes later does not
+affect a model that serves.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ from service.errors import BadModel
 from service.regular import read_regular, sha256
 from service.runtime.tables import find_side_files
 
-GRAPH_BYTES = 2**31  # protobuf can hold no more
+GRAPH_BYTES = 2**31  # protobuf's limit
 SIDE_BYTES = 2**40
 
 
 @dataclass(frozen=True, slots=True)
 class GraphFile:
-    """An ONNX file as it was read."""
+    """An ONNX file and its side files in memory."""
 
     path: Path
     content: bytes = field(repr=False)
@@ -29,14 +29,14 @@ class GraphFile:
 def read_graph(
     path: Path, digest: str | None = None, side_hashes: Mapping[str, str] | None = None
 ) -> GraphFile:
-    """Read a graph and the files that it reads.
+    """Read a graph and its side files.
 
     Args:
-        digest: its declared SHA-256; None: any.
-        side_hashes: of the files that it may read, by name; None: it may read no other file.
+        digest: the declared SHA-256 of the graph; None: unchecked.
+        side_hashes: the declared SHA-256 of each side file; None: no side files are allowed.
 
     Raises:
-        BadModel: it is not the declared file, or reads a file that is not declared.
+        BadModel: a file does not match its hash, or the graph reads an undeclared file.
     """
     content = read_regular(path, GRAPH_BYTES)
     if digest:
@@ -60,10 +60,10 @@ def read_graph(
 
 
 def check_graph(path: Path, digest: str, side_hashes: Mapping[str, str]) -> None:
-    """A graph that another one is preferred to is what the manifest declares as well.
+    """Check the hashes of a graph that is not loaded because another one is preferred.
 
     Raises:
-        BadModel: it is not.
+        BadModel: a file does not match its hash.
     """
     for file, declared in {path.name: digest, **side_hashes}.items():
         _compare(path.parent / file, sha256(path.parent / file), declared)
@@ -72,6 +72,6 @@ def check_graph(path: Path, digest: str, side_hashes: Mapping[str, str]) -> None
 def _compare(path: Path, found: str, declared: str) -> None:
     if found != declared:
         raise BadModel(
-            f"{path}: graphs.sha256: {path.name} is not the file that was described: its SHA-256"
-            f" is {found}, and the manifest says {declared}"
+            f"{path}: graphs.sha256: {path.name} is not the file that the manifest describes: its"
+            f" SHA-256 is {found}, not {declared}"
         )

@@ -1,4 +1,4 @@
-"""Memory: what was freed goes back to the system."""
+"""Memory: returns freed memory to the operating system."""
 
 import ctypes
 from collections.abc import Callable
@@ -7,6 +7,6 @@ _trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", N
 
 
 def give_memory_back() -> None:
-    """Let go of freed pages, which glibc would keep between those in use; others keep none."""
+    """Release the freed pages that glibc keeps. Other C libraries keep none."""
     if _trim:
         _trim(0)

@@ -113,7 +113,7 @@ async def load(
 
     reasons = (await context.workers.change({name: edit}, deadline)).get(name, {})
     if not there:
-        raise NotFound(f"the folder {name} is gone, so the model was unloaded")
+        raise NotFound(f"no folder {name} any more, so the model was unloaded")
     refused = [
         reason for number, reason in reasons.items() if version in (None, number) or number == "-"
     ]

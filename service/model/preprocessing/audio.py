@@ -1,4 +1,4 @@
-"""Audio: a recording becomes mono sound of the model's rate, and a log-mel spectrogram."""
+"""Audio preprocessing: an audio file becomes mono samples at the model's rate, or a spectrogram."""
 
 import io
 import math
@@ -56,7 +56,7 @@ class AudioPreprocessing(PreprocessingSpec):
 
 
 class AudioPreprocessor(Preprocessor):
-    """Decode, mix to mono, resample, cut or pad; a spectrogram where the model wants one."""
+    """Decode, mix to mono, resample, cut or pad; compute a spectrogram if the model needs one."""
 
     modality = "audio"
     plural = "audio files"
@@ -81,7 +81,7 @@ class AudioPreprocessor(Preprocessor):
         return {self.spec.input: TensorSpec("float32", shape)}
 
     def decode(self, payload: bytes) -> Sample:
-        """One recording as float32[samples] or float32[bands, frames]."""
+        """One audio file as float32[samples] or float32[bands, frames]."""
         wave, truncated = self.waveform(payload)
         return Sample(self.features(wave), truncated=truncated)
 
@@ -91,33 +91,32 @@ class AudioPreprocessor(Preprocessor):
         return draw_audio(wave, self.features(wave), self.spec)
 
     def features(self, wave: Floats) -> Floats:
-        """float32[samples] at the model's rate -> what the graph takes."""
+        """float32[samples] at the model's rate -> the graph's input."""
         return self._log_mel(wave) if self._log_mel else wave
 
     def waveform(self, payload: bytes) -> tuple[Floats, bool]:
         """float32[samples] in -1..1 at the model's rate and length, and whether it was cut."""
         spec = self.spec
-        sound = recording.read(payload, spec.seconds, spec.keep == "centre", self._limits.seconds)
-        wave = soxr.resample(sound.wave, sound.rate, spec.sample_rate)
-        return fit_length(wave.clip(-1, 1), spec.samples), not sound.whole
+        excerpt = recording.read(payload, spec.seconds, spec.keep == "centre", self._limits.seconds)
+        wave = soxr.resample(excerpt.wave, excerpt.rate, spec.sample_rate)
+        return fit_length(wave.clip(-1, 1), spec.samples), not excerpt.whole
 
 
 def fit_length(wave: Floats, samples: int) -> Floats:
-    """Cut the end, or add silence there."""
+    """Cut float32[any] to float32[samples], or pad it with silence at the end."""
     return np.pad(wave[:samples], (0, max(0, samples - len(wave))))
 
 
 class LogMelSpectrogram:
-    """How the energy of a sound is spread over frequencies and time: float32[bands, frames].
+    """The energy of audio by frequency and time: float32[bands, frames].
 
-    Frames are centred on multiples of `hop`, the ends mirrored, so that there are
-    samples // hop + 1 of them.
+    Frames are centred on multiples of `hop`, with mirrored ends, so there are samples // hop + 1.
     """
 
     def __init__(self, spec: LogMel, sample_rate: int) -> None:
         self._spec = spec
         self._window = np.hanning(spec.window + 1)[:-1].astype(np.float32)  # periodic
-        self._bins = math.floor(spec.high_hz * spec.window / sample_rate) + 1  # that a filter hears
+        self._bins = math.floor(spec.high_hz * spec.window / sample_rate) + 1  # used by a filter
         self._filters = np.ascontiguousarray(mel_filters(spec, sample_rate)[:, : self._bins])
 
     def __call__(self, wave: Floats) -> Floats:

@@ -1,7 +1,7 @@
-"""AV1: how large the coded images of an AVIF are, whatever its container declares.
+"""AV1: the true sizes of the coded images in an AVIF.
 
-The decoder takes the size from the coded data, scales the result to the declared one and has no
-limit of its own below 268 megapixels: 780 bytes that declare 64 x 64 could fill a gigabyte.
+The decoder takes the size from the coded data, and scales the result to the declared size. Its own
+limit is 268 megapixels, so 780 bytes that declare 64 x 64 can fill a gigabyte.
 """
 
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from service.errors import Unreadable
 
 MAX_ITEMS = 1000  # coded images, previews, EXIF; a grid of 8 x 8 tiles has 65
 MAX_UNITS = 1000  # of an item; a still image has three or four
-LARGEST_INDEX = 2**16  # bytes of the box that says where the items lie
+LARGEST_INDEX = 2**16  # bytes of the box with the items' locations
 SEQUENCE_HEADER = 1
 
 
 class Bits:
-    """Unsigned numbers from bytes, the highest bit first."""
+    """Reads unsigned numbers from bytes, highest bit first."""
 
     def __init__(self, content: bytes) -> None:
         self._value, self._left = int.from_bytes(content), 8 * len(content)
@@ -28,10 +28,10 @@ class Bits:
 
 
 def coded_sizes(payload: bytes) -> Iterator[tuple[int, int]]:
-    """Width and height of each coded image of the container's items.
+    """Width and height of each coded image in the container.
 
     Raises:
-        Unreadable: the container is laid out in a way that cannot be checked.
+        Unreadable: the container's layout cannot be checked.
     """
     meta = _box(payload, b"meta")[4:]
     for item in _items(_box(meta, b"iloc"), payload, _box(meta, b"idat")):
@@ -40,7 +40,7 @@ def coded_sizes(payload: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _box(content: bytes, name: bytes) -> bytes:
-    """The content of the first box of this name, which is the one that the decoder reads."""
+    """The content of the first box of this name, which the decoder reads as well."""
     return next((inside for found, inside in _boxes(content) if found == name), b"")
 
 
@@ -54,13 +54,13 @@ def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
             size, start = int.from_bytes(content[start : start + 8]), start + 8
         end = place + size if size else len(content)
         if end < start:
-            raise Unreadable("the AVIF has a damaged box; save it anew")
+            raise Unreadable("the AVIF has a damaged box; save it again")
         yield name, content[start:end]
         place = end
 
 
 def _items(iloc: bytes, payload: bytes, idat: bytes) -> Iterator[bytes]:
-    """The content of each item, of which the box says where it lies."""
+    """The content of each item, found by the locations in `iloc`."""
     bits = Bits(iloc)
     version = bits.take(8)
     bits.take(24)
@@ -68,13 +68,13 @@ def _items(iloc: bytes, payload: bytes, idat: bytes) -> Iterator[bytes]:
     wide = 32 if version == 2 else 16
     number = bits.take(wide)
     if number > MAX_ITEMS or len(iloc) > LARGEST_INDEX:
-        raise Unreadable(f"the AVIF has more than {MAX_ITEMS} items; save it anew")
+        raise Unreadable(f"the AVIF has more than {MAX_ITEMS} items; save it again")
     allowance = 2 * len(payload) + MAX_ITEMS
     for _ in range(number):
         bits.take(wide)
         method = bits.take(16) & 15 if version else 0
         if method > 1:
-            raise Unreadable("the AVIF has items made of other items; save it anew")
+            raise Unreadable("the AVIF has items made of other items; save it again")
         source = idat if method else payload
         bits.take(16)
         base = bits.take(of_base)
@@ -85,12 +85,12 @@ def _items(iloc: bytes, payload: bytes, idat: bytes) -> Iterator[bytes]:
             pieces.append(source[start : start + length] if length else source[start:])
             allowance -= len(pieces[-1]) + 1
             if allowance < 0:
-                raise Unreadable("the AVIF has items that overlap; save it anew")
+                raise Unreadable("the AVIF has overlapping items; save it again")
         yield b"".join(pieces)
 
 
 def _sequence_headers(item: bytes) -> Iterator[bytes]:
-    """The open bitstream units that declare a size; an item that is no AV1 has none."""
+    """The open bitstream units that declare a size; an item other than AV1 has none."""
     place = 0
     for _ in range(MAX_UNITS):
         if place >= len(item):
@@ -108,17 +108,17 @@ def _sequence_headers(item: bytes) -> Iterator[bytes]:
         if header >> 3 & 15 == SEQUENCE_HEADER:
             yield item[place : place + size]
         place += size
-    raise Unreadable(f"the AVIF has an item of more than {MAX_UNITS} units; save it anew")
+    raise Unreadable(f"the AVIF has an item of more than {MAX_UNITS} units; save it again")
 
 
 def _size(bits: Bits) -> tuple[int, int]:
-    """By a sequence header, section 5.5.1 of the AV1 specification."""
+    """Width and height in a sequence header (AV1 specification, section 5.5.1)."""
     bits.take(4)
     if bits.take(1):  # the short header of a still image
         bits.take(5)
     else:
         if bits.take(1):
-            raise Unreadable("the AVIF has timing information; save its first frame alone")
+            raise Unreadable("the AVIF has timing information; save its first frame only")
         delays = bits.take(1)
         for _ in range(bits.take(5) + 1):
             bits.take(12)

@@ -1,8 +1,8 @@
-"""Containers of uncompressed sound: WAV, AIFF, AU, CAF, W64 and NIST, with true lengths.
+"""Containers of uncompressed audio: WAV, AIFF, AU, CAF, W64 and NIST, with true lengths.
 
-libsndfile reads as many samples as a header declares, or as there are. A program that writes to a
-pipe cannot correct its header afterwards: it leaves a placeholder, and the recording is whole.
-Any other length beyond the end of the file means that the file is cut.
+libsndfile reads as many samples as the header declares, up to the end of the file. A program that
+writes to a pipe leaves a placeholder as the length, and its file is complete. Any other length
+beyond the end of the file means that the file is cut off.
 """
 
 import re
@@ -25,8 +25,8 @@ COMMON = (
 W64_NAME = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # follows the four letters of a chunk's name
 MP3_IN_WAV = 0x55
 FMT = {"little": "<HH8xHH", "big": ">HH8xHH"}  # format, channels, bytes of a frame, bits
-UNCOMPRESSED = (1, 3, 0xFFFE)  # integers, floats, and either with more facts
-CAF_CODECS = (b"lpcm", b"alaw", b"ulaw")  # not ALAC, whose decoder in libsndfile is not safe
+UNCOMPRESSED = (1, 3, 0xFFFE)  # integers, floats, either with an extended header
+CAF_CODECS = (b"lpcm", b"alaw", b"ulaw")  # without ALAC: libsndfile's decoder for it is unsafe
 
 
 class Chunk(NamedTuple):
@@ -39,10 +39,10 @@ class Chunk(NamedTuple):
 
 
 def wav(payload: bytes) -> bytes:
-    """A WAV, RF64 or BW64 of either byte order, reduced to what tells the sound unless it is plain.
+    """A WAV, RF64 or BW64 of either byte order; unless it is plain, reduced to format and audio.
 
     Raises:
-        Unreadable: the sound is cut, missing, or there are several.
+        Unreadable: the audio is cut off or missing, or there are several.
     """
     if _is_plain(payload):
         _check_layout(payload[20:36], "little")
@@ -50,16 +50,16 @@ def wav(payload: bytes) -> bytes:
     order: Order = "big" if payload.startswith(b"RIFX") else "little"
     chunks = list(_chunks(payload, order))
     if any(chunk.name in (b"RIFF", b"RIFX") for chunk in chunks):
-        raise Unreadable("the file holds several recordings; send each by itself")
-    layout, sound = _only(chunks, b"fmt "), _only(chunks, b"data")
-    if payload.startswith((b"RF64", b"BW64")) and sound.size == 2**32 - 1:
+        raise Unreadable("the file has several audio streams; send each in its own file")
+    layout, audio = _only(chunks, b"fmt "), _only(chunks, b"data")
+    if payload.startswith((b"RF64", b"BW64")) and audio.size == 2**32 - 1:
         sizes = _only(chunks, b"ds64").of(payload)
-        sound = sound._replace(size=int.from_bytes(sizes[8:16], order))
-    return _wav(payload, layout.of(payload), sound, order)
+        audio = audio._replace(size=int.from_bytes(sizes[8:16], order))
+    return _wav(payload, layout.of(payload), audio, order)
 
 
 def _is_plain(payload: bytes) -> bool:
-    """Whether a WAV has one `fmt ` and one `data` chunk up to its end, as nearly all have."""
+    """Whether a WAV has only a `fmt ` and a `data` chunk, like nearly all files."""
     if not payload.startswith(b"RIFF") or payload[12:16] != b"fmt " or payload[20:21] == b"\x55":
         return False
     data = 20 + int.from_bytes(payload[16:20], "little")
@@ -68,7 +68,7 @@ def _is_plain(payload: bytes) -> bool:
 
 
 def w64(payload: bytes) -> bytes:
-    """A Wave64 as a WAV: its chunks have long names, and sizes of 64 bits that count the header."""
+    """A Wave64 as a WAV. Its chunks have long names, and 64-bit sizes that include the header."""
     chunks, at, count = [], 40, 0
     while at + 24 <= len(payload):
         streams.check_parts(count := count + 1)
@@ -80,7 +80,7 @@ def w64(payload: bytes) -> bytes:
 
 
 def _check_layout(layout: bytes, order: Order) -> None:
-    """libsndfile reads samples one behind the other, however many bytes a frame has.
+    """Refuse frames with padding, because libsndfile reads samples without gaps.
 
     Raises:
         Unreadable: frames have more bytes than their samples, or samples end within a byte.
@@ -90,17 +90,17 @@ def _check_layout(layout: bytes, order: Order) -> None:
     packed = channels * ((bits + 7) // 8)
     if tag not in UNCOMPRESSED or frame == packed or (frame < packed and bits % 8 == 0):
         return
-    if (tag, bits, frame) != (1, 24, 4 * channels):  # this one it knows
+    if (tag, bits, frame) != (1, 24, 4 * channels):  # the one padded layout that it supports
         raise Unreadable(
             f"{bits} bits in a sample and {frame} bytes in a frame of {channels} channels"
-            " do not agree; save the recording anew"
+            " do not agree; save the audio again"
         )
 
 
-def _wav(payload: bytes, layout: bytes, sound: Chunk, order: Order) -> bytes:
+def _wav(payload: bytes, layout: bytes, audio: Chunk, order: Order) -> bytes:
     _check_layout(layout, order)
     frame = int.from_bytes(layout[12:14], order)
-    content = payload[sound.start : sound.start + _true_size(payload, sound, frame)]
+    content = payload[audio.start : audio.start + _true_size(payload, audio, frame)]
     if layout[:2] == MP3_IN_WAV.to_bytes(2, order):
         return streams.mp3(content)
     parts = (b"fmt ", layout), (b"data", content)
@@ -109,30 +109,30 @@ def _wav(payload: bytes, layout: bytes, sound: Chunk, order: Order) -> bytes:
 
 
 def aiff(payload: bytes) -> bytes:
-    """An AIFF or AIFC reduced to what tells the sound; its length is that of the sound's chunk."""
+    """An AIFF or AIFC, reduced to format and audio, with the length of the audio chunk."""
     chunks = list(_chunks(payload, "big"))
     if any(chunk.name == b"FORM" for chunk in chunks):
-        raise Unreadable("the file holds several recordings; send each by itself")
-    layout, sound = _only(chunks, b"COMM").of(payload), _only(chunks, b"SSND")
-    if layout[18:22] == b"DWVW":  # which libsndfile does not decode reliably
-        raise Unreadable(f"DWVW in AIFF is not taken; send {streams.FORMATS}")
+        raise Unreadable("the file has several audio streams; send each in its own file")
+    layout, audio = _only(chunks, b"COMM").of(payload), _only(chunks, b"SSND")
+    if layout[18:22] == b"DWVW":  # libsndfile's decoder for it is unreliable
+        raise Unreadable(f"DWVW in AIFF is not supported; send {streams.FORMATS}")
     channels, bits = (int.from_bytes(layout[at : at + 2], "big") for at in (0, 6))
     frames = int.from_bytes(layout[2:6], "big")
-    if sound.size == 8 and frames:  # nothing but the chunk's own fields: the size is not filled in
-        sound = sound._replace(size=0)
+    if audio.size == 8 and frames:  # only the chunk's own fields: the size is a placeholder
+        audio = audio._replace(size=0)
     plain = payload[8:12] == b"AIFF" or layout[18:22] in (b"NONE", b"twos", b"sowt")
     width = channels * ((bits + 7) // 8) if plain else 0
-    size = _true_size(payload, sound, 0)
-    if width and size == sound.size and size - 8 < frames * width:
+    size = _true_size(payload, audio, 0)
+    if width and size == audio.size and size - 8 < frames * width:
         raise _cut(frames * width, size - 8)
     layout = layout[:2] + (2**31 - 1).to_bytes(4, "big") + layout[6:]  # libsndfile counts itself
-    parts = (b"COMM", layout), (b"SSND", payload[sound.start : sound.start + size])
+    parts = (b"COMM", layout), (b"SSND", payload[audio.start : audio.start + size])
     body = payload[8:12] + b"".join(_chunk(name, part, "big") for name, part in parts)
     return _chunk(b"FORM", body, "big")
 
 
 def au(payload: bytes) -> bytes:
-    """A Sun/NeXT AU with the length that it has."""
+    """A Sun/NeXT AU with its true length."""
     order: Order = "big" if payload.startswith(b".snd") else "little"
     start, size = (int.from_bytes(payload[at : at + 4], order) for at in (4, 8))
     size = _true_size(payload, Chunk(b"data", start, size), 0)
@@ -140,9 +140,9 @@ def au(payload: bytes) -> bytes:
 
 
 def caf(payload: bytes) -> bytes:
-    """A Core Audio file with the length that it has; -1 is its own way to say "to the end"."""
+    """A Core Audio file with its true length. A declared length of -1 means "to the end"."""
     if payload[28:32] not in CAF_CODECS:
-        raise Unreadable(f"this codec in CAF is not taken; send {streams.FORMATS}")
+        raise Unreadable(f"this codec in CAF is not supported; send {streams.FORMATS}")
     at, count = 8, 0
     while at + 12 <= len(payload):
         streams.check_parts(count := count + 1)
@@ -155,7 +155,7 @@ def caf(payload: bytes) -> bytes:
 
 
 def nist(payload: bytes) -> bytes:
-    """A NIST SPHERE file, unless it holds less than its header counts."""
+    """A NIST SPHERE file, refused if it has less audio than its header declares."""
     facts = dict(
         re.findall(rb"(sample_count|channel_count|sample_n_bytes) -i (\d+)", payload[:1024])
     )
@@ -185,25 +185,25 @@ def _only(chunks: Sequence[Chunk], name: bytes) -> Chunk:
         raise _missing(name)
     if len(found) > 1:
         raise Unreadable(
-            f"the recording has {len(found)} {name.decode().strip()} chunks; save it with one"
+            f"the audio file has {len(found)} {name.decode().strip()} chunks; save it with one"
         )
     return found[0]
 
 
-def _true_size(payload: bytes, sound: Chunk, frame: int) -> int:
-    """How many bytes of sound there are; those of a stream without a length end with a frame.
+def _true_size(payload: bytes, audio: Chunk, frame: int) -> int:
+    """The number of bytes of audio; without a declared length, all complete frames count.
 
     Raises:
-        Unreadable: there are fewer than the header declares.
+        Unreadable: the file has less audio than the header declares.
     """
-    left = max(0, len(payload) - sound.start)
-    if not sound.size and payload[sound.start : sound.start + 4] in COMMON:
-        return 0  # other chunks follow: there is no sound
-    if not sound.size or (sound.size > left and _is_placeholder(sound.size)):
+    left = max(0, len(payload) - audio.start)
+    if not audio.size and payload[audio.start : audio.start + 4] in COMMON:
+        return 0  # other chunks follow: there is no audio
+    if not audio.size or (audio.size > left and _is_placeholder(audio.size)):
         return left - left % max(1, frame)
-    if sound.size - left >= max(1, frame):
-        raise _cut(sound.size, left)
-    return min(sound.size, left)
+    if audio.size - left >= max(1, frame):
+        raise _cut(audio.size, left)
+    return min(audio.size, left)
 
 
 def _is_placeholder(size: int) -> bool:
@@ -216,10 +216,10 @@ def _chunk(name: bytes, content: bytes, order: Order) -> bytes:
 
 def _cut(declared: int, found: int) -> Unreadable:
     return Unreadable(
-        f"the recording is cut: its header declares {declared:,} bytes of sound,"
-        f" {found:,} are here; send the whole file"
+        f"the audio is cut off: its header declares {declared:,} bytes, it has {found:,};"
+        " send the whole file"
     )
 
 
 def _missing(name: bytes) -> Unreadable:
-    return Unreadable(f"the recording has no {name.decode().strip()} chunk; save it anew")
+    return Unreadable(f"the audio file has no {name.decode().strip()} chunk; save it again")

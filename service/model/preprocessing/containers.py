@@ -1,4 +1,4 @@
-"""Containers: an image file is readable while its pixels are complete, whatever else is damaged."""
+"""Image containers: repairs damaged files if all pixels are there, and refuses other ones."""
 
 import io
 import re
@@ -15,44 +15,44 @@ from service.errors import Unreadable
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8"
 ICON = b"\0\0\1\0"
-MAX_PIECES = 100_000  # chunks of a PNG, segments of a JPEG: more are not walked in Python
+MAX_PIECES = 100_000  # chunks of a PNG, segments of a JPEG; the rest is ignored
 
-NEEDED = (b"IHDR", b"PLTE")  # of a PNG, beside its pixels
-USEFUL = {b"gAMA": 4, b"iCCP": 3, b"sRGB": 1, b"eXIf": 0, b"tRNS": 1}  # with their least bytes
-CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG's colour type
-PIECE = 2**14  # bytes that are decompressed at once, to 16 MiB at most
+NEEDED = (b"IHDR", b"PLTE")  # chunks of a PNG, in addition to its pixels
+USEFUL = {b"gAMA": 4, b"iCCP": 3, b"sRGB": 1, b"eXIf": 0, b"tRNS": 1}  # chunk -> minimum bytes
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # a PNG's colour type -> channels
+PIECE = 2**14  # bytes decompressed by one call, to 16 MiB at most
 START_OF_SCAN, END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
 FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of frame headers
-SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # not a restart marker, nor an escaped 0xFF
-FEW_SCANS = 20  # of a JPEG that is decoded once more; programs write ten
-# Bits that change the pixels if the decoder still needs bits; repeated for each restart marker.
+SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # no restart markers and no escaped 0xFF
+FEW_SCANS = 20  # limit for a JPEG that is decoded again; programs write ten
+# Bits that change the pixels if the decoder needs more bits; repeated for each restart marker.
 NOISE = b"\x55" * 64 + b"".join(b"\xff%c" % (0xD0 + n % 8) + b"\x55" * 64 for n in range(16))
 
 
-def mended(payload: bytes) -> bytes | None:
-    """The same picture in a whole file; None if the file is of another kind.
+def repaired(payload: bytes) -> bytes | None:
+    """The same image in a complete file; None for kinds of files that cannot be repaired.
 
     Raises:
         Unreadable: pixels are missing.
     """
     if payload.startswith(PNG):
-        return _mended_png(payload)
+        return _repaired_png(payload)
     if payload.startswith(JPEG):
-        return _mended_jpeg(payload)
+        return _repaired_jpeg(payload)
     return None
 
 
-def check_filled(picture: Image.Image, payload: bytes) -> None:
-    """Reject an image whose decoding ended early: grey pixels of a JPEG, black ones of a PNG.
+def check_complete(image: Image.Image, payload: bytes) -> None:
+    """Refuse an image whose decoding ended early: a JPEG ends in grey pixels, a PNG in black ones.
 
     Raises:
         Unreadable: pixels are missing.
     """
-    last = picture.getpixel((picture.width - 1, picture.height - 1))
+    last = image.getpixel((image.width - 1, image.height - 1))
     levels = last if isinstance(last, tuple) else (last,)
-    if picture.format in ("JPEG", "MPO") and set(levels) <= {127, 128}:
-        _mended_jpeg(payload, picture.size)
-    elif picture.format == "PNG" and not any(levels) and not payload[28]:  # not interlaced
+    if image.format in ("JPEG", "MPO") and set(levels) <= {127, 128}:
+        _repaired_jpeg(payload, image.size)
+    elif image.format == "PNG" and not any(levels) and not payload[28]:  # not interlaced
         width, height, depth, colour = struct.unpack_from(">IIBB", payload, 16)
         line = 1 + (width * depth * CHANNELS[colour] + 7) // 8
         if _inflated(payload) < height * line:
@@ -60,7 +60,7 @@ def check_filled(picture: Image.Image, payload: bytes) -> None:
 
 
 def _inflated(payload: bytes) -> int:
-    """How many bytes a PNG's pixels have when they are decompressed."""
+    """The number of bytes of a PNG's decompressed pixels."""
     stream, total = zlib.decompressobj(), 0
     for kind, content, _ in _chunks(payload):
         if kind == b"IDAT":
@@ -75,7 +75,7 @@ def _inflated(payload: bytes) -> int:
 
 
 def _chunks(payload: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """Kind and content of a PNG's chunks, and whether their checksum is right."""
+    """Kind and content of a PNG's chunks, and whether their checksums match."""
     place = len(PNG)
     for _ in range(MAX_PIECES):
         header = payload[place : place + 8]
@@ -91,8 +91,8 @@ def _checksum(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", crc32(kind + content))
 
 
-def _mended_png(payload: bytes) -> bytes:
-    """Without text and animation, damaged metadata, and what is cut off behind the pixels."""
+def _repaired_png(payload: bytes) -> bytes:
+    """The PNG without text, animation, damaged metadata, and incomplete chunks after the pixels."""
     kept = []
     for kind, content, whole in _chunks(payload):
         if kind in NEEDED and not whole:
@@ -107,7 +107,7 @@ def _mended_png(payload: bytes) -> bytes:
 
 
 def _inflates(profile: bytes) -> bool:
-    """Whether a PNG's compressed profile is one, and no larger than Pillow takes."""
+    """Whether a PNG's colour profile can be decompressed within Pillow's limit."""
     _, _, compressed = profile.partition(b"\0")
     stream = zlib.decompressobj()
     try:
@@ -117,14 +117,14 @@ def _inflates(profile: bytes) -> bool:
     return compressed.startswith(b"\0") and stream.eof
 
 
-def _mended_jpeg(payload: bytes, size: tuple[int, int] | None = None) -> bytes:
-    """With an end behind the last scan, if no pixel of it is missing.
+def _repaired_jpeg(payload: bytes, size: tuple[int, int] | None = None) -> bytes:
+    """The JPEG with an end marker after its last scan, if no pixel is missing.
 
-    Only the decoder can tell whether a scan is complete, and it fills missing pixels silently. So
-    the scans are decoded with different bits behind them, which must not change a pixel.
+    Only the decoder knows whether a scan is complete, and it fills missing pixels silently. So the
+    scans are decoded twice, with different bits after them; the pixels must be equal.
 
     Args:
-        size: that the pixels are compared at; their own if it is not given.
+        size: the size at which pixels are compared; None for the image's own.
     """
     end, complete = _scans(payload)
     if not complete:
@@ -133,26 +133,26 @@ def _mended_jpeg(payload: bytes, size: tuple[int, int] | None = None) -> bytes:
     checksums = set()
     for behind in (b"", NOISE):
         candidate = scans + behind + END_OF_JPEG
-        with Image.open(io.BytesIO(candidate), formats=("JPEG",)) as picture:
-            picture.decodermaxblock = len(candidate)
-            picture.draft(None, size)
-            checksums.add(crc32(picture.tobytes()))
+        with Image.open(io.BytesIO(candidate), formats=("JPEG",)) as image:
+            image.decodermaxblock = len(candidate)
+            image.draft(None, size)
+            checksums.add(crc32(image.tobytes()))
     if len(checksums) > 1:
         raise Unreadable("the JPEG ends before its last pixel; send the whole file")
     return scans + END_OF_JPEG
 
 
 def _scans(payload: bytes) -> tuple[int, bool]:
-    """Where the first picture of a JPEG ends, and whether its scans bring all coefficients.
+    """Where the first image of a JPEG ends, and whether its scans contain all coefficients.
 
-    The end is its end marker, the start of a second picture, or the end of the file. With an end
-    marker the scans count as complete: the coarser picture is what the file was written with.
+    The image ends at its end marker, at the start of a second image, or at the end of the file.
+    Scans before an end marker count as complete: their file was written in low quality.
     """
     place, scans, missing = (
         len(JPEG),
         0,
         {0: 1},
-    )  # component -> a bit for each of its 64 coefficients
+    )  # component -> one bit for each of its 64 missing coefficients
     for _ in range(MAX_PIECES):
         found = SEGMENT.search(payload, place)
         if not found or found.group() in (JPEG, END_OF_JPEG):
@@ -165,10 +165,10 @@ def _scans(payload: bytes) -> tuple[int, bool]:
             scans += 1
             if scans > FEW_SCANS:
                 raise Unreadable(
-                    f"the JPEG is damaged and has over {FEW_SCANS} scans; save it anew"
+                    f"the JPEG is damaged and has over {FEW_SCANS} scans; save it again"
                 )
             components, limits = payload[start + 1 : place - 3 : 2], payload[place - 3 : place]
-            if limits[2] & 15 == 0:  # up to the last bit
+            if limits[2] & 15 == 0:  # this scan contains the last bit
                 brought = (2 << limits[1]) - (1 << limits[0])
                 missing |= {one: missing[one] & ~brought for one in components}
         elif found.group()[1] in FRAMES:
@@ -177,7 +177,7 @@ def _scans(payload: bytes) -> tuple[int, bool]:
 
 
 def largest_icon(payload: bytes) -> bytes:
-    """The largest picture of an icon file, as a PNG or as an icon file of one picture."""
+    """The largest image of an icon file, as a PNG or as an icon file of one image."""
     [number] = struct.unpack_from("<H", payload, 4)
     entries = [struct.unpack_from("<BBBBHHII", payload, 6 + 16 * n) for n in range(number)]
     entry = max(entries, key=lambda e: ((e[0] or 256) * (e[1] or 256), e[5]))
@@ -186,5 +186,5 @@ def largest_icon(payload: bytes) -> bytes:
     if content.startswith(PNG):
         return content
     if struct.unpack_from("<II", content, 4) != (width or 256, 2 * (height or 256)):
-        raise Unreadable("the icon is not of the size that its directory says; save it as a PNG")
+        raise Unreadable("the icon's size does not match its directory; save it as a PNG")
     return ICON + struct.pack("<HBBBBHHII", 1, width, height, *rest, size, 22) + content

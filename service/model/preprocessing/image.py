@@ -1,4 +1,4 @@
-"""Image: an image file of any common format becomes RGB pixels of the model's size."""
+"""Image preprocessing: an image file becomes RGB pixels in the model's size."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ from service.errors import TooLarge, Unreadable
 from service.limits import DEFAULT_LIMITS, InputLimits
 from service.model.preprocessing.av1 import coded_sizes
 from service.model.preprocessing.colours import eight_bits, on_white
-from service.model.preprocessing.containers import ICON, check_filled, largest_icon, mended
+from service.model.preprocessing.containers import ICON, check_complete, largest_icon, repaired
 from service.model.preprocessing.preprocessor import Preprocessor
 from service.model.specs import Frozen, Positive, PreprocessingSpec, Share
 from service.model.types import Sample
@@ -26,24 +26,24 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "ICO")
 KINDS = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"II": "TIFF", b"MM": "TIFF", b"GIF": "GIF"}
 READABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC or ICO"
 
-Image.MAX_IMAGE_PIXELS = None  # our own limit, read from the header below, takes its place
+Image.MAX_IMAGE_PIXELS = None  # replaced by `_check_size`
 warnings.filterwarnings("ignore", module="PIL")  # 30,000 damaged tags wrote 6 MB into the log
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # images are decoded side by side, on the cores there are
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # several images are decoded in parallel instead
 pi_heif.register_heif_opener(
     decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
 )
 
-# What no honest picture is beyond, and what would keep a decoder busy for seconds to hours.
-LONGEST_SIDE = 65_535  # of a JPEG; a resampler's weights grow with it
-MAX_SCANS = 100  # of a JPEG; a progressive one has some ten: each passes over all pixels
-METERED = 2**20  # bytes of a file; a smaller one is walked to its end in a few tenths of a second
+# Limits that no normal image exceeds. Without them, a decoder can be busy for seconds to hours.
+LONGEST_SIDE = 65_535  # of a JPEG; the resampler's weights grow with it
+MAX_SCANS = 100  # of a JPEG; each passes over all pixels, and progressive files have about ten
+METERED = 2**20  # bytes; parsing a smaller file takes a few tenths of a second at most
 MAX_METADATA = 8 * 2**20  # bytes before the pixels: colour profile, EXIF, XMP
-TILE_TYPES = {False: (3, 4), True: (3, 4, 16)}  # of a TIFF, a BigTIFF: whole, without a sign
+TILE_TYPES = {False: (3, 4), True: (3, 4, 16)}  # of a TIFF, a BigTIFF: unsigned integers
 HIGH_RANGE = (16, 18)  # transfer characteristics of ITU-T H.273: PQ, HLG
-MAX_PROFILES = 4  # of a PNG, which has one: Pillow inflates each to 1 MiB
-PIECE = 800  # bytes of these that each reading counts for, so that there are 10,000
+MAX_PROFILES = 4  # of a PNG; a valid one has one at most, and Pillow inflates each to 1 MiB
+PIECE = 800  # bytes of MAX_METADATA that each read costs, which allows 10,000 reads
 
-# EXIF's orientation -> what turns the stored pixels upright
+# EXIF orientation -> the transposition that turns the stored pixels upright
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -109,7 +109,7 @@ class ImagePreprocessor(Preprocessor):
         return {self.spec.input: TensorSpec(dtype, hwc if self.spec.layout == "NHWC" else chw)}
 
     def decode(self, payload: bytes) -> Sample:
-        """One picture as uint8[H, W, 3], or as the manifest's dtype and layout."""
+        """One image as uint8[H, W, 3], or in the manifest's dtype and layout."""
         pixels = self._pixels(payload)
         if normalise := self.spec.normalise:
             mean, std = np.array([normalise.mean, normalise.std], np.float32)
@@ -125,7 +125,7 @@ class ImagePreprocessor(Preprocessor):
         return file.getvalue()
 
     def restore(self, sample: Sample) -> Array:
-        """What `decode` made, turned back into pixels for people: uint8[H, W, 3]."""
+        """A sample converted back to pixels for display: uint8[H, W, 3]."""
         pixels = sample.data
         if self.spec.layout == "NCHW":
             pixels = pixels.transpose(1, 2, 0)
@@ -140,14 +140,14 @@ class ImagePreprocessor(Preprocessor):
         try:
             if payload.startswith(ICON):
                 payload = largest_icon(payload)
-            if payload[4:12] == b"ftypavis":  # an image sequence: its still image is read
+            if payload[4:12] == b"ftypavis":  # an image sequence: read its still image
                 payload = payload[:8] + b"avif" + payload[12:]
             try:
                 return self._decoded(payload)
             except (TooLarge, Unreadable):
                 raise
-            except Exception:  # decoders of foreign bytes raise whatever they like
-                if not (whole := mended(payload)):
+            except Exception:  # decoders raise any kind of error for damaged files
+                if not (whole := repaired(payload)):
                     raise
                 return self._decoded(whole)
         except (TooLarge, Unreadable):
@@ -160,144 +160,144 @@ class ImagePreprocessor(Preprocessor):
     def _decoded(self, payload: bytes) -> Array:
         _check_profiles(payload)
         file = _MeteredFile(payload) if len(payload) > METERED else io.BytesIO(payload)
-        with Image.open(file, formats=FORMATS) as picture:
+        with Image.open(file, formats=FORMATS) as image:
             if isinstance(file, _MeteredFile):
-                file.allowance += 2 * len(payload)  # the pixels, in pieces of a KB or more
-            self._check_size(picture, payload)
-            _check_scans(picture, payload, file.tell())
-            if isinstance(picture, TiffImageFile):
+                file.allowance += 2 * len(payload)  # for the pixels, in pieces of a KB or more
+            self._check_size(image, payload)
+            _check_scans(image, payload, file.tell())
+            if isinstance(image, TiffImageFile):
                 _check_tags(payload)
-            if picture.format == "HEIF":
-                _check_range(picture.info.get("nclx_profile") or {})
-            self._reduce_while_decoding(picture)
-            if isinstance(picture, JpegImageFile):
-                picture.decodermaxblock = len(payload)  # at once, not in pieces of 64 KB
-            shown = picture.tile[0].extents if picture.format == "GIF" else None
-            picture.load()
-            check_filled(picture, payload)
-            orientation = _orientation(picture)
-            channels = eight_bits(picture, payload, shown)
+            if image.format == "HEIF":
+                _check_range(image.info.get("nclx_profile") or {})
+            self._reduce_while_decoding(image)
+            if isinstance(image, JpegImageFile):
+                image.decodermaxblock = len(payload)  # in one piece, not in pieces of 64 KB
+            shown = image.tile[0].extents if image.format == "GIF" else None
+            image.load()
+            check_complete(image, payload)
+            orientation = _orientation(image)
+            channels = eight_bits(image, payload, shown)
             transparent = channels.mode in ("LA", "RGBA")
-            if transparent:  # opaque images are converted after resizing, which is cheaper
-                channels = on_white(channels, picture.info)
+            if transparent:  # opaque images are converted after resizing, because it is cheaper
+                channels = on_white(channels, image.info)
             upright = self._resize(channels, orientation in SIDES_SWAPPED)
             if not transparent:
-                upright = on_white(upright, picture.info)
+                upright = on_white(upright, image.info)
             if orientation in UPRIGHT:
                 upright = upright.transpose(UPRIGHT[orientation])
             return np.asarray(upright)
 
-    def _check_size(self, picture: Image.Image, payload: bytes) -> None:
-        """Of the image and of what is decoded as a whole: a TIFF's tile, an AVIF's coded images."""
-        sizes = [("image", picture.size), ("tile", _tile(picture))]
-        if picture.format == "AVIF":
+    def _check_size(self, image: Image.Image, payload: bytes) -> None:
+        """Check the size of the image, of a TIFF's tiles, and of an AVIF's coded images."""
+        sizes = [("image", image.size), ("tile", _tile(image))]
+        if image.format == "AVIF":
             sizes += [("coded image", size) for size in coded_sizes(payload)]
         for what, (width, height) in sizes:
             if max(width, height) > LONGEST_SIDE or width * height > self._limits.pixels:
                 raise TooLarge(
                     f"the {what} has {width} x {height} pixels;"
-                    f" at most {self._limits.pixels:,}, and {LONGEST_SIDE:,} a side, are taken"
+                    f" the limits are {self._limits.pixels:,} pixels and {LONGEST_SIDE:,} per side"
                 )
-            if what == "coded image" and max(width, height) > 2 * max(picture.size):
-                raise Unreadable("the AVIF declares fewer pixels than it has; save it anew")
+            if what == "coded image" and max(width, height) > 2 * max(image.size):
+                raise Unreadable("the AVIF declares fewer pixels than it has; save it again")
 
-    def _reduce_while_decoding(self, picture: Image.Image) -> None:
-        """Let a JPEG be decoded at 1/2, 1/4 or 1/8, never below the size that is needed."""
+    def _reduce_while_decoding(self, image: Image.Image) -> None:
+        """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, if that is still large enough."""
         needed = round(max(self.spec.size) / self.spec.crop)
-        picture.draft(None, (needed, needed))
+        image.draft(None, (needed, needed))
 
-    def _resize(self, picture: Image.Image, sides_swapped: bool) -> Image.Image:
-        """Crop and resample in one step: only the pixels that stay are computed."""
+    def _resize(self, image: Image.Image, sides_swapped: bool) -> Image.Image:
+        """Crop and resample in one step, without computing the cropped pixels."""
         height, width = reversed(self.spec.size) if sides_swapped else self.spec.size
-        kept_width, kept_height = float(picture.width), float(picture.height)
+        kept_width, kept_height = float(image.width), float(image.height)
         if self.spec.fit == "crop":
-            scale = min(picture.width / width, picture.height / height)
+            scale = min(image.width / width, image.height / height)
             kept_width, kept_height = scale * width, scale * height
-        # Rounding must not carry the box beyond the picture, so both margins are at least 0.
-        across = max(0.0, (picture.width - kept_width * self.spec.crop) / 2)
-        down = max(0.0, (picture.height - kept_height * self.spec.crop) / 2)
-        box = (across, down, picture.width - across, picture.height - down)
-        return picture.resize((width, height), self._resample, box)
+        # Rounding must not move the box outside the image, so both margins are at least 0.
+        across = max(0.0, (image.width - kept_width * self.spec.crop) / 2)
+        down = max(0.0, (image.height - kept_height * self.spec.crop) / 2)
+        box = (across, down, image.width - across, image.height - down)
+        return image.resize((width, height), self._resample, box)
 
 
 class _MeteredFile(io.BytesIO):
-    """A picture's bytes, of which a parser may take so many, in so many pieces.
+    """An image file that limits how many bytes a parser reads, and in how many pieces.
 
-    Pillow walks chunks, segments and blocks one by one, in Python, and nothing else stops it: 20 MB
-    of empty ones took 5 s, and 60 MB of EXIF 17 s.
+    Pillow parses chunks, segments and blocks one by one, in Python, without a limit: 20 MB of empty
+    ones took 5 s, and 60 MB of EXIF 17 s.
     """
 
     allowance = MAX_METADATA  # bytes
 
     def read(self, size: int | None = -1, /) -> bytes:
         piece = super().read(size)
-        if size != -1:  # a WebP is read as a whole
+        if size != -1:  # a WebP is read in one piece
             self.allowance -= len(piece) + PIECE
             if self.allowance < 0:
                 raise TooLarge(
-                    f"the picture has more than {MAX_METADATA:,} bytes of metadata,"
-                    " or is cut into too many pieces; save it without"
+                    f"the image has more than {MAX_METADATA:,} bytes of metadata,"
+                    " or too many pieces; save it without metadata"
                 )
         return piece
 
 
 def _check_profiles(payload: bytes) -> None:
-    """Before the file is opened, which inflates them; those behind the pixels count, too."""
+    """Count the profiles of a PNG before Pillow opens the file and inflates them."""
     if payload.startswith(b"\x89PNG") and payload.count(b"iCCP") > MAX_PROFILES:
-        raise TooLarge(f"the picture has more than {MAX_PROFILES} colour profiles; save it anew")
+        raise TooLarge(f"the image has more than {MAX_PROFILES} colour profiles; save it again")
 
 
-def _tile(picture: Image.Image) -> tuple[int, int]:
-    """Width and height of a TIFF's tiles, which may be far larger than the picture; else 0, 0."""
-    if not isinstance(picture, TiffImageFile):
+def _tile(image: Image.Image) -> tuple[int, int]:
+    """Width and height of a TIFF's tiles, which can be far larger than the image; else 0, 0."""
+    if not isinstance(image, TiffImageFile):
         return 0, 0
-    return picture.tag_v2.get(TILEWIDTH, 0), picture.tag_v2.get(TILELENGTH, 0)
+    return image.tag_v2.get(TILEWIDTH, 0), image.tag_v2.get(TILELENGTH, 0)
 
 
 def _check_range(colours: dict[str, Any]) -> None:
-    """By the curve that HEIC declares; with a colour profile it declares none."""
+    """Refuse HDR by the transfer curve of a HEIC. A HEIC with a colour profile declares none."""
     if colours.get("transfer_characteristics") in HIGH_RANGE:
         raise Unreadable("the image has high dynamic range (PQ or HLG); save it as sRGB")
 
 
 def _check_tags(payload: bytes) -> None:
-    """A tile's sides that libtiff reads, but Pillow overlooks for their type: 64 bits, signed."""
+    """Refuse tile sizes in signed or 64-bit numbers: libtiff reads them, Pillow does not."""
     order, big = "<" if payload.startswith(b"II") else ">", 43 in payload[2:4]
     place = struct.unpack_from(order + ("Q" if big else "I"), payload, 8 if big else 4)[0]
     number = struct.Struct(order + ("Q" if big else "H"))
     entry = struct.Struct(order + ("HH16x" if big else "HH8x"))
     [count] = number.unpack_from(payload, place)
     place += number.size
-    count = min(count, (len(payload) - place) // entry.size)  # the last ones may be cut off
+    count = min(count, (len(payload) - place) // entry.size)  # the last ones can be cut off
     for tag, kind in entry.iter_unpack(payload[place : place + count * entry.size]):
         if tag in (TILEWIDTH, TILELENGTH) and kind not in TILE_TYPES[big]:
-            raise Unreadable("the tiles of the picture have sides of an unusual type; save it anew")
+            raise Unreadable("the image's tile sizes have an unusual type; save it again")
 
 
-# How a scan of 1 to 4 components starts, with the only length that libjpeg takes. The marker alone
-# is in a film behind a picture, too, once in 64 KB.
+# The start of a scan with 1 to 4 components, with the only length that libjpeg accepts. The marker
+# alone also occurs in a film after an image, once per 64 KB.
 SCAN_STARTS = [
     b"\xff\xda\0" + bytes((6 + 2 * components, components)) for components in (1, 2, 3, 4)
 ]
 
 
-def _check_scans(picture: Image.Image, payload: bytes, opened: int) -> None:
-    """Not only those of a progressive JPEG: any other may have any number of them, too.
+def _check_scans(image: Image.Image, payload: bytes, opened: int) -> None:
+    """Limit the scans of a JPEG; baseline files can have many scans, too.
 
-    But where the first has all components, as in nearly all, libjpeg takes no other after it, and
-    none is looked for: in 3 MB that takes as many milliseconds, with the interpreter's lock held.
+    If the first scan has all components, as in nearly all files, libjpeg ignores other scans. The
+    search is skipped then: it takes 1 ms per MB, with the interpreter's lock held.
 
     Args:
-        opened: how far Pillow has read: to the end of the first scan's header.
+        opened: Pillow's position in the file, at the end of the first scan's header.
     """
-    if type(picture) is JpegImageFile and not picture.info.get("progressive"):  # not one of several
-        whole = SCAN_STARTS[picture.layers - 1]
-        if payload.startswith(whole, opened - len(whole) - 2 * picture.layers - 3):
+    if type(image) is JpegImageFile and not image.info.get("progressive"):  # not an MPO
+        whole = SCAN_STARTS[image.layers - 1]
+        if payload.startswith(whole, opened - len(whole) - 2 * image.layers - 3):
             return
-    if picture.format not in ("JPEG", "MPO") or payload.count(SCAN_STARTS[0][:2]) <= MAX_SCANS:
+    if image.format not in ("JPEG", "MPO") or payload.count(SCAN_STARTS[0][:2]) <= MAX_SCANS:
         return
     if sum(payload.count(start) for start in SCAN_STARTS) > MAX_SCANS:
-        raise TooLarge(f"the picture has more than {MAX_SCANS} scans; save it anew")
+        raise TooLarge(f"the image has more than {MAX_SCANS} scans; save it again")
 
 
 def _unidentified(payload: bytes) -> str:
@@ -305,17 +305,17 @@ def _unidentified(payload: bytes) -> str:
     if b"ftyp" in payload[4:8] and b"jp2" not in payload[8:12]:
         kind = "HEIC or AVIF"
     if not kind:
-        return f"not an image that can be read; send {READABLE}"
+        return f"not a supported image; send {READABLE}"
     return (
-        f"the {kind} is damaged, or of a kind that cannot be read;"
-        " save it anew, with 8 or 16 bits a channel, or as a PNG"
+        f"the {kind} is damaged, or a variant that is not supported;"
+        " save it again with 8 or 16 bits per channel, or as a PNG"
     )
 
 
-def _orientation(picture: Image.Image) -> int:
-    """By EXIF, or the container's own turn; 1, which is upright, where the EXIF is broken."""
+def _orientation(image: Image.Image) -> int:
+    """The orientation in EXIF or the container; 1, which is upright, if the EXIF is broken."""
     try:
-        orientation: int = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # parsers of foreign bytes raise whatever they like
+        orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # parsers raise any kind of error for damaged metadata
         return 1
     return orientation

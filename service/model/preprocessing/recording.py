@@ -1,4 +1,4 @@
-"""A recording becomes mono sound at its own rate: all that is asked for, or an error."""
+"""Audio decoding: an audio file becomes mono samples at its own rate, complete or not at all."""
 
 import io
 import math
@@ -13,12 +13,12 @@ from service.errors import TooLarge, Unreadable
 from service.model.preprocessing import chunks, streams
 from service.model.preprocessing.streams import FORMATS
 
-RATES = range(1_000, 384_001)  # Hz, up to those of bats; anything else is a damaged header
-MAX_CHANNELS = 8  # 7.1; a WAV can claim 1,024
-LOUDEST = 2.0**32  # where full scale is 1; beyond any integer's, and float32 does not overflow
-BLOCK = 2**20  # samples that are decoded at a time
-VERIFIED = 2**24  # samples up to which a FLAC is decoded to its end, for its checksums: 0.3 s
-# What browsers and telephones record, which belongs to another decoder.
+RATES = range(1_000, 384_001)  # Hz, up to bat recorders; other rates come from damaged headers
+MAX_CHANNELS = 8  # 7.1; a WAV can declare 1,024
+LOUDEST = 2.0**32  # full scale is 1; above every integer format, and float32 cannot overflow
+BLOCK = 2**20  # samples decoded by one call
+VERIFIED = 2**24  # samples; a shorter FLAC is decoded to its end for its checksums, in 0.3 s
+# Formats of browsers and phones, which libsndfile cannot decode.
 FOREIGN = (
     (4, b"ftyp", "MP4"),
     (0, b"\x1aE\xdf\xa3", "WebM or Matroska"),
@@ -42,20 +42,20 @@ CONTAINERS: tuple[tuple[int, bytes, Callable[[bytes], bytes]], ...] = (
 Floats = NDArray[np.float32]
 
 
-class Sound(NamedTuple):
-    """A part of a recording."""
+class Excerpt(NamedTuple):
+    """A part of an audio file."""
 
     wave: Floats  # float32[frames], not limited to -1..1
     rate: int  # Hz
-    whole: bool  # whether the recording is no longer
+    whole: bool  # whether this is the whole file
 
 
-def read(payload: bytes, seconds: float, centre: bool, most: float) -> Sound:
-    """The first `seconds` of a recording, or those in its middle, mixed to mono.
+def read(payload: bytes, seconds: float, centre: bool, most: float) -> Excerpt:
+    """The first or the middle `seconds` of an audio file, mixed to mono.
 
     Raises:
-        Unreadable: it is damaged, cut, or in a format that is not taken.
-        TooLarge: it lasts more than `most` seconds, or has too many channels.
+        Unreadable: the file is damaged, cut off, or in an unsupported format.
+        TooLarge: it is longer than `most` seconds, or has too many channels.
     """
     try:
         files = [soundfile.SoundFile(io.BytesIO(stream)) for stream in _streams(payload)]
@@ -64,15 +64,15 @@ def read(payload: bytes, seconds: float, centre: bool, most: float) -> Sound:
         raise
     except soundfile.LibsndfileError as error:
         raise Unreadable(
-            f"the recording is damaged or its codec is not taken; send {FORMATS}"
+            f"the audio is damaged or its codec is not supported; send {FORMATS}"
             f" ({error.error_string})"
         ) from error
-    except Exception as error:  # decoders of foreign bytes raise whatever they like
-        raise Unreadable(f"the recording is damaged: {error}") from error
+    except Exception as error:  # decoders raise any kind of error for damaged files
+        raise Unreadable(f"the audio is damaged: {error}") from error
 
 
 def _streams(payload: bytes) -> list[bytes]:
-    """The payload as files whose headers libsndfile can believe, to be played one by one."""
+    """The payload as files with correct headers for libsndfile, to be played in sequence."""
     content = payload[streams.after_tags(payload) :]
     if content.startswith(b"OggS"):
         return streams.ogg(content)
@@ -81,16 +81,18 @@ def _streams(payload: bytes) -> list[bytes]:
             return [repair(content)]
     for at, magic, name in FOREIGN:
         if content.startswith(magic, at):
-            raise Unreadable(f"{name} is not taken; send {FORMATS}")
+            raise Unreadable(f"{name} is not supported; send {FORMATS}")
     return [streams.mp3(content)]
 
 
-def _read(files: Sequence[soundfile.SoundFile], seconds: float, centre: bool, most: float) -> Sound:
+def _read(
+    files: Sequence[soundfile.SoundFile], seconds: float, centre: bool, most: float
+) -> Excerpt:
     rate, total = files[0].samplerate, sum(file.frames for file in files)
     for file in files:
         _check(file, rate)
     if total > most * rate:
-        raise TooLarge(f"the recording lasts {total / rate:.0f} s; at most {most:.0f} s are taken")
+        raise TooLarge(f"the audio lasts {total / rate:.0f} s; the limit is {most:.0f} s")
     wanted = math.ceil(seconds * rate)
     first = (total - wanted) // 2 if centre and total > wanted else 0
     left, pieces = min(total, wanted), []
@@ -100,38 +102,39 @@ def _read(files: Sequence[soundfile.SoundFile], seconds: float, centre: bool, mo
             left -= len(pieces[-1])
         first = max(0, first - file.frames)
     if not pieces:
-        raise Unreadable("the recording holds no sound")
+        raise Unreadable("the audio file has no samples")
     wave = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-    return Sound(wave, rate, total <= wanted)
+    return Excerpt(wave, rate, total <= wanted)
 
 
 def _check(file: soundfile.SoundFile, rate: int) -> None:
     if file.samplerate not in RATES:
-        raise Unreadable(f"a sample rate of {file.samplerate} Hz cannot be meant")
-    if file.samplerate != rate:
-        raise Unreadable("the recording changes its sample rate; send its parts by themselves")
-    if file.channels > MAX_CHANNELS:
-        raise TooLarge(
-            f"the recording has {file.channels} channels; at most {MAX_CHANNELS} are taken"
+        raise Unreadable(
+            f"a sample rate of {file.samplerate} Hz is not supported; it must be from"
+            f" {RATES[0]:,} to {RATES[-1]:,} Hz"
         )
+    if file.samplerate != rate:
+        raise Unreadable("the audio changes its sample rate; send its parts as separate files")
+    if file.channels > MAX_CHANNELS:
+        raise TooLarge(f"the audio has {file.channels} channels; the limit is {MAX_CHANNELS}")
 
 
 def _mono(file: soundfile.SoundFile, first: int, count: int) -> Floats:
-    """float32[count] from `first` on, decoded piece by piece.
+    """float32[count] from sample `first`, decoded in blocks.
 
     Raises:
-        Unreadable: there are fewer, or some are not numbers.
+        Unreadable: there are fewer samples, or some are not finite numbers.
     """
     end = last = first + count
     if count < file.frames:
         form = file.format
         if form == "FLAC" and file.frames * file.channels <= VERIFIED:
             last = file.frames
-        elif first and form != "MP3" and file.seekable():  # an MP3's frames need those before
+        elif first and form != "MP3" and file.seekable():  # an MP3 frame needs the frames before it
             file.seek(first)
             first, end, last = 0, count, count
     step = max(1, BLOCK // file.channels)
-    integers = file.subtype.startswith("PCM")  # which are numbers, and at most 1
+    integers = file.subtype.startswith("PCM")  # always finite, and at most 1
     pieces: list[Floats] = []
     for start in range(0, last, step):
         asked = min(step, last - start)
@@ -139,15 +142,15 @@ def _mono(file: soundfile.SoundFile, first: int, count: int) -> Floats:
         if len(channels) < asked:
             found = start + len(channels)
             raise Unreadable(
-                f"the recording is damaged: sample {found:,} cannot be decoded; encode it anew"
+                f"the audio is damaged: sample {found:,} cannot be decoded; encode it again"
             )
         if start + asked <= first or start >= end:
             continue
         channels = channels[max(0, first - start) : end - start]
         if not integers:
             if not np.isfinite(channels).all():
-                raise Unreadable("the recording holds samples that are not numbers")
-            # Without limits, the sums of mixing and resampling overflow.
+                raise Unreadable("the audio has samples that are NaN or infinity")
+            # Without this limit, the sums of mixing and resampling overflow.
             channels = channels.clip(-LOUDEST, LOUDEST)
         pieces.append(channels[:, 0] if file.channels == 1 else channels.mean(axis=1))
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

@@ -1,7 +1,7 @@
-"""Compressed streams of sound: MP3, FLAC and OGG, checked and counted before they are decoded.
+"""Compressed audio: MP3, FLAC and OGG are checked and counted before they are decoded.
 
-Decoders skip damaged parts silently, and libsndfile stops at a length that it reads from a header
-or estimates. So frames and pages are walked first, and the headers are given the true length.
+Decoders skip damaged parts silently, and libsndfile stops at a length from the header or at an
+estimate. So this module walks all frames or pages first, and corrects the length in the header.
 """
 
 import zlib
@@ -10,9 +10,9 @@ from functools import cache
 from service.errors import TooLarge, Unreadable
 
 FORMATS = "WAV, FLAC, OGG, MP3, AIFF, AU, CAF, W64 or NIST"
-MAX_PARTS = 100_000  # frames, pages or chunks: 40 minutes of an MP3, and a second of walking
-MAX_STREAMS = 100  # that follow each other in an OGG
-SEARCHED = 2**16  # bytes in front of an MP3's first frame, besides tags
+MAX_PARTS = 100_000  # frames, pages or chunks: 40 minutes of MP3, one second of parsing
+MAX_STREAMS = 100  # in sequence in an OGG
+SEARCHED = 2**16  # bytes in which an MP3's first frame is searched, after tags
 # kbit/s of an MP3's frame by MPEG version; index 0 means "free" and 15 is invalid.
 BITRATES = {
     True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG 1
@@ -20,26 +20,26 @@ BITRATES = {
 }
 RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 MONO = 3
-TRAILERS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")  # what may follow an MP3's last frame
+TRAILERS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")  # valid after an MP3's last frame
 MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-FLAC_TRIES = 1000  # places that may look like the last frame's header
+FLAC_TRIES = 1000  # positions checked for the last frame's header
 FIRST_PAGE = 2  # the flag of an OGG stream's first page
 
 
 def check_parts(count: int) -> None:
-    """Limit the time that it takes to walk through a file.
+    """Limit the time for parsing a file.
 
     Raises:
-        TooLarge: it has too many parts.
+        TooLarge: the file has too many parts.
     """
     if count > MAX_PARTS:
         raise TooLarge(
-            f"the recording has more than {MAX_PARTS:,} frames, pages or chunks; send it in parts"
+            f"the audio has more than {MAX_PARTS:,} frames, pages or chunks; send it in parts"
         )
 
 
 def after_tags(payload: bytes, start: int = 0) -> int:
-    """Where the ID3v2 tags end that begin at `start`; a file has a few at most."""
+    """The end of the ID3v2 tags that begin at `start`. A file has a few at most."""
     for _ in range(10):
         if not payload.startswith(b"ID3", start) or len(payload) < start + 10:
             break
@@ -53,7 +53,7 @@ def after_tags(payload: bytes, start: int = 0) -> int:
 
 @cache  # of at most 65,536
 def _mp3_frame(second: int, third: int) -> tuple[int, int] | None:
-    """Bytes and rate of a frame by its header's second and third byte; None: this is no header."""
+    """Size and rate of a frame by its header's second and third byte; None if it is no header."""
     version, bitrate, rate = second >> 3 & 3, third >> 4, third >> 2 & 3
     if second & 0xE6 != 0xE2 or version == 1 or bitrate in (0, 15) or rate == 3:
         return None
@@ -63,13 +63,13 @@ def _mp3_frame(second: int, third: int) -> tuple[int, int] | None:
 
 
 def _find_mp3(payload: bytes) -> int:
-    """Where three frames of an MP3 follow each other, or fewer to the end of the file."""
+    """The position of the first three consecutive MP3 frames, or fewer at the end of the file."""
     most = min(SEARCHED, len(payload) - 4)
     at = payload.find(b"\xff", 0, most)
     while at >= 0 and not _starts_mp3(payload, at):
         at = payload.find(b"\xff", at + 1, most)
     if at < 0:
-        raise Unreadable(f"this is not a recording that can be read; send {FORMATS}")
+        raise Unreadable(f"not a supported audio file; send {FORMATS}")
     return at
 
 
@@ -86,37 +86,37 @@ def _starts_mp3(payload: bytes, at: int) -> bool:
 
 
 def mp3(payload: bytes) -> bytes:
-    """The frames of an MP3 without tags, and with their true number in front.
+    """The frames of an MP3 without tags, with their true number in the header.
 
     Raises:
-        Unreadable: there are none, the last is cut, or something else lies between them.
+        Unreadable: there are no frames, the last is cut off, or other bytes lie between them.
     """
     count, runs = _mp3_runs(payload, _find_mp3(payload))
-    sound = b"".join(payload[first:end] for first, end in runs)
-    size, _ = _mp3_frame(sound[1], sound[2]) or (0, 0)
-    head = sound[:size]
+    frames = b"".join(payload[first:end] for first, end in runs)
+    size, _ = _mp3_frame(frames[1], frames[2]) or (0, 0)
+    head = frames[:size]
     mark = max(head[:64].find(b"Xing"), head[:64].find(b"Info"))
     counted = mark > 0 and head[mark + 7] & 1
     vbri = head[36:40] == b"VBRI"
     if mark > 0 or vbri:
-        count -= 1  # this frame holds no sound
+        count -= 1  # this frame holds no audio
     place = mark + 8 if counted else 50
     declared = int.from_bytes(head[place : place + 4], "big") if counted or vbri else 0
-    if declared > count + 1:  # some count the header's own frame
+    if declared > count + 1:  # some encoders count the header's own frame
         raise Unreadable(
-            f"the MP3 is cut: its header declares {declared:,} frames, {count:,} are here;"
+            f"the MP3 is cut off: its header declares {declared:,} frames, it has {count:,};"
             " send the whole file"
         )
-    if counted:  # keep it: it tells how much silence the encoder added
+    if counted:  # keep the header: it declares how much silence the encoder added
         fields = count.to_bytes(4, "big")
         if head[mark + 7] & 2:
-            fields += len(sound).to_bytes(4, "big")
-        return sound[:place] + fields + sound[place + len(fields) :]
-    return _xing(head, count) + sound[size if mark > 0 or vbri else 0 :]
+            fields += len(frames).to_bytes(4, "big")
+        return frames[:place] + fields + frames[place + len(fields) :]
+    return _xing(head, count) + frames[size if mark > 0 or vbri else 0 :]
 
 
 def _mp3_runs(payload: bytes, at: int) -> tuple[int, list[tuple[int, int]]]:
-    """How many frames there are, and where they lie without tags between them."""
+    """The number of frames, and the start and end of each run of frames between tags."""
     count, first, runs, kind = 0, at, [], None
     while at + 4 <= len(payload):
         frame = _mp3_frame(payload[at + 1], payload[at + 2]) if payload[at] == 0xFF else None
@@ -128,22 +128,22 @@ def _mp3_runs(payload: bytes, at: int) -> tuple[int, list[tuple[int, int]]]:
                 continue
             if first == at and not payload.startswith(TRAILERS, at) and any(payload[at:]):
                 raise Unreadable(
-                    f"the MP3 is damaged: byte {at:,} does not begin a frame; encode it anew"
+                    f"the MP3 is damaged: no frame begins at byte {at:,}; encode it again"
                 )
             return count, runs
         if kind not in (None, (frame[1], payload[at + 3] >> 6 == MONO)):
-            raise Unreadable("the MP3 changes its sample rate or channels; encode it anew")
+            raise Unreadable("the MP3 changes its sample rate or channels; encode it again")
         kind = frame[1], payload[at + 3] >> 6 == MONO
         at += frame[0]
         count += 1
         check_parts(count)
     if at > len(payload):
-        raise Unreadable("the MP3 is cut: its last frame is incomplete; send the whole file")
+        raise Unreadable("the MP3 is cut off in its last frame; send the whole file")
     return count, [*runs, (first, at)]
 
 
 def _xing(head: bytes, count: int) -> bytes:
-    """A silent frame of the same kind, with a Xing header that tells how many follow."""
+    """A silent frame of the same kind, with a Xing header that declares `count` frames."""
     mpeg1, mono = head[1] >> 3 & 3 == 3, head[3] >> 6 == MONO
     header = bytes((0xFF, head[1] | 1, 0x90 | head[2] & 0x0C, head[3]))  # without a checksum
     side = (17 if mono else 32) if mpeg1 else (9 if mono else 17)
@@ -153,13 +153,13 @@ def _xing(head: bytes, count: int) -> bytes:
 
 
 def flac(payload: bytes) -> bytes:
-    """A FLAC whose header declares as many samples as it has.
+    """A FLAC with its true number of samples in the header.
 
     Raises:
-        Unreadable: the header declares more.
+        Unreadable: the file has fewer samples than its header declares.
     """
     if len(payload) < 42:
-        raise Unreadable("the FLAC is cut in its header; send the whole file")
+        raise Unreadable("the FLAC is cut off in its header; send the whole file")
     at = 4
     for _ in range(MAX_PARTS):
         last, size = payload[at] & 0x80, int.from_bytes(payload[at + 1 : at + 4], "big")
@@ -171,17 +171,17 @@ def flac(payload: bytes) -> bytes:
     total = _flac_samples(payload, at)
     if declared > total:
         raise Unreadable(
-            f"the FLAC is cut: its header declares {declared:,} samples, {total:,} are here;"
+            f"the FLAC is cut off: its header declares {declared:,} samples, it has {total:,};"
             " send the whole file"
         )
     return payload[:18] + (fields - declared + total).to_bytes(8, "big") + payload[26:]
 
 
 def _flac_samples(payload: bytes, start: int) -> int:
-    """Where the last frame ends, in samples."""
+    """The number of samples up to the end of the last frame."""
     sync, like = payload[start : start + 2], payload[start + 2 : start + 4]
     if sync not in (b"\xff\xf8", b"\xff\xf9"):
-        raise Unreadable("the FLAC is damaged: no frame follows its header; encode it anew")
+        raise Unreadable("the FLAC is damaged: no frame follows its header; encode it again")
     fixed = int.from_bytes(payload[10:12], "big") if sync == b"\xff\xf8" else 1
     end = len(payload)
     for _ in range(FLAC_TRIES):
@@ -195,7 +195,7 @@ def _flac_samples(payload: bytes, start: int) -> int:
 
 
 def _flac_end(head: bytes, fixed: int, like: bytes) -> int:
-    """The samples up to the end of the frame with this header; 0: these bytes are no header."""
+    """The number of samples up to the end of this frame; 0 if the bytes are no frame header."""
     if (head[2] ^ like[0]) & 0x0F or (head[3] ^ like[1]) & 0x0F or head[2] < 0x10:
         return 0
     code, more = head[2] >> 4, 8 - (head[4] ^ 0xFF).bit_length()
@@ -223,13 +223,13 @@ def _crc8(content: bytes) -> int:
 
 
 def ogg(payload: bytes) -> list[bytes]:
-    """The streams of an OGG that follow each other, each as a file by itself.
+    """The consecutive streams of an OGG, each as a separate file.
 
     Raises:
-        Unreadable: a page is damaged, cut or lost, or a stream is not sound that is taken.
+        Unreadable: a page is damaged, cut off or missing, or a stream is not supported.
     """
-    streams: list[list[tuple[int, int, int]]] = []  # of each page: start, start of its body, end
-    expected: dict[int, int] = {}  # the number of the next page by its stream's serial number
+    streams: list[list[tuple[int, int, int]]] = []  # for each page: start, start of its body, end
+    expected: dict[int, int] = {}  # a stream's serial number -> the number of its next page
     current = skipped = -1
     at, count, opening = 0, 0, False
     while at < len(payload):
@@ -239,7 +239,7 @@ def ogg(payload: bytes) -> list[bytes]:
         number = int.from_bytes(payload[at + 18 : at + 22], "little")
         first = bool(payload[at + 5] & FIRST_PAGE)
         if first and payload.startswith(b"fishead", body):
-            skipped = serial  # OGG Skeleton: facts about the other streams
+            skipped = serial  # OGG Skeleton: metadata of the other streams
         elif serial != skipped:
             if first:
                 _check_ogg_stream(payload[body:end], opening)
@@ -252,7 +252,7 @@ def ogg(payload: bytes) -> list[bytes]:
             streams[-1].append((at, body, end))
         at = end
     if len(streams) > MAX_STREAMS:
-        raise TooLarge(f"the OGG holds {len(streams)} streams; at most {MAX_STREAMS} are taken")
+        raise TooLarge(f"the OGG has {len(streams)} streams; the limit is {MAX_STREAMS}")
     return [_ogg_stream(payload, pages) for pages in streams]
 
 
@@ -262,8 +262,8 @@ def _ogg_page(payload: bytes, at: int) -> tuple[int, int]:
     body = at + 27 + len(sizes)
     end = body + sum(sizes)
     if not payload.startswith(b"OggS", at) or end > len(payload) or len(sizes) != payload[at + 26]:
-        raise Unreadable(f"the OGG is cut or damaged at byte {at:,}; send the whole file")
-    # CRC-32 from 0 and not mirrored, as zlib does not offer it: of mirrored bytes, mirrored.
+        raise Unreadable(f"the OGG is cut off or damaged at byte {at:,}; send the whole file")
+    # OGG's CRC-32 starts at 0 and is not mirrored, unlike zlib's. So mirror the bytes and result.
     zeroed = payload[at : at + 22] + bytes(4) + payload[at + 26 : end]
     mirrored = zlib.crc32(zeroed.translate(MIRRORED), 2**32 - 1) ^ 2**32 - 1
     if mirrored.to_bytes(4, "big").translate(MIRRORED) != payload[at + 22 : at + 26]:
@@ -273,10 +273,10 @@ def _ogg_page(payload: bytes, at: int) -> tuple[int, int]:
 
 def _check_ogg_stream(body: bytes, opening: bool) -> None:
     if not body.startswith((b"\x01vorbis", b"OpusHead", b"\x7fFLAC")):
-        name = "Speex" if body.startswith(b"Speex") else "something else"
-        raise Unreadable(f"the OGG holds {name}; send Vorbis, Opus or FLAC, and no video")
+        name = "Speex" if body.startswith(b"Speex") else "an unsupported stream"
+        raise Unreadable(f"the OGG holds {name}; send Vorbis, Opus or FLAC without video")
     if opening:
-        raise Unreadable("the OGG holds several streams at a time; send one of them")
+        raise Unreadable("the OGG has several simultaneous streams; send one of them")
 
 
 def _ogg_stream(payload: bytes, pages: list[tuple[int, int, int]]) -> bytes:
