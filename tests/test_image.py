@@ -248,7 +248,7 @@ def test_a_picture_beyond_the_limit_is_refused_from_its_header() -> None:
 @pytest.mark.parametrize("size", [(1, LONGEST_SIDE + 1), (LONGEST_SIDE + 1, 1)])
 def test_a_side_beyond_the_limit_is_refused_from_the_header(size: tuple[int, int]) -> None:
     header_only = encode(Image.new("1", size), "PNG")[:60]
-    with pytest.raises(TooLarge, match=f"{LONGEST_SIDE:,} a side"):
+    with pytest.raises(TooLarge, match=f"{LONGEST_SIDE:,} per side"):
         preprocessor().decode(header_only)
 
 
