@@ -312,7 +312,9 @@ def media_type_variants() -> Iterator[Variant]:
                       Refused(422, "the text is a data URI"))  # fmt: skip
     yield Variant("a text that begins like a data URI", EMBED, b"data: red", None,
                   ["data [UNK] red"])  # fmt: skip
-    yield Variant("a GIF that begins like a field", SEE, GIF, URLENCODED, Refused(422, "read"))
+    yield Variant(
+        "a GIF that begins like a field", SEE, GIF, URLENCODED, Refused(422, "not supported")
+    )
 
 
 def url_encoded_variants() -> Iterator[Variant]:

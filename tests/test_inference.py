@@ -462,7 +462,7 @@ async def test_json_that_is_none_is_refused(client: httpx.AsyncClient) -> None:
 
 async def test_a_file_that_cannot_be_read_is_named(client: httpx.AsyncClient) -> None:
     response = await ask(client, "colours", **files(RED, b"no picture", GREEN))
-    assert refusal(response, 422).startswith("item 1: not an image")
+    assert refusal(response, 422).startswith("item 1: not a supported image")
     assert refusal(await ask(client, "words", json=words("")), 422).startswith("item 0: ")
 
 
