@@ -1,93 +1,18 @@
-"""A modality and a task cost a file and a line each: shown in a copy of the service."""
+"""A modality and a task cost a file and a line each: docs/extending.md in a copy of the service."""
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
+
+from sensorium_client import client, items
+from service.model.preprocessing import MODALITIES
+from service.model.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
-
-TABLE = '''"""Table: one row of numbers, as CSV."""
-
-from typing import Literal
-
-import numpy as np
-
-from service.errors import Unreadable
-from service.model.preprocessing.preprocessor import Preprocessor
-from service.model.specs import Positive, PreprocessingSpec
-from service.model.types import Sample
-from service.runtime.tensors import TensorSpec
-
-
-class TablePreprocessing(PreprocessingSpec):
-    modality: Literal["table"]
-    input: str
-    columns: Positive
-
-
-class TablePreprocessor(Preprocessor):
-    modality = "table"
-    plural = "rows of tables"
-    spec_type = TablePreprocessing
-    media_types = ("text/csv",)
-
-    def inputs(self):
-        return {self.spec.input: TensorSpec("float32", (None, self.spec.columns))}
-
-    def decode(self, payload):
-        try:
-            row = np.array(payload.split(b","), np.float32)
-        except ValueError as error:
-            raise Unreadable(f"the row holds no numbers: {error}") from error
-        if len(row) != self.spec.columns:
-            raise Unreadable(f"the row has {len(row)} columns, not {self.spec.columns}")
-        return Sample(row)
-
-    def preview(self, payload):
-        return {"row": self.decode(payload).data}
-'''
-
-ESTIMATE = '''"""Estimate: the output is one number."""
-
-from typing import ClassVar
-
-import numpy as np
-from pydantic import BaseModel
-
-from service.model.specs import TaskSpec
-from service.model.tasks.task import Task
-from service.runtime.tensors import TensorSpec
-
-
-class Digits(BaseModel):
-    digits: int = 2
-
-
-class Estimate(Task):
-    name = "estimate"
-    summary = "A number for each of {files}."
-    spec_type = TaskSpec
-    options_type = Digits
-    answer_fields: ClassVar = {"estimate": float}
-    example: ClassVar = {"estimate": 12.5}
-    width = 1
-
-    def interpret(self, row):
-        return row[self.output].astype(np.float32)
-
-    def render(self, answer, options):
-        return {"estimate": round(float(answer[0]), options.digits)}
-
-    def tensors(self):
-        return {"estimate": TensorSpec("float32", (None, 1))}
-
-    def to_tensors(self, answers):
-        return {"estimate": np.stack(answers)}
-
-    def agrees(self, answer, other, others_answer):
-        return bool(abs(answer - others_answer) < 0.1)
-'''
+GUIDE = ROOT / "docs/extending.md"
 
 # Asks the copy through /v1 and /v2; prints what differs from what is expected.
 PROGRAM = '''
@@ -155,8 +80,9 @@ def test_a_modality_and_a_task_cost_a_file_and_a_line_each(tmp_path: Path) -> No
     for folder in ("service", "tests", "loadtests"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     preprocessing, tasks = copy / "service/model/preprocessing", copy / "service/model/tasks"
-    (preprocessing / "table.py").write_text(TABLE)
-    (tasks / "estimate.py").write_text(ESTIMATE)
+    table, _, estimate, _ = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    (preprocessing / "table.py").write_text(table)
+    (tasks / "estimate.py").write_text(estimate)
     base = "from service.model.preprocessing import audio, image, text\n"
     add_line(preprocessing / "__init__.py", base, "from service.model.preprocessing import table")
     base = "from service.model.tasks import classify, embed\n"
@@ -164,3 +90,8 @@ def test_a_modality_and_a_task_cost_a_file_and_a_line_each(tmp_path: Path) -> No
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "models")]
     ended = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_the_client_knows_every_modality_and_task() -> None:
+    assert set(get_args(items.Modality)) == set(MODALITIES)
+    assert set(get_args(client.Task)) == set(TASKS)
