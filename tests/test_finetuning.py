@@ -16,13 +16,13 @@ from tests.conftest import wav
 from tests.servers import PROJECT
 from training.__main__ import main
 from training.finetune import choose_layers
+from training.images import vary_images
 from training.networks.classifier import Classifier
 from training.networks.efficientnet import EfficientNetLite
-from training.networks.finetuned import PictureClassifier, TextClassifier
+from training.networks.finetuned import ImageClassifier, TextClassifier
+from training.networks.image import PixelNet
 from training.networks.minilm import MiniLM
-from training.networks.picture import PictureNet
 from training.networks.spectrogram import SpectrogramNet
-from training.pictures import vary_pictures
 from training.scores import divide_scores
 from training.texts import hide_tokens
 
@@ -151,10 +151,10 @@ def test_an_encoder_of_another_modality_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("encoder", "whole"), [(MiniLM, TextClassifier), (EfficientNetLite, PictureClassifier)]
+    ("encoder", "whole"), [(MiniLM, TextClassifier), (EfficientNetLite, ImageClassifier)]
 )
 def test_the_first_layers_step_least_and_none_is_left_out(
-    encoder: type[nn.Module], whole: type[TextClassifier | PictureClassifier]
+    encoder: type[nn.Module], whole: type[TextClassifier | ImageClassifier]
 ) -> None:
     network = whole(encoder(), Classifier(torch.randn(4, 7), 5, 3))
     layers = choose_layers(network, encoder_rate=0.1, first_rate=0.5)
@@ -172,7 +172,7 @@ def test_the_first_layers_step_least_and_none_is_left_out(
     [
         (Classifier(torch.randn(9, 7), 5, 3), torch.randn(4, 7)),
         (SpectrogramNet(3, 16), torch.randn(4, 16, 20)),
-        (PictureNet(3), torch.randint(256, (4, 16, 16, 3), dtype=torch.uint8)),
+        (PixelNet(3), torch.randint(256, (4, 16, 16, 3), dtype=torch.uint8)),
     ],
 )
 def test_a_temperature_divides_the_scores_of_every_network(
@@ -200,7 +200,7 @@ def test_varied_pictures_stay_pictures_and_differ() -> None:
     pixels = torch.zeros(64, 16, 16, 3, dtype=torch.uint8)
     pixels[:, :, 8:, 0] = 200  # red on the right
     random = torch.Generator().manual_seed(0)
-    [varied] = vary_pictures((pixels,), random)
+    [varied] = vary_images((pixels,), random)
     assert (varied.shape, varied.dtype) == (pixels.shape, torch.uint8)
     left, right = varied[:, :, :4, 0].float(), varied[:, :, -4:, 0].float()
     mirrored = left.mean(dim=(1, 2)) > right.mean(dim=(1, 2))

@@ -23,8 +23,8 @@ from training.flags import read_hearing
 from training.loop import Outcome, Schedule, Score, measure, train
 from training.material import Batches
 from training.networks.spectrogram import SpectrogramNet
-from training.recordings import find_recordings
 from training.spectrograms import Spectrograms, compute_spectrograms
+from training.takes import find_takes
 
 TONES = {"low": 300, "middle": 900, "high": 2400}  # Hz
 SPEAKERS = {"ann": 1.0, "bob": 0.9, "cem": 1.1}  # how high they sing
@@ -54,7 +54,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def material(songs: Path) -> Spectrograms:
-    return compute_spectrograms(find_recordings(songs), preprocessor(), (0.9, 1.1))
+    return compute_spectrograms(find_takes(songs), preprocessor(), (0.9, 1.1))
 
 
 def parse(*words: str | Path) -> argparse.Namespace:
@@ -237,7 +237,7 @@ def test_a_damaged_recording_is_named(tmp_path: Path) -> None:
                 (tmp_path / word / f"{speaker}_{take}.wav").write_bytes(sing(400, take))
     (tmp_path / "no/bob_5.wav").write_bytes(b"no sound at all")
     with pytest.raises(BadData, match=r"no/bob_5.wav: this is not a recording that can be read"):
-        compute_spectrograms(find_recordings(tmp_path), preprocessor(), ())
+        compute_spectrograms(find_takes(tmp_path), preprocessor(), ())
 
 
 def test_an_example_that_cannot_be_read_stops_before_the_work(songs: Path, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_data_that_cannot_be_split_are_refused(
         for name in names:
             (tmp_path / word / name).write_bytes(sing(400, 1))
     with pytest.raises(BadData, match=complaint):
-        compute_spectrograms(find_recordings(tmp_path), preprocessor(), ())
+        compute_spectrograms(find_takes(tmp_path), preprocessor(), ())
 
 
 def test_the_released_model_knows_the_official_test_takes(shared_data: Path) -> None:
@@ -276,9 +276,9 @@ def test_the_released_model_survives_the_road_to_the_service(shared_data: Path, 
 
 
 def accuracy(model: Model, shared_data: Path, read: Disturbance) -> float:
-    recordings = find_recordings(shared_data / "digits")
-    takes = [take for take in recordings.takes if take.is_test]
-    right = [answer(model, read(take.path)) == recordings.labels[take.label] for take in takes]
+    data = find_takes(shared_data / "digits")
+    takes = [take for take in data.takes if take.is_test]
+    right = [answer(model, read(take.path)) == data.labels[take.label] for take in takes]
     return float(np.mean(right))
 
 

@@ -75,7 +75,7 @@ def fetch(data: PublicData, folder: Path, downloads: Path) -> None:
 
 
 def fetch_digits(cache: Path, url: str = DIGITS_URL) -> Path:
-    """The folder of the Free Spoken Digit Dataset, as `find_recordings` reads it.
+    """The folder of the Free Spoken Digit Dataset, as `find_takes` reads it.
 
     Raises:
         DataUnavailable: as `fetch` does.

@@ -134,7 +134,7 @@ def photographs() -> list[bytes]:
         for top in (0, down // 2, down)
     ]
     turned = [whole.transpose(method) for method in Image.Transpose]
-    return [_encode(picture, "PNG") for picture in (whole, *turned, *parts)]
+    return [_encode(image, "PNG") for image in (whole, *turned, *parts)]
 
 
 def sentences() -> list[bytes]:
@@ -145,9 +145,9 @@ def sentences() -> list[bytes]:
     return [line for pair in pairs for line in pair]
 
 
-def _encode(picture: Image.Image, format_: str) -> bytes:
+def _encode(image: Image.Image, format_: str) -> bytes:
     file = io.BytesIO()
-    picture.save(file, format_, quality=95)
+    image.save(file, format_, quality=95)
     return file.getvalue()
 
 
@@ -202,7 +202,7 @@ def _efficientnet(
             "classify": ClassifySpec(output="logits"),
             "embed": EmbedSpec(output="vector", width=efficientnet.WIDTH),
         },
-        # A CPU is busy with one picture already (10 ms on a core, alone or among 16); a GPU is not.
+        # A CPU is busy with one image already (10 ms on a core, alone or among 16); a GPU is not.
         batching=Batching(max_batch=16),
         # Of the vector, in 0..6. Another JPEG decoder that rounds a tenth of the pixels otherwise
         # moves Lite0's by 0.06; Lanczos in place of bicubic by 0.18, a crop of 0.9 by 0.98.

@@ -22,14 +22,14 @@ from training.errors import BadData
 from training.fitting import Recipe, add_network, add_recipe, check_example, fit
 from training.flags import above, share
 from training.folder import Content
+from training.images import add_variation, read_variation
 from training.layouts import check_splits, find_items
 from training.loop import Layers, Schedule, answer
 from training.material import Augment, Part, part_of, unchanged
 from training.networks.classifier import DROPOUT, Classifier
 from training.networks.efficientnet import EfficientNetLite
-from training.networks.finetuned import PictureClassifier, TextClassifier
+from training.networks.finetuned import ImageClassifier, TextClassifier
 from training.networks.minilm import MiniLM
-from training.pictures import add_variation, read_variation
 from training.samples import decode_items, tell_skipped
 from training.texts import hide_tokens
 
@@ -45,7 +45,7 @@ RECIPE = Recipe(
     threads=core_budget(),
     sweep=False,  # it sees where a network breaks, not where it forgets, and this one knows already
 )
-NETWORKS = {"image": PictureClassifier, "text": TextClassifier}
+NETWORKS = {"image": ImageClassifier, "text": TextClassifier}
 # Steps beside the classifier's: what was learned from millions of samples must not be forgotten.
 ENCODER = 0.1  # of the encoder's last layers
 FIRST = 0.5  # of its first layers beside its last: edges and words are common to all tasks

@@ -14,7 +14,7 @@ from PIL import Image
 
 from training.archives import read_archive
 from training.matrices import read_vectors
-from training.recordings import DIGITS
+from training.takes import DIGITS
 
 FLOWERS = Path(__file__).parent / "flower_classes.txt"  # in the order of the labels, from 1 on
 FLOWER_SPLITS = {"train": "trnid", "valid": "valid", "test": "tstid"}
@@ -41,9 +41,9 @@ def lay_out_flowers(files: Sequence[Path], folder: Path) -> None:
         for number in numbers[variable]
     }
     for name, content in read_archive(archive):
-        picture = PurePosixPath(name).name
-        if place := places.get(picture):
-            _write(folder / place / picture, content)
+        image = PurePosixPath(name).name
+        if place := places.get(image):
+            _write(folder / place / image, content)
 
 
 def lay_out_cifar(files: Sequence[Path], folder: Path) -> None:
@@ -58,8 +58,8 @@ def lay_out_cifar(files: Sequence[Path], folder: Path) -> None:
             pixels = row[1:].reshape(3, 32, 32).transpose(1, 2, 0)  # uint8[32, 32, 3]
             png = io.BytesIO()
             Image.fromarray(pixels).save(png, "PNG")
-            picture = Path(split, CIFAR_CLASSES[row[0]], f"{batch.stem}_{number:05}.png")
-            _write(folder / picture, png.getvalue())
+            image = Path(split, CIFAR_CLASSES[row[0]], f"{batch.stem}_{number:05}.png")
+            _write(folder / image, png.getvalue())
 
 
 def lay_out_digits(files: Sequence[Path], folder: Path) -> None:

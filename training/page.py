@@ -34,13 +34,13 @@ from training.plots import (
     draw_sheet,
     draw_sweep,
 )
-from training.thumbnails import SOUND, hear, quote, see
+from training.thumbnails import AUDIO, hear, quote, see
 
 MAX_MISTAKES = 24
 MAX_CONFUSIONS = 20
 AXES = (
-    f"Time runs to the right, {SOUND.seconds:g} s at most; frequency upwards,"
-    f" to {SOUND.sample_rate / 2_000:g} kHz."
+    f"Time runs to the right, {AUDIO.seconds:g} s at most; frequency upwards,"
+    f" to {AUDIO.sample_rate / 2_000:g} kHz."
 )
 
 Cell = str | int | float
@@ -163,11 +163,11 @@ def _figures(splits: Mapping[str, Answers]) -> str:
 def _fit(report: Report) -> str:
     words = f"<p>{_escape(str(report.diagnosis))}</p>\n" if report.diagnosis else ""
     curves = draw_curves(report.epochs, report.best, report.diagnosis)
-    return words + _picture(curves, "Loss over the epochs")
+    return words + _image(curves, "Loss over the epochs")
 
 
 def _sweep(sweep: Sweep | None) -> str:
-    return _picture(draw_sweep(sweep), "Loss over the learning rate") if sweep else ""
+    return _image(draw_sweep(sweep), "Loss over the learning rate") if sweep else ""
 
 
 def _classes(answers: Answers, labels: Sequence[str]) -> str:
@@ -184,7 +184,7 @@ def _confusions(answers: Answers, labels: Sequence[str]) -> str:
     title = f"accuracy {accuracy(answers.right, answers.given):.3f}"
     matrix = (
         "<p>A row for each class: the darker, the greater the share of its items.</p>\n"
-        + _picture(draw_confusion({title: counts}, labels), "Confusion matrix")
+        + _image(draw_confusion({title: counts}, labels), "Confusion matrix")
     )
     if len(labels) <= NUMBERED:
         return matrix
@@ -197,7 +197,7 @@ def _confidence(answers: Answers) -> str:
     bins = confidence_bins(answers.hits, answers.confidence)
     return (
         "<p>Honest answers lie on the line: of those given with 0.9, nine in ten are right.</p>\n"
-        + _picture(draw_reliability(bins), "Accuracy over confidence")
+        + _image(draw_reliability(bins), "Accuracy over confidence")
     )
 
 
@@ -214,7 +214,7 @@ def _mistakes(answers: Answers, labels: Sequence[str], modality: Kind) -> str:
     if look := {"image": see, "audio": hear}.get(modality):
         tiles = [Tile(*words, look(item)) for item, words in zip(items, said, strict=True)]
         axes = f"<p>{AXES}</p>\n" if modality == "audio" else ""
-        sheet = axes + _picture(draw_sheet(tiles), "One item beside the other") + "\n"
+        sheet = axes + _image(draw_sheet(tiles), "One item beside the other") + "\n"
         return sheet + _named(items, said)
     if modality == "text":
         quoted = [(quote(item), *words) for item, words in zip(items, said, strict=True)]
@@ -245,7 +245,7 @@ def _cell(tag: str, value: Cell) -> str:
     return f'<{tag} class="number">{"&ndash;" if math.isnan(value) else text}</{tag}>'
 
 
-def _picture(png: bytes, what: str) -> str:
+def _image(png: bytes, what: str) -> str:
     data = base64.b64encode(png).decode()
     return f'<p><img alt="{_escape(what)}" src="data:image/png;base64,{data}"></p>'
 

@@ -1,4 +1,4 @@
-"""Plots: every picture that training draws, as PNG; the same numbers give the same bytes."""
+"""Plots: every image that training draws, as PNG; the same numbers give the same bytes."""
 
 import io
 import math
@@ -31,7 +31,7 @@ TILE, GAP, CAPTION = 1.5, 0.08, 0.34  # inches: side, space between, height of t
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A small picture with what is said of it."""
+    """A small image with what is said of it."""
 
     right: str
     given: str
@@ -123,7 +123,7 @@ def draw_reliability(bins: Sequence[Bin]) -> bytes:
 
 
 def draw_sheet(tiles: Sequence[Tile]) -> bytes:
-    """One small picture beside the other, each under its right label and the answer."""
+    """One small image beside the other, each under its right label and the answer."""
     columns = min(COLUMNS, len(tiles))
     rows = math.ceil(len(tiles) / columns)
     width, height = columns * TILE, rows * (TILE + CAPTION)
@@ -178,10 +178,10 @@ def _png(figure: Figure) -> bytes:
 
 
 def _reduce_colours(png: bytes) -> bytes:
-    """The same picture in 256 colours: a third of the bytes, where there are photographs."""
+    """The same image in 256 colours: a third of the bytes, where there are photographs."""
     file = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as picture:
-        colours = picture.convert("RGB")
+    with Image.open(io.BytesIO(png)) as image:
+        colours = image.convert("RGB")
     palette = colours.quantize(256, Image.Quantize.FASTOCTREE)
     colours.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(file, "PNG")
     return file.getvalue()

@@ -18,12 +18,12 @@ from training.augmentation import Augmentation
 from training.course import Course, first_held_out
 from training.fitting import Recipe, add_network, add_recipe, check_example
 from training.flags import add_augmentation, add_hearing, read_augmentation, read_hearing, whole
+from training.images import add_variation, read_variation
 from training.layouts import check_splits, find_items
 from training.loop import Schedule
-from training.networks import picture, spectrogram
-from training.networks.picture import PictureNet
+from training.networks import image, spectrogram
+from training.networks.image import PixelNet
 from training.networks.spectrogram import SpectrogramNet
-from training.pictures import add_variation, read_variation
 from training.samples import decode_items, tell_skipped
 
 RECIPE = Recipe(
@@ -63,7 +63,7 @@ AUGMENTATION = Augmentation(
 def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
     """The flags of a network from scratch."""
     add_recipe(parser, RECIPE)
-    network = picture if modality == "image" else spectrogram
+    network = image if modality == "image" else spectrogram
     add_network(parser, network.HIDDEN, network.DROPOUT, network.FILTERS)
     if modality == "image":
         parser.add_argument("--size", type=whole(1, 4096), default=SIZE,
@@ -93,7 +93,7 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
     torch.manual_seed(args.seed)
     size = (args.filters, args.hidden, args.dropout)
     network = (
-        PictureNet(classes, *size)
+        PixelNet(classes, *size)
         if modality == "image"
         else SpectrogramNet(classes, args.bands, *size)
     )

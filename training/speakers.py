@@ -23,8 +23,8 @@ from training.layouts import Split
 from training.loop import Schedule
 from training.material import Part, part_of
 from training.networks.spectrogram import DROPOUT, FILTERS, HIDDEN, SpectrogramNet
-from training.recordings import DIGITS, Recording, find_recordings
 from training.spectrograms import compute_spectrograms
+from training.takes import DIGITS, Take, find_takes
 
 NAME = "spoken-digits"
 CREDIT = "Free Spoken Digit Dataset (Jakobovski et al., v1.0.10), CC BY-SA 4.0"
@@ -94,7 +94,7 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:  # noqa: ARG001
     spec = read_hearing(args, keep="centre")
     preprocessor = AudioPreprocessor(spec, InputLimits())
     check_example(args.example, preprocessor.decode)
-    data = find_recordings(args.data or fetch_digits(args.cache / "datasets", args.url))
+    data = find_takes(args.data or fetch_digits(args.cache / "datasets", args.url))
     spectrograms = compute_spectrograms(data, preprocessor, args.speeds)
     augment = read_augmentation(args)
     by_speaker = {speaker: spectrograms.split_by_speaker(speaker) for speaker in data.speakers}
@@ -136,7 +136,7 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:  # noqa: ARG001
     )
 
 
-def _disturb(takes: Sequence[Recording], preprocessor: AudioPreprocessor) -> dict[str, Part]:
+def _disturb(takes: Sequence[Take], preprocessor: AudioPreprocessor) -> dict[str, Part]:
     """The takes after each disturbance."""
     labels = torch.tensor([take.label for take in takes])
 

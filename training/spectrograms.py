@@ -1,4 +1,4 @@
-"""Recordings as spectrograms, computed by the code that serves, at several speeds, once."""
+"""Takes as spectrograms, computed by the code that serves, at several speeds, once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from training.augmentation import change_speed
 from training.errors import BadData
 from training.layouts import Item
 from training.material import Augment, Inputs, Part, unchanged
-from training.recordings import Recording, Recordings
+from training.takes import Take, Takes
 
 Indices = NDArray[np.int64]
 
@@ -56,7 +56,7 @@ class Spectrograms:
 
 
 def compute_spectrograms(
-    data: Recordings, preprocessor: AudioPreprocessor, other_speeds: Sequence[float]
+    data: Takes, preprocessor: AudioPreprocessor, other_speeds: Sequence[float]
 ) -> Spectrograms:
     """Read every recording.
 
@@ -80,7 +80,7 @@ def compute_spectrograms(
     )
 
 
-def _check_splits(data: Recordings) -> None:
+def _check_splits(data: Takes) -> None:
     if len(data.speakers) < 2:
         raise BadData("at least two speakers are needed, so that one can be left out")
     if not any(take.is_test for take in data.takes):
@@ -91,7 +91,7 @@ def _check_splits(data: Recordings) -> None:
 
 
 def _at_speeds(
-    preprocessor: AudioPreprocessor, take: Recording, speeds: Sequence[float]
+    preprocessor: AudioPreprocessor, take: Take, speeds: Sequence[float]
 ) -> NDArray[np.float32]:
     """One take at each speed: float32[speeds, bands, frames]."""
     try:

@@ -9,8 +9,8 @@ from service.model.preprocessing.image import ImagePreprocessing, ImagePreproces
 from service.runtime.tensors import Array
 from training.layouts import Item
 
-PICTURE = ImagePreprocessing(modality="image", input="pixels", size=(128, 128))
-SOUND = AudioPreprocessing(
+IMAGE = ImagePreprocessing(modality="image", input="pixels", size=(128, 128))
+AUDIO = AudioPreprocessing(
     modality="audio",
     input="spectrogram",
     sample_rate=16_000,
@@ -22,7 +22,7 @@ LONGEST = 200  # letters of a text
 
 def see(item: Item) -> Array | None:
     """The middle of a picture, upright, uint8[128, 128, 3]; None where it cannot be read."""
-    preprocessor = ImagePreprocessor(PICTURE, InputLimits())
+    preprocessor = ImagePreprocessor(IMAGE, InputLimits())
     try:
         return preprocessor.decode(item.read()).data
     except (CallerError, OSError):
@@ -31,13 +31,13 @@ def see(item: Item) -> Array | None:
 
 def hear(item: Item) -> Array | None:
     """The log-mel spectrogram of a sound's first ten seconds, float32[64, frames], or None."""
-    preprocessor = AudioPreprocessor(SOUND, InputLimits())
+    preprocessor = AudioPreprocessor(AUDIO, InputLimits())
     try:
         wave, _ = preprocessor.waveform(item.read())
     except (CallerError, OSError):
         return None
-    sound = np.trim_zeros(wave, "b")  # what was added to make it ten seconds long
-    return preprocessor.features(sound if len(sound) else wave)
+    trimmed = np.trim_zeros(wave, "b")  # what was added to make it ten seconds long
+    return preprocessor.features(trimmed if len(trimmed) else wave)
 
 
 def quote(item: Item) -> str:

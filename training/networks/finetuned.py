@@ -18,7 +18,7 @@ class TextClassifier(nn.Module):
         return log_probabilities
 
 
-class PictureClassifier(nn.Module):
+class ImageClassifier(nn.Module):
     """uint8[N, H, W, 3] -> log-probabilities: float32[N, classes]."""
 
     def __init__(self, encoder: nn.Module, classifier: Classifier) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from training.networks.picture import convolve
+from training.networks.image import convolve
 
 # Edges first, then formants, then how they move: more filters as the picture gets smaller.
 FILTERS = (24, 32, 48, 64)
@@ -37,7 +37,7 @@ class SpectrogramNet(nn.Module):
     ) -> None:
         super().__init__()
         first, second, third, fourth = filters
-        self.picture = nn.Sequential(
+        self.convolutions = nn.Sequential(
             convolve(1, first, stride=2),
             convolve(first, second),
             nn.MaxPool2d((2, 1)),
@@ -59,11 +59,11 @@ class SpectrogramNet(nn.Module):
             nn.Linear(hidden, classes),
             nn.LogSoftmax(dim=1),
         )
-        _put_channels_last(self.picture)
+        _put_channels_last(self.convolutions)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """float32[N, bands, frames] of ln(power) -> log-probabilities: float32[N, classes]."""
-        maps = self.picture(_relative_level(spectrogram).unsqueeze(1))  # [N, filters, b/8, f/4]
+        maps = self.convolutions(_relative_level(spectrogram).unsqueeze(1))  # [N, C, b/8, f/4]
         moments = self.time(maps.flatten(1, 2))  # [N, width, f/4]
         pooled = torch.cat([moments.mean(dim=2), moments.amax(dim=2)], dim=1)  # [N, 2 * width]
         log_probabilities: Tensor = self.head(pooled)

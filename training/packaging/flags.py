@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--licence", default=UNSTATED)
     add("--data", default=UNSTATED, help="what they were trained on")
 
-    image = parser.add_argument_group("pictures").add_argument
+    image = parser.add_argument_group("images").add_argument
     image("--size", type=int, nargs="+", metavar="N", help="height and width, or one for both")
     image("--layout", choices=("NHWC", "NCHW"))
     image("--mean", type=float, nargs=3, metavar="M", help="(p / 255 - mean) / std")
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text("--max-length", type=int, help="tokens, special ones included")
     text("--pad-token", help=f"default: the tokenizer's own, else one of {', '.join(PAD_TOKENS)}")
 
-    audio = parser.add_argument_group("recordings").add_argument
+    audio = parser.add_argument_group("audio").add_argument
     audio("--sample-rate", type=int, help="Hz")
     audio("--seconds", type=float, help="longer is cut, shorter is padded")
     audio("--keep", choices=("start", "centre"))

@@ -37,7 +37,7 @@ def _propose_image(args: argparse.Namespace, found: Found, ask: Ask) -> dict[str
     sides = [spec.shape[layout.index(side)] for side in "HW"] if layout else []
     size = args.size * 2 if args.size and len(args.size) == 1 else args.size or sides
     if layout and (len(size) != 2 or None in size):
-        ask("say --size HEIGHT WIDTH: the graph takes pictures of any size")
+        ask("say --size HEIGHT WIDTH: the graph takes images of any size")
     return {
         "input": name,
         "size": size,
@@ -157,7 +157,7 @@ def _propose_seconds(args: argparse.Namespace, spec: TensorSpec, ask: Ask) -> fl
         return float(args.seconds)
     length = spec.shape[-1]
     if length is None:
-        ask("say --seconds S: the graph takes recordings of any length")
+        ask("say --seconds S: the graph takes audio of any length")
         return None
     spectrogram = len(spec.shape) == 3
     if not args.sample_rate or (spectrogram and not args.hop):

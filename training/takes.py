@@ -1,4 +1,4 @@
-"""Recordings in folders named by class, each file named by its speaker and take.
+"""Takes in folders named by class, each file named by its speaker and take.
 
 DIR/<class>/<speaker>_<take>.wav
 """
@@ -12,12 +12,12 @@ from training.layouts import check_labels
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SUFFIXES = "wav|flac|ogg|oga|opus|mp3|aiff?|au|caf|w64|sph"
-TAKE = re.compile(rf"(?P<speaker>.+)_(?P<take>\d+)\.({SUFFIXES})", re.IGNORECASE)
+FILE_NAME = re.compile(rf"(?P<speaker>.+)_(?P<take>\d+)\.({SUFFIXES})", re.IGNORECASE)
 TEST_TAKES = range(5)  # of each speaker and word: the official test split of the digits
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class Take:
     """One take: a file, what is said in it, and by whom."""
 
     path: Path
@@ -32,19 +32,18 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
-class Recordings:
+class Takes:
     """A data set: the labels in the order of the model's output, and the takes."""
 
-    folder: Path
     labels: tuple[str, ...]
-    takes: tuple[Recording, ...]
+    takes: tuple[Take, ...]
 
     @property
     def speakers(self) -> tuple[str, ...]:
         return tuple(sorted({take.speaker for take in self.takes}))
 
 
-def find_recordings(folder: Path) -> Recordings:
+def find_takes(folder: Path) -> Takes:
     """What lies in `folder`/<class>/<speaker>_<take>.wav; digits are put in their own order.
 
     Raises:
@@ -57,13 +56,13 @@ def find_recordings(folder: Path) -> Recordings:
     if len(names) < 2:
         raise BadData(f"{folder} holds {len(names)} classes, two are needed: {layout}")
     check_labels(names)
-    takes: list[Recording] = []
+    takes: list[Take] = []
     for label, name in enumerate(names):
-        found = [_recording(path, label) for path in sorted((folder / name).iterdir())]
+        found = [_take(path, label) for path in sorted((folder / name).iterdir())]
         if not found:
             raise BadData(f"class {name} has no recordings: {folder / name} is empty")
         takes += found
-    return Recordings(folder, tuple(names), tuple(takes))
+    return Takes(tuple(names), tuple(takes))
 
 
 def _is_class(path: Path) -> bool:
@@ -74,8 +73,8 @@ def _spoken_order(name: str) -> tuple[int, str]:
     return (DIGITS.index(name) if name in DIGITS else len(DIGITS)), name
 
 
-def _recording(path: Path, label: int) -> Recording:
-    match = TAKE.fullmatch(path.name)
+def _take(path: Path, label: int) -> Take:
+    match = FILE_NAME.fullmatch(path.name)
     if match is None:
         raise BadData(f"{path} is not named <speaker>_<take>.wav")
-    return Recording(path, label, match["speaker"], int(match["take"]))
+    return Take(path, label, match["speaker"], int(match["take"]))

@@ -10,7 +10,7 @@ HIDDEN = 128
 DROPOUT = 0.2
 
 
-class PictureNet(nn.Module):
+class PixelNet(nn.Module):
     """uint8[N, H, W, 3] -> log-probabilities: float32[N, classes]; sides are multiples of 8.
 
     Two convolutions a stage, with a shortcut past the second (He et al., "Deep Residual Learning

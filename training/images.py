@@ -25,10 +25,10 @@ def add_variation(parser: argparse.ArgumentParser) -> None:
 
 def read_variation(args: argparse.Namespace) -> Augment:
     """What the flags of `add_variation` say."""
-    return partial(vary_pictures, mirror=args.mirror, zoom=args.zoom, light=args.light)
+    return partial(vary_images, mirror=args.mirror, zoom=args.zoom, light=args.light)
 
 
-def vary_pictures(
+def vary_images(
     inputs: Inputs,
     random: Generator,
     *,
