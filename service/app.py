@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 
 def _state_folder(settings: Settings) -> Path:
-    """The folder that the workers share: the setting's, else a temporary one."""
     if settings.state:
         return settings.state
     try:
@@ -51,9 +50,9 @@ def _state_folder(settings: Settings) -> Path:
 
 def _check_defaults(settings: Settings) -> None:
     """Raises:
-    OperatorError: a default is set for something that no model can be asked for.
+    OperatorError: a default is set for an unknown modality or task.
     """
-    from service.control.repository import check_uses  # it imports all that decodes
+    from service.control.repository import check_uses  # it imports all decoders
 
     try:
         check_uses(settings.default_models)

@@ -265,7 +265,7 @@ class _Shown:
 def _registry() -> CollectorRegistry:
     if values.ValueClass is values.MutexValue:
         return REGISTRY
-    _forget_the_dead(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+    _remove_gauges_of_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
     registry = CollectorRegistry()
     _Workers(registry)  # type: ignore[no-untyped-call]
     return registry
@@ -275,20 +275,18 @@ class _Workers(multiprocess.MultiProcessCollector):
     """The files of all workers. Files that are just being created are empty and skipped."""
 
     def collect(self) -> Iterable[Metric]:
-        files = [str(file) for file in Path(self._path).glob("*.db") if _size(file)]
+        files = [str(file) for file in Path(self._path).glob("*.db") if _size_if_present(file)]
         merged: Iterable[Metric] = self.merge(files)  # type: ignore[no-untyped-call]
         return merged
 
 
-def _size(file: Path) -> int:
-    """Bytes; 0 if another worker has just removed the file."""
+def _size_if_present(file: Path) -> int:
     with suppress(FileNotFoundError):
         return file.stat().st_size
     return 0
 
 
-def _forget_the_dead(folder: Path) -> None:
-    """Remove the gauges of killed workers. Several workers can do this at the same time."""
+def _remove_gauges_of_dead_workers(folder: Path) -> None:
     for file in folder.glob("gauge_live*_*.db"):
         pid = file.stem.rpartition("_")[2]
         if _is_dead(pid):

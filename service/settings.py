@@ -69,7 +69,7 @@ def _pair(given: object) -> object:
     return {use: name for use, _, name in pairs}
 
 
-# What a request asks for that names no model; which there are is checked with the models
+# A modality and a task; the names are checked when the models are loaded
 Use = Annotated[str, Field(pattern=r"^[a-z]+/[a-z]+$")]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 

@@ -106,7 +106,7 @@ async def test_of_several_from_the_start_one_is_named_or_set(tmp_path: Path) -> 
     [
         ({"image/classify": "nothing"}, 404, "no model nothing"),
         ({"image/classify": "words"}, 400, "does not support image/classify"),
-        ({"image/sing": "colours"}, 400, "image/sing is not a use; uses are: "),
+        ({"image/sing": "colours"}, 400, "image/sing is unknown; known: "),
         ({"image/classify": "../etc"}, 400, "pattern"),
         ({"image/classify": 7}, 400, "string"),
         (["colours"], 400, "dictionary"),

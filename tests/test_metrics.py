@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.metrics import _forget_the_dead
+from service.metrics import _remove_gauges_of_dead_workers
 from tests.conftest import png
 from tests.servers import PROJECT, served
 
@@ -90,7 +90,7 @@ def test_two_workers_may_forget_a_dead_one_at_once(
         raise ProcessLookupError
 
     monkeypatch.setattr(os, "kill", kill)
-    _forget_the_dead(tmp_path)
+    _remove_gauges_of_dead_workers(tmp_path)
     assert not file.exists()
 
 

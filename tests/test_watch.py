@@ -186,7 +186,7 @@ async def test_a_slow_model_spends_no_time_on_the_watch(
         assert counted["run"] == 1
         state.watch._examples[slow] = (time.monotonic() - 1000, None)
         assert not state.watch._is_due(slow)
-        state.watch._trim()
+        state.watch._release_memory()
         assert counted == {"run": 1}
         assert slow.model.session._used, "it would have run to give memory back"
 

@@ -167,7 +167,7 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
             return
         if not under_way or not (self.pipeline or self.cycle.response_started):
-            self.transport.write(_serialise(error, self.server_state.default_headers))
+            self.transport.write(_raw_response(error, self.server_state.default_headers))
         self._linger()
 
     def _close(self) -> None:
@@ -251,8 +251,7 @@ class Connection(HttpToolsProtocol):
         )
 
 
-def _serialise(error: SensoriumError, headers: list[tuple[bytes, bytes]]) -> bytes:
-    """The raw response to a malformed request, which never reaches the application."""
+def _raw_response(error: SensoriumError, headers: list[tuple[bytes, bytes]]) -> bytes:
     response = respond(describe(error, new_id()), "/")
     response.headers["Connection"] = "close"
     lines = [STATUS_LINE[response.status_code]]

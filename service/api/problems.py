@@ -122,7 +122,7 @@ def install(api: FastAPI) -> None:
     """Answer every error of the routes with a problem document."""
     api.add_exception_handler(errors.SensoriumError, _answer)
     api.add_exception_handler(RequestValidationError, _answer)
-    api.add_exception_handler(HTTPException, _answer_http)
+    api.add_exception_handler(HTTPException, _answer_unknown_route)
     api.add_exception_handler(Exception, _answer)
 
 
@@ -147,8 +147,7 @@ async def _answer(request: Request, error: Exception) -> Response:
     return answer(request, error)
 
 
-async def _answer_http(request: Request, error: Exception) -> Response:
-    """The response to an unknown path or method."""
+async def _answer_unknown_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
     code = {404: "not_found", 405: "method_not_allowed"}.get(status, "bad_request")

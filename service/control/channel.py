@@ -91,10 +91,9 @@ class ControlChannel:
             if not await asyncio.to_thread(self._socket.exists):
                 await self._listen()
             if self._repository.defaults.first != self._kept:
-                await self._keep_defaults()
+                await self._save_defaults()
 
-    async def _keep_defaults(self) -> None:
-        """Save which model was the first for each use, for the next start."""
+    async def _save_defaults(self) -> None:
         self._kept = first = dict(self._repository.defaults.first)
 
         def write() -> None:
@@ -102,7 +101,7 @@ class ControlChannel:
             write_defaults(self._folder, defaults.model_copy(update={"first": first}))
 
         try:
-            await self._write(write, asyncio.get_running_loop().time() + KEEP_SECONDS)
+            await self._write_locked(write, asyncio.get_running_loop().time() + KEEP_SECONDS)
         except (StateUnusable, DeadlineExceeded) as error:
             logger.warning(
                 "default models were not saved; requests may need model= after the next start: %s",
@@ -153,7 +152,7 @@ class ControlChannel:
     async def _change(
         self, write: Callable[[], None], names: Collection[str], deadline: float
     ) -> Reasons:
-        await self._write(write, deadline)
+        await self._write_locked(write, deadline)
         reasons: Reasons = {}
         for worker, answer in (await self._notify_all(names, deadline)).items():
             if answer["error"]:
@@ -162,11 +161,10 @@ class ControlChannel:
                 reasons.setdefault(name, {}).update(refused)
         return reasons
 
-    async def _write(self, write: Callable[[], None], deadline: float) -> None:
-        """Change a file in the folder, under its lock."""
+    async def _write_locked(self, write: Callable[[], None], deadline: float) -> None:
 
         def work() -> None:
-            with self._exclusive(deadline):
+            with self._locked(deadline):
                 write()
 
         try:
@@ -184,8 +182,7 @@ class ControlChannel:
         )
 
     @contextmanager
-    def _exclusive(self, deadline: float) -> Iterator[None]:
-        """Hold the lock of the folder, against other calls and other workers."""
+    def _locked(self, deadline: float) -> Iterator[None]:
         try:
             lock = (self._folder / "lock").open("w")
         except FileNotFoundError:  # not created here: a volume may be unmounted
@@ -212,7 +209,7 @@ class ControlChannel:
         try:
             async with asyncio.timeout_at(deadline):
                 while True:
-                    for worker in await asyncio.to_thread(self._find):
+                    for worker in await asyncio.to_thread(self._find_workers):
                         if worker not in notified:
                             notified[worker] = asyncio.create_task(self._notify(worker, names))
                     if notified:
@@ -246,8 +243,7 @@ class ControlChannel:
             " the others apply it when they start"
         )
 
-    def _find(self) -> list[int]:
-        """The process ids of the workers with a socket. Sockets of dead workers are removed."""
+    def _find_workers(self) -> list[int]:
         found = []
         for socket in self._folder.glob("*.socket"):
             try:

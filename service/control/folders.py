@@ -36,7 +36,9 @@ class Folder:
 
 def faulty_folder(name: str, version: str, fault: str, *, hides: bool = False) -> Folder:
     """A folder that cannot be loaded. Its fault is its fingerprint, so a new fault is a change."""
-    return Folder(_shown(name), _shown(version), frozenset({(fault, 0, 0)}), fault, hides=hides)
+    return Folder(
+        _printable(name), _printable(version), frozenset({(fault, 0, 0)}), fault, hides=hides
+    )
 
 
 def model_folders(models: Path) -> list[Path]:
@@ -59,7 +61,7 @@ def scan_model(path: Path) -> list[Folder]:
             return [faulty_folder(path.name, NO_VERSION, fault)]
         found = [folder for version in model_folders(path) for folder in _scan_version(version)]
     except OSError as error:
-        return list(_failed(path, path.name, NO_VERSION, error))
+        return list(_unreadable(path, path.name, NO_VERSION, error))
     return found or [faulty_folder(path.name, NO_VERSION, f"holds no version folder; {PACKAGE}")]
 
 
@@ -76,11 +78,10 @@ def _scan_version(path: Path) -> Iterator[Folder]:
                 name, version, "a version is a positive number without leading zeros"
             )
     except OSError as error:
-        yield from _failed(path, name, version, error)
+        yield from _unreadable(path, name, version, error)
 
 
-def _failed(path: Path, name: str, version: str, error: OSError) -> Iterator[Folder]:
-    """The fault of a folder that cannot be read; nothing if the folder was deleted meanwhile."""
+def _unreadable(path: Path, name: str, version: str, error: OSError) -> Iterator[Folder]:
     if os.path.lexists(path):
         link = "a link to a missing folder"
         fault = (
@@ -94,7 +95,6 @@ def _is_folder(path: Path) -> bool:
 
 
 def _fingerprint(folder: Path) -> Fingerprint:
-    """The names, sizes and times of the files in a folder."""
     with os.scandir(folder) as files:
         return frozenset(mark for file in files for mark in _mark(file))
 
@@ -110,6 +110,5 @@ def _mark(file: "os.DirEntry[str]") -> Iterator[tuple[str, int, int]]:
         return
 
 
-def _shown(name: str) -> str:
-    """A printable name: control characters and undecodable bytes are escaped."""
+def _printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)[1:-1]

@@ -97,7 +97,7 @@ class Repository:
         self._settings = settings
         paths = model_folders(settings.models)
         found = [folder for path in paths for folder in scan_model(path)]
-        self._entries = {folder.key: _entry(folder) for folder in found}
+        self._entries = {folder.key: _new_entry(folder) for folder in found}
         self._policies: dict[str, Policy] = {}
         self.defaults = NO_DEFAULTS
         self._applied: dict[str, Policy] = {}  # the policies in effect
@@ -122,7 +122,7 @@ class Repository:
         """
         self._policies, self._applied = dict(policies), dict(policies)
         self.defaults = defaults
-        self._entries = {folder.key: _entry(folder) for folder in await self._scan_all()}
+        self._entries = {folder.key: _new_entry(folder) for folder in await self._scan_all()}
         for entry in self.entries():
             if entry.state == "loading" and not self.policy(entry.name).wants(entry.version):
                 self._show(replace(entry, state="unloaded"))
@@ -139,7 +139,7 @@ class Repository:
         for name in {*self._policies, *self._applied}:
             busy = self._following.get(name)  # checks the policy again before it ends
             if not self._follows(name) and (busy is None or busy.done()):
-                self._following[name] = detach(f"changing {name}", self._follow(name))
+                self._following[name] = detach(f"changing {name}", self._apply_policy(name))
         if asked := [task for name in names if (task := self._following.get(name))]:
             await asyncio.wait(asked)
             for task in asked:
@@ -162,7 +162,7 @@ class Repository:
             found.setdefault(folder.name, []).append(folder)
         differing: dict[Key, Fingerprint] = {}
         for name, folders in found.items():
-            differing |= dict.fromkeys(self._gone(name, folders), GONE)
+            differing |= dict.fromkeys(self._disappeared(name, folders), GONE)
             for folder in folders:
                 known = self._entries.get(folder.key)
                 changed = known is None or known.seen != folder.seen
@@ -174,8 +174,7 @@ class Repository:
                 detach(f"loading {name}", self._change(name, found[name], settled))
         return differing
 
-    async def _follow(self, name: str) -> None:
-        """Apply the policy of a model. If a load was requested, scan its folder."""
+    async def _apply_policy(self, name: str) -> None:
         while not self._follows(name):
             policy = self.policy(name)
             before = self._applied.get(name, PLAIN)
@@ -221,9 +220,9 @@ class Repository:
             for folder in folders:
                 self._entries.setdefault(folder.key, Entry(*folder.key, "unloaded"))
             fresh = [
-                _entry(folder)
+                _new_entry(folder)
                 for folder in folders
-                if self._wants(folder) and self._is_fresh(folder, only)
+                if self._wants(folder) and self._needs_load(folder, only)
             ]
             await self._bring(fresh)
             faulty = {folder.key for folder in folders if folder.fault}
@@ -231,17 +230,16 @@ class Repository:
                 shown = key in faulty and not self._entries[key].served
                 if not (self.policy(name).wants(key[1]) or shown):
                     self._unload(key)
-            for key in self._gone(name, folders):
+            for key in self._disappeared(name, folders):
                 if only is None or key in only or self._entries[key].served is None:
                     self._unload(key)
-                    self._forget(key)
+                    self._remove(key)
             leaving = self._leaving.pop(name, [])
-        leaving += await self._renew_heads()
+        leaving += await self._reload_stale_heads()
         self._note_firsts()
         await asyncio.gather(*(each.finish(self._settings.drain_seconds) for each in leaving))
 
-    async def _renew_heads(self) -> list[Draining]:
-        """Load heads again whose encoder was replaced, and return the old ones."""
+    async def _reload_stale_heads(self) -> list[Draining]:
         leaving: list[Draining] = []
         for name in {entry.name for entry in self._stale_heads()}:
             async with self._changing[name]:
@@ -249,8 +247,7 @@ class Repository:
                 leaving += self._leaving.pop(name, [])
         return leaving
 
-    def _gone(self, name: str, folders: Collection[Folder]) -> set[Key]:
-        """The versions that have disappeared from the model's folder."""
+    def _disappeared(self, name: str, folders: Collection[Folder]) -> set[Key]:
         if any(folder.hides for folder in folders):
             return set()
         known = {key for key in self._entries if key[0] == name}
@@ -260,8 +257,7 @@ class Repository:
         """Whether the folder is wanted. Faulty folders always are, so that their fault is shown."""
         return folder.fault is not None or self.policy(folder.name).wants(folder.version)
 
-    def _is_fresh(self, folder: Folder, only: Collection[Key] | None) -> bool:
-        """Whether a folder differs from the version that serves."""
+    def _needs_load(self, folder: Folder, only: Collection[Key] | None) -> bool:
         known = self._entries[folder.key]
         serves = known.served is not None and known.reason is None
         return (only is None or folder.key in only) and (known.seen != folder.seen or not serves)
@@ -331,14 +327,12 @@ class Repository:
         self._show(entry)
 
     def _unload(self, key: Key) -> None:
-        """Stop new requests to a version, and let it drain."""
         if served := self._entries[key].served:
             self._leaving[key[0]].append(Draining(served))
         self._orphans.discard(key)
         self._show(replace(self._entries[key], state="unloaded", reason=None, served=None))
 
-    def _forget(self, key: Key) -> None:
-        """Remove a version from all listings."""
+    def _remove(self, key: Key) -> None:
         del self._entries[key]
         if VERSION.fullmatch(key[1]):
             forget_model(*key)
@@ -633,10 +627,10 @@ class Repository:
 
 def check_uses(uses: Iterable[str]) -> None:
     """Raises:
-    BadRequest: one of these is not something that a model can be asked for.
+    BadRequest: a use names an unknown modality or task.
     """
     if unknown := sorted(set(uses) - set(USES)):
-        raise BadRequest(f"{unknown[0]} is not a use; uses are: {', '.join(USES)}", "defaults")
+        raise BadRequest(f"{unknown[0]} is unknown; known: {', '.join(USES)}", "defaults")
 
 
 def can_do(model: Model, use: str) -> bool:
@@ -648,8 +642,7 @@ def _use(kind: Kind, task: str | None) -> str:
     return f"{kind}/{task or 'preview'}"
 
 
-def _entry(folder: Folder) -> Entry:
-    """The entry of a folder before it is loaded."""
+def _new_entry(folder: Folder) -> Entry:
     where = folder.name if folder.version == NO_VERSION else f"{folder.name}/{folder.version}"
     fault = folder.fault or (None if folder.whole else f"holds no file {MANIFEST}; {PACKAGE}")
     reason = fault and f"{where}: {fault}"

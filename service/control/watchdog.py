@@ -64,7 +64,7 @@ class Watchdog:
             "watching the lanes": partial(_repeat, PAUSE, self._check_lanes),
             "watching decoders and examples": partial(_repeat, PAUSE, self._try_out),
             "releasing memory": partial(
-                _repeat, TRIM_SECONDS, lambda: asyncio.to_thread(self._trim)
+                _repeat, TRIM_SECONDS, lambda: asyncio.to_thread(self._release_memory)
             ),
         }
         await asyncio.gather(*(supervise(name, check) for name, check in checks.items()))
@@ -76,7 +76,7 @@ class Watchdog:
 
     async def _check_lanes(self) -> None:
         self._excuse_standstill()
-        self._stuck = _first(self._replace_stuck(each) for each in self._repository.alive())
+        self._stuck = _first(self._replace_stuck_lanes(each) for each in self._repository.alive())
         self._report()
 
     def _excuse_standstill(self) -> None:
@@ -92,12 +92,11 @@ class Watchdog:
     async def _try_out(self) -> None:
         served = self._repository.served()
         examples = [self._try_example(each) for each in served if self._is_due(each)]
-        decoders, *_ = await asyncio.gather(self._try_decoders(), *examples)
+        decoders, *_ = await asyncio.gather(self._check_decoders(), *examples)
         self._failing = decoders or _first(self._last_trial(each)[1] for each in served)
         self._report()
 
-    def _replace_stuck(self, served: Servable) -> Ailment | None:
-        """Replace the stuck lanes of one model, and interrupt their runs."""
+    def _replace_stuck_lanes(self, served: Servable) -> Ailment | None:
         stuck = served.batcher.replace_stuck(self._patience)
         if not stuck:
             return None
@@ -106,8 +105,7 @@ class Watchdog:
         patience = max(lane.patience(self._patience) for lane in stuck)
         return Ailment(f"{name}: {len(stuck)} of its runs are stuck", patience)
 
-    async def _try_decoders(self) -> Ailment | None:
-        """Check that a decoder is free, or that busy decoders make progress."""
+    async def _check_decoders(self) -> Ailment | None:
         before = self._pipeline.decoded
         try:
             now = asyncio.get_running_loop().time()
@@ -145,8 +143,7 @@ class Watchdog:
             pass
         self._examples[served] = (monotonic(), ailment)
 
-    def _trim(self) -> None:
-        """Release the memory that large batches, files and answers left behind."""
+    def _release_memory(self) -> None:
         for served in self._repository.served():
             if served.model.speed.item > SLOW_SECONDS:
                 continue

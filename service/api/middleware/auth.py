@@ -20,7 +20,7 @@ class Authentication:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        needed = _permission(scope["path"]) if scope["type"] == "http" else None
+        needed = _required_scope(scope["path"]) if scope["type"] == "http" else None
         if needed:
             try:
                 scope["state"]["key"] = self._check(Headers(scope=scope), needed)
@@ -55,8 +55,7 @@ def _bearer_keys(headers: Headers) -> list[str]:
     return [words[1] for words in given if len(words) == 2 and words[0].lower() == "bearer"]
 
 
-def _permission(path: str) -> Permission | None:
-    """The scope that a path needs; None for the health paths, which need no key."""
+def _required_scope(path: str) -> Permission | None:
     if path in HEALTH:
         return None
     if path == "/metrics":

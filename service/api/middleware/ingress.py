@@ -109,13 +109,12 @@ class Ingress:
             _record(scope, method, status, perf_counter() - begun)
 
     def _refuse(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
-        """The response to a request whose headers are enough to refuse it."""
         request_id = scope["state"]["request_id"]
         declared = headers.get(b"content-length", b"0")
         if not LENGTH.fullmatch(declared):
             error = BadRequest("Content-Length is not a number")
             return respond(describe(error, request_id), scope["path"])
-        if b"transfer-encoding" in headers and (coding := _unknown_coding(scope)):
+        if b"transfer-encoding" in headers and (coding := _unsupported_coding(scope)):
             unknown = UnknownEncoding(
                 f"Transfer-Encoding {coding[:100]} is not supported; send only chunked, and"
                 " compress with Content-Encoding: gzip"
@@ -139,8 +138,7 @@ def _record(scope: Scope, method: str, status: int, seconds: float) -> None:
     request_seconds_of(route).observe(seconds)
 
 
-def _unknown_coding(scope: Scope) -> str:
-    """The transfer coding, unless it is chunked, which the server has decoded."""
+def _unsupported_coding(scope: Scope) -> str:
     codings = b", ".join(v for name, v in scope["headers"] if name == b"transfer-encoding")
     return "" if codings.strip().lower() == b"chunked" else codings.decode("latin-1")
 

@@ -87,7 +87,7 @@ async def read_items(request: Request, kind: Kind, settings: Settings, deadline:
     if kind == MULTIMODAL:
         if media_type.name != "multipart/form-data":
             raise UnknownMediaType(f"send multipart/form-data with parts named {PARTS}")
-        return Items([_join(read_parts(body, media_type, most=len(MODALITIES)))])
+        return Items([_join_multimodal(read_parts(body, media_type, most=len(MODALITIES)))])
     payloads: list[Payload]
     filenames: list[str | None] = []
     if media_type.name == "multipart/form-data":
@@ -206,8 +206,7 @@ def encode_text(text: str) -> bytes:
         raise Unreadable(f"the text has a lone surrogate at {error.start}") from error
 
 
-def _join(parts: list[Part]) -> dict[Modality, bytes]:
-    """One multimodal item of parts that are named by their modality."""
+def _join_multimodal(parts: list[Part]) -> dict[Modality, bytes]:
     item: dict[Modality, bytes] = {}
     for part in parts:
         if part.name not in MODALITIES or part.name in item:

@@ -52,7 +52,7 @@ def from_binary(datatype: Datatype, shape: Sequence[int], data: memoryview) -> A
         BadRequest: the number of bytes does not fit the shape.
     """
     if datatype == "BYTES":
-        return _as_bytes(_split(data, _count_strings(shape)), shape)
+        return _as_bytes(_split_strings(data, _count_strings(shape)), shape)
     dtype = DTYPES[datatype]
     wanted = math.prod(shape) * dtype.itemsize
     if len(data) != wanted:
@@ -114,15 +114,13 @@ def _reshape(tensor: Array, shape: Sequence[int]) -> Array:
 
 
 def _count_strings(shape: Sequence[int]) -> int:
-    """The number of elements of a BYTES tensor."""
     count = math.prod(shape)
     if count > MAX_STRINGS:
         raise TooLarge(f"BYTES{list(shape)} has {count} elements; the limit is {MAX_STRINGS}")
     return count
 
 
-def _split(data: memoryview, most: int) -> list[bytes]:
-    """The elements of a BYTES tensor; each is preceded by its length."""
+def _split_strings(data: memoryview, most: int) -> list[bytes]:
     elements: list[bytes] = []
     start = 0
     while start < len(data):

@@ -34,7 +34,7 @@ class LogMel(Frozen):
 
 
 class AudioPreprocessing(PreprocessingSpec):
-    """Audio becomes mono, of one rate and length, and a spectrogram if `log_mel` is given."""
+    """Parameters for audio: mono, one rate and length, and a spectrogram if `log_mel` is given."""
 
     modality: Literal["audio"]
     input: str  # the graph's input: float32[N, ...]
@@ -51,7 +51,7 @@ class AudioPreprocessing(PreprocessingSpec):
     def _frequencies_exist(self) -> "AudioPreprocessing":
         mel = self.log_mel
         if mel and not mel.low_hz < mel.high_hz <= self.sample_rate / 2:
-            raise ValueError("log_mel wants low_hz < high_hz <= half the sample rate")
+            raise ValueError("log_mel needs low_hz < high_hz <= half the sample rate")
         return self
 
 

@@ -34,7 +34,7 @@ def coded_sizes(payload: bytes) -> Iterator[tuple[int, int]]:
         Unreadable: the container's layout cannot be checked.
     """
     meta = _box(payload, b"meta")[4:]
-    for item in _items(_box(meta, b"iloc"), payload, _box(meta, b"idat")):
+    for item in _item_contents(_box(meta, b"iloc"), payload, _box(meta, b"idat")):
         for unit in _sequence_headers(item):
             yield _size(Bits(unit[:256]))
 
@@ -45,7 +45,6 @@ def _box(content: bytes, name: bytes) -> bytes:
 
 
 def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Name and content of each box."""
     place = 0
     while place + 8 <= len(content):
         size, name = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8]
@@ -59,8 +58,7 @@ def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         place = end
 
 
-def _items(iloc: bytes, payload: bytes, idat: bytes) -> Iterator[bytes]:
-    """The content of each item, found by the locations in `iloc`."""
+def _item_contents(iloc: bytes, payload: bytes, idat: bytes) -> Iterator[bytes]:
     bits = Bits(iloc)
     version = bits.take(8)
     bits.take(24)

@@ -60,7 +60,7 @@ def eight_bits(
             " save the image with 8 or 16 bits per channel"
         )
     if image.mode.startswith("I"):
-        return _deep_grey(image)
+        return _deep_grey_as_8_bits(image)
     if isinstance(image, TiffImageFile):
         image = _corrected(image)
     transparency = image.info.get("transparency")
@@ -91,7 +91,7 @@ def on_white(image: Image.Image, info: dict[Any, Any]) -> Image.Image:
     if isinstance(profile, bytes) and len(profile) <= LARGEST_PROFILE:
         coloured = _in_srgb(image, profile)
     elif isinstance(gamma, float) and "srgb" not in info:
-        coloured = _with_gamma(image, gamma)
+        coloured = _gamma_corrected(image, gamma)
     else:
         coloured = image
     if image.mode in ("LA", "RGBA"):
@@ -101,8 +101,7 @@ def on_white(image: Image.Image, info: dict[Any, Any]) -> Image.Image:
     return coloured if coloured.mode == "RGB" else coloured.convert("RGB")
 
 
-def _deep_grey(image: Image.Image) -> Image.Image:
-    """Grey of 12, 16 or 32 bits, scaled to 8 bits. A PNG's transparent level becomes alpha."""
+def _deep_grey_as_8_bits(image: Image.Image) -> Image.Image:
     levels: Array = np.asarray(image)
     bits, sign, inverted = 16, UNSIGNED, False
     if isinstance(image, TiffImageFile):
@@ -137,18 +136,21 @@ def _transparent_png(image: Image.Image, payload: bytes) -> Image.Image:
     depth, declared = payload[24], image.info.pop("transparency")
     top = 2**depth - 1
     levels = [level & top for level in (declared if isinstance(declared, tuple) else (declared,))]
-    hidden = _where(image, [level * 255 // top if depth < 16 else level >> 8 for level in levels])
+    hidden = _mask_of_levels(
+        image, [level * 255 // top if depth < 16 else level >> 8 for level in levels]
+    )
     if depth == 16:  # Pillow keeps only the upper bytes of three channels, so read the lower ones
         with Image.open(io.BytesIO(payload), formats=("PNG",)) as lower:
             [tile] = lower.tile
             lower.tile = [tile._replace(args="RGB;16L")]
-            hidden = ImageChops.darker(hidden, _where(lower, [level & 255 for level in levels]))
+            hidden = ImageChops.darker(
+                hidden, _mask_of_levels(lower, [level & 255 for level in levels])
+            )
     image.putalpha(ImageChops.invert(hidden))
     return image
 
 
-def _where(image: Image.Image, levels: Sequence[int]) -> Image.Image:
-    """White where each channel has its level, else black."""
+def _mask_of_levels(image: Image.Image, levels: Sequence[int]) -> Image.Image:
     masks = [
         channel.point([255 * (level == wanted) for level in range(256)])
         for channel, wanted in zip(image.split(), levels, strict=True)
@@ -191,10 +193,9 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     return transform if np.abs(before - after).max() > SAME else None
 
 
-def _with_gamma(image: Image.Image, gamma: float) -> Image.Image:
-    """The levels corrected for an sRGB display; nearly all files have its gamma already."""
+def _gamma_corrected(image: Image.Image, gamma: float) -> Image.Image:
     exponent = 1 / (gamma * DISPLAY_GAMMA) if gamma > 0 else 1.0
-    if abs(exponent - 1) < 0.05:
+    if abs(exponent - 1) < 0.05:  # nearly all files
         return image
     table = [round(255 * (level / 255) ** exponent) for level in range(256)]
     coloured = image.convert(image.mode.removesuffix("A"))

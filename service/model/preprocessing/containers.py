@@ -55,12 +55,11 @@ def check_complete(image: Image.Image, payload: bytes) -> None:
     elif image.format == "PNG" and not any(levels) and not payload[28]:  # not interlaced
         width, height, depth, colour = struct.unpack_from(">IIBB", payload, 16)
         line = 1 + (width * depth * CHANNELS[colour] + 7) // 8
-        if _inflated(payload) < height * line:
+        if _inflated_size(payload) < height * line:
             raise Unreadable("the PNG ends before its last pixel; send the whole file")
 
 
-def _inflated(payload: bytes) -> int:
-    """The number of bytes of a PNG's decompressed pixels."""
+def _inflated_size(payload: bytes) -> int:
     stream, total = zlib.decompressobj(), 0
     for kind, content, _ in _chunks(payload):
         if kind == b"IDAT":
@@ -98,7 +97,9 @@ def _repaired_png(payload: bytes) -> bytes:
         if kind in NEEDED and not whole:
             raise Unreadable(f"the PNG's {kind.decode()} is damaged; send the whole file")
         useful = whole and len(content) >= USEFUL.get(kind, len(content) + 1)
-        if kind in (*NEEDED, b"IDAT") or (useful and (kind != b"iCCP" or _inflates(content))):
+        if kind in (*NEEDED, b"IDAT") or (
+            useful and (kind != b"iCCP" or _is_usable_profile(content))
+        ):
             kept.append((kind, content))
     return PNG + b"".join(
         struct.pack(">I", len(content)) + kind + content + _checksum(kind, content)
@@ -106,8 +107,7 @@ def _repaired_png(payload: bytes) -> bytes:
     )
 
 
-def _inflates(profile: bytes) -> bool:
-    """Whether a PNG's colour profile can be decompressed within Pillow's limit."""
+def _is_usable_profile(profile: bytes) -> bool:
     _, _, compressed = profile.partition(b"\0")
     stream = zlib.decompressobj()
     try:

@@ -26,7 +26,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "ICO")
 KINDS = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"II": "TIFF", b"MM": "TIFF", b"GIF": "GIF"}
 READABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC or ICO"
 
-Image.MAX_IMAGE_PIXELS = None  # replaced by `_check_size`
+Image.MAX_IMAGE_PIXELS = None  # replaced by `_check_sizes`
 warnings.filterwarnings("ignore", module="PIL")  # 30,000 damaged tags wrote 6 MB into the log
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # several images are decoded in parallel instead
 pi_heif.register_heif_opener(
@@ -60,7 +60,7 @@ Triple = tuple[float, float, float]
 
 
 class Normalise(Frozen):
-    """What the service does to pixels for a graph that does not do it: (p / 255 - mean) / std."""
+    """Normalises pixels for a graph that does not do it itself: (p / 255 - mean) / std."""
 
     mean: Triple
     std: Triple
@@ -68,12 +68,12 @@ class Normalise(Frozen):
 
 
 class ImagePreprocessing(PreprocessingSpec):
-    """An image becomes RGB pixels; uint8 in 0..255 unless `normalise` is given."""
+    """Parameters for images: RGB pixels, uint8 in 0..255 unless `normalise` is given."""
 
     modality: Literal["image"]
     input: str  # the graph's input: uint8 or float, [N, ...]
-    size: tuple[Positive, Positive]  # height, width of what the graph takes
-    crop: Share = 1.0  # of the largest centred box of that shape
+    size: tuple[Positive, Positive]  # height, width of the graph's input
+    crop: Share = 1.0  # share of the largest centred box of that shape
     fit: Literal["crop", "stretch"] = "crop"  # stretch: the whole image, shape ignored
     resample: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic"
     layout: Literal["NHWC", "NCHW"] = "NHWC"
@@ -136,7 +136,6 @@ class ImagePreprocessor(Preprocessor):
         return restored
 
     def _pixels(self, payload: bytes) -> Array:
-        """The image at the model's size: uint8[H, W, 3]."""
         try:
             if payload.startswith(ICON):
                 payload = largest_icon(payload)
@@ -163,7 +162,7 @@ class ImagePreprocessor(Preprocessor):
         with Image.open(file, formats=FORMATS) as image:
             if isinstance(file, _MeteredFile):
                 file.allowance += 2 * len(payload)  # for the pixels, in pieces of a KB or more
-            self._check_size(image, payload)
+            self._check_sizes(image, payload)
             _check_scans(image, payload, file.tell())
             if isinstance(image, TiffImageFile):
                 _check_tags(payload)
@@ -180,16 +179,16 @@ class ImagePreprocessor(Preprocessor):
             transparent = channels.mode in ("LA", "RGBA")
             if transparent:  # opaque images are converted after resizing, because it is cheaper
                 channels = on_white(channels, image.info)
-            upright = self._resize(channels, orientation in SIDES_SWAPPED)
+            upright = self._crop_and_resize(channels, orientation in SIDES_SWAPPED)
             if not transparent:
                 upright = on_white(upright, image.info)
             if orientation in UPRIGHT:
                 upright = upright.transpose(UPRIGHT[orientation])
             return np.asarray(upright)
 
-    def _check_size(self, image: Image.Image, payload: bytes) -> None:
-        """Check the size of the image, of a TIFF's tiles, and of an AVIF's coded images."""
-        sizes = [("image", image.size), ("tile", _tile(image))]
+    def _check_sizes(self, image: Image.Image, payload: bytes) -> None:
+        """A TIFF's tiles and an AVIF's coded images can be far larger than the image."""
+        sizes = [("image", image.size), ("tile", _tile_size(image))]
         if image.format == "AVIF":
             sizes += [("coded image", size) for size in coded_sizes(payload)]
         for what, (width, height) in sizes:
@@ -206,8 +205,7 @@ class ImagePreprocessor(Preprocessor):
         needed = round(max(self.spec.size) / self.spec.crop)
         image.draft(None, (needed, needed))
 
-    def _resize(self, image: Image.Image, sides_swapped: bool) -> Image.Image:
-        """Crop and resample in one step, without computing the cropped pixels."""
+    def _crop_and_resize(self, image: Image.Image, sides_swapped: bool) -> Image.Image:
         height, width = reversed(self.spec.size) if sides_swapped else self.spec.size
         kept_width, kept_height = float(image.width), float(image.height)
         if self.spec.fit == "crop":
@@ -247,8 +245,7 @@ def _check_profiles(payload: bytes) -> None:
         raise TooLarge(f"the image has more than {MAX_PROFILES} colour profiles; save it again")
 
 
-def _tile(image: Image.Image) -> tuple[int, int]:
-    """Width and height of a TIFF's tiles, which can be far larger than the image; else 0, 0."""
+def _tile_size(image: Image.Image) -> tuple[int, int]:
     if not isinstance(image, TiffImageFile):
         return 0, 0
     return image.tag_v2.get(TILEWIDTH, 0), image.tag_v2.get(TILELENGTH, 0)

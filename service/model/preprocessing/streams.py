@@ -62,8 +62,7 @@ def _mp3_frame(second: int, third: int) -> tuple[int, int] | None:
     return (144 if version == 3 else 72) * bits // hertz + (third >> 1 & 1), hertz
 
 
-def _find_mp3(payload: bytes) -> int:
-    """The position of the first three consecutive MP3 frames, or fewer at the end of the file."""
+def _find_first_mp3_frame(payload: bytes) -> int:
     most = min(SEARCHED, len(payload) - 4)
     at = payload.find(b"\xff", 0, most)
     while at >= 0 and not _starts_mp3(payload, at):
@@ -91,7 +90,7 @@ def mp3(payload: bytes) -> bytes:
     Raises:
         Unreadable: there are no frames, the last is cut off, or other bytes lie between them.
     """
-    count, runs = _mp3_runs(payload, _find_mp3(payload))
+    count, runs = _mp3_runs(payload, _find_first_mp3_frame(payload))
     frames = b"".join(payload[first:end] for first, end in runs)
     size, _ = _mp3_frame(frames[1], frames[2]) or (0, 0)
     head = frames[:size]
@@ -116,7 +115,6 @@ def mp3(payload: bytes) -> bytes:
 
 
 def _mp3_runs(payload: bytes, at: int) -> tuple[int, list[tuple[int, int]]]:
-    """The number of frames, and the start and end of each run of frames between tags."""
     count, first, runs, kind = 0, at, [], None
     while at + 4 <= len(payload):
         frame = _mp3_frame(payload[at + 1], payload[at + 2]) if payload[at] == 0xFF else None
@@ -178,7 +176,6 @@ def flac(payload: bytes) -> bytes:
 
 
 def _flac_samples(payload: bytes, start: int) -> int:
-    """The number of samples up to the end of the last frame."""
     sync, like = payload[start : start + 2], payload[start + 2 : start + 4]
     if sync not in (b"\xff\xf8", b"\xff\xf9"):
         raise Unreadable("the FLAC is damaged: no frame follows its header; encode it again")
@@ -234,7 +231,7 @@ def ogg(payload: bytes) -> list[bytes]:
     at, count, opening = 0, 0, False
     while at < len(payload):
         check_parts(count := count + 1)
-        body, end = _ogg_page(payload, at)
+        body, end = _ogg_page_body(payload, at)
         serial = int.from_bytes(payload[at + 14 : at + 18], "little")
         number = int.from_bytes(payload[at + 18 : at + 22], "little")
         first = bool(payload[at + 5] & FIRST_PAGE)
@@ -256,8 +253,7 @@ def ogg(payload: bytes) -> list[bytes]:
     return [_ogg_stream(payload, pages) for pages in streams]
 
 
-def _ogg_page(payload: bytes, at: int) -> tuple[int, int]:
-    """Where the body of the page at `at` begins and ends."""
+def _ogg_page_body(payload: bytes, at: int) -> tuple[int, int]:
     sizes = payload[at + 27 : at + 27 + payload[at + 26]] if at + 27 <= len(payload) else b""
     body = at + 27 + len(sizes)
     end = body + sum(sizes)
