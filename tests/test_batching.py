@@ -586,6 +586,32 @@ async def test_an_idle_model_has_no_thread(monkeypatch: pytest.MonkeyPatch) -> N
             assert not doubler.replace_stuck(60)
 
 
+async def test_an_instant_model_computes_where_it_is_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = Doubler()
+    least, series = BatchLimits(items=8), ModelSeries("doubler", 1)
+    async with Batcher(model, least, 1, series, instant=True) as doubler:
+        assert total(await doubler.submit(number(1))) == 2
+        assert model.thread == threading.get_native_id()
+        with pytest.raises(BatchFailed, match="no negative numbers"):
+            await doubler.submit(number(-1))
+        assert "doubler version 1 failed on a batch: no negative numbers" in caplog.text
+        assert not doubler.threads_at_work()
+    with pytest.raises(NotReady):
+        await doubler.submit(number(1))
+
+
+async def test_an_instant_model_refuses_what_it_cannot_decode() -> None:
+    def compute(*_: object) -> list[Result | CallerError]:
+        return [Unreadable("damaged")]
+
+    least, series = BatchLimits(items=8), ModelSeries("doubler", 1)
+    async with Batcher(compute, least, 1, series, instant=True) as doubler:
+        with pytest.raises(Unreadable, match="damaged"):
+            await doubler.submit(number(1))
+
+
 async def test_a_single_client_needs_one_lane() -> None:
     async with batcher(Doubler(), lanes=2) as doubler:
         for value in (1, 2, 3):

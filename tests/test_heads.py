@@ -1,5 +1,6 @@
 """Heads: classifiers on encoders' vectors, served beside them."""
 
+import math
 import threading
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,25 @@ async def test_many_idle_heads_have_no_threads_and_no_series(small_models: Path)
         response = await client.post("/v1/image/classify?model=idle-3", content=RED)
         assert top(response) == ["warm"]
         assert {sample.labels.get("model") for sample in samples()} & names == {"idle-3"}
+        assert not [thread.name for thread in threading.enumerate() if "idle-" in thread.name]
+
+
+@pytest.mark.parametrize("seconds", [0.0, math.inf])
+async def test_heads_answer_with_and_without_a_queue(
+    models: Path, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.inference.servable.INSTANT_SECONDS", seconds)
+    write_warmth(models, "warmth-too")
+    async with serving(models) as client:
+        query = "model=warmth&model=warmth-too&model=colours&top_k=1"
+        response = await client.post(f"/v1/image/classify?{query}", content=BLUE)
+        queued = [
+            thread.name for thread in threading.enumerate() if "lane of warmth" in thread.name
+        ]
+    answers = response.json()["answers"]
+    found = [answer["results"][0]["labels"][0]["label"] for answer in answers]
+    assert found == ["cold", "cold", "blue"]
+    assert bool(queued) == (seconds == 0)
 
 
 def test_a_head_needs_no_second_session(models: Path) -> None:

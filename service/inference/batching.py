@@ -136,6 +136,7 @@ class Batcher:
         pinned: bool = False,
         exclusive_core: int | None = None,
         shared: bool = False,
+        instant: bool = False,
     ) -> None:
         """Args:
         speed: of the model's runs, as measured when it was loaded.
@@ -143,6 +144,7 @@ class Batcher:
             that one's for a while.
         lone_core: the core of a lane whose batch is; the other threads of its run have the others.
         shared: a lane leaves their part to the lanes that are idle, as on a CPU each has its cores.
+        instant: items are computed where they are submitted, one by one: there is no queue.
         """
         self._compute = compute
         self._limits = limits
@@ -150,6 +152,7 @@ class Batcher:
         self._pinned = pinned
         self._exclusive_core = exclusive_core
         self._shared = shared
+        self.instant = instant
         self._max_lanes = lanes
         self._changed = threading.Condition()  # guards what follows
         self._waiting: list[Job] = []
@@ -181,6 +184,9 @@ class Batcher:
             CallerError: the item cannot be decoded.
             BatchFailed: the model cannot compute it.
         """
+        self.last_submitted = time.monotonic()
+        if self.instant:
+            return self._compute_now(item)
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Result] = loop.create_future()
         job = Job(item, max(1, item.cost), item.key, deadline, time.perf_counter(), reply)
@@ -195,13 +201,29 @@ class Batcher:
                 self._waiting.remove(job)
                 raise NotReady("no thread can be started", retry_after=1.0)
             self._changed.notify()
-        self.last_submitted = time.monotonic()
         timer = None if math.isinf(deadline) else loop.call_at(deadline, job.expire)
         try:
             return await reply
         finally:
             if timer:
                 timer.cancel()
+
+    def _compute_now(self, item: Item) -> Result:
+        """Compute one item in the calling thread."""
+        if self._closed:
+            raise NotReady("the model is being taken out of service")
+        started = time.perf_counter()
+        try:
+            [outcome] = self._compute([item], False)
+        except Exception as error:  # whatever the model raises is an answer to its callers
+            self._series.batch_failed()
+            self._log_once("failed on a batch", error)
+            raise BatchFailed(f"the model failed on this input: {error}") from error
+        if isinstance(outcome, CallerError):
+            raise outcome
+        outcome.timings.infer = time.perf_counter() - started
+        self._series.ran(1, outcome.timings.infer)
+        return outcome
 
     def expected_wait(self) -> float:
         """Seconds until what waits now should be done, from the measured service rate."""

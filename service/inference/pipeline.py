@@ -46,7 +46,8 @@ class Pipeline:
         readers = {r for m in models for r in m.encoders or (m,) if r.modality in item}
         results = await gather([self.read(r, item[r.modality], deadline) for r in readers])
         read = dict(zip(readers, results, strict=True))
-        answers = await gather([_answer(served, task, read, deadline) for served, task in asks])
+        read |= await _compute_heads([each for each in models if each.encoders], read, deadline)
+        answers = [_answer(served, task, read) for served, task in asks]
         seconds = perf_counter() - started
         for served in models:
             served.series.stages(total=seconds)
@@ -59,7 +60,7 @@ class Pipeline:
     ) -> Result:
         """The result of an input that came decoded."""
         result = await self.compute(served, sample, deadline)
-        return await _answer(served, task, {served: result}, deadline)
+        return _answer(served, task, {served: result})
 
     async def compute(
         self, served: Servable, item: Sample | TensorSample, deadline: float
@@ -131,21 +132,30 @@ async def gather(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     return [await works[0]] if len(works) == 1 else await asyncio.gather(*works)
 
 
-async def _answer(
-    served: Servable, task: str, read: Mapping[Servable, Result], deadline: float
-) -> Result:
-    """The task's answer to what the readers read; a head first computes its encoders' vectors."""
+async def _compute_heads(
+    heads: Sequence[Servable], read: Mapping[Servable, Result], deadline: float
+) -> dict[Servable, Result]:
+    """Each head's row, of the vectors that its encoders read; those without a queue one by one."""
+    encoders = {encoder for head in heads for encoder in head.encoders if encoder in read}
+    vectors = {each: each.model.tasks["embed"].interpret(read[each].row) for each in encoders}
+
+    async def compute(head: Servable) -> Result:
+        sample = head.model.join([vectors.get(encoder) for encoder in head.encoders])
+        result = await head.batcher.submit(sample, deadline)
+        head.series.stages(queue=result.timings.queue, infer=result.timings.infer)
+        return result
+
+    results = {head: await compute(head) for head in heads if head.batcher.instant}
+    queued = [head for head in heads if not head.batcher.instant]
+    rows = await gather([compute(head) for head in queued])
+    return results | dict(zip(queued, rows, strict=True))
+
+
+def _answer(served: Servable, task: str, read: Mapping[Servable, Result]) -> Result:
+    """The task's answer to what the model and its encoders read."""
     results = [read[reader] for reader in served.encoders or (served,) if reader in read]
-    row = results[0].row
-    parts = results
-    if served.encoders:
-        vectors = [
-            reader.model.tasks["embed"].interpret(read[reader].row) if reader in read else None
-            for reader in served.encoders
-        ]
-        head = await served.batcher.submit(served.model.join(vectors), deadline)
-        served.series.stages(queue=head.timings.queue, infer=head.timings.infer)
-        row, parts = head.row, [*results, head]
+    parts = [*results, read[served]] if served.encoders else results
+    row = parts[-1].row
     started = perf_counter()
     answer = served.model.tasks[task].interpret(row)
     timings = Timings(interpret=perf_counter() - started)

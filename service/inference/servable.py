@@ -17,6 +17,9 @@ from service.settings import Provider, Settings
 
 logger = logging.getLogger(__name__)
 
+# A head whose run is shorter is computed on the event loop: the way to a lane and back takes longer.
+INSTANT_SECONDS = 0.0003
+
 # On a CPU a batch that takes longer gains nothing, and its first caller waits for its last; a GPU
 # does hundreds of items in that time.
 BATCH_SECONDS = 0.04
@@ -68,6 +71,7 @@ def serve(model: Model, settings: Settings, encoders: tuple[Servable, ...] = ())
         pinned=pinned,
         exclusive_core=exclusive_core,
         shared=on_cpu,
+        instant=bool(encoders) and on_cpu and model.speed.seconds(1) < INSTANT_SECONDS,
     )
     parallel = min(lanes, settings.cores_per_worker) if on_cpu else 1
     pace = model.speed.item / parallel

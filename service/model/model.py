@@ -206,9 +206,9 @@ def answer_example(
 def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: FindEncoder) -> Model:
     encoders = tuple(find_encoder(encoder) for encoder in manifest.encoders)
     provider = choose_provider(settings.provider)
-    # The run of a head takes microseconds: a second session for exclusive runs has no use.
-    threads = settings.threads_per_lane
-    exclusive_threads = threads if encoders else settings.threads_exclusive
+    # A head's run takes microseconds: more threads, and a session for exclusive runs, have no use.
+    threads = 1 if encoders else settings.threads_per_lane
+    exclusive_threads = 1 if encoders else settings.threads_exclusive
     graph = choose_graph(manifest, provider, settings.precision)
     tasks = {name: TASKS[name](spec, folder) for name, spec in manifest.tasks.items()}
     return Model(
