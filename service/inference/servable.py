@@ -17,7 +17,7 @@ from service.settings import Provider, Settings
 
 logger = logging.getLogger(__name__)
 
-# A head whose run is shorter is computed on the event loop: the way to a lane and back takes longer.
+# A head with a shorter run is computed on the event loop: the way to a lane and back takes longer.
 INSTANT_SECONDS = 0.0003
 
 # On a CPU a batch that takes longer gains nothing, and its first caller waits for its last; a GPU
