@@ -66,7 +66,7 @@ class Keys:
         self._seen = seen
         try:
             self._keys = read_keys(self._path)
-        except OperatorError as error:  # it may be half written
+        except OperatorError as error:  # the file can be half written
             logger.error("%s; the previous keys stay valid", error)
         else:
             logger.info("%s: %d keys", self._path, len(self._keys))

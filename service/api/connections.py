@@ -27,7 +27,7 @@ from service.supervision import supervise
 CHECKED = {"bentoml": "1.4.39", "httptools": "0.9.0", "uvicorn": "0.54.0"}
 SWEEP_SECONDS = 1.0
 MAX_PIPELINED = 16  # requests of one connection that wait while another is answered
-MAX_HEAD = 128 * 1024  # bytes of a request's line and headers: a query may hold many labels
+MAX_HEAD = 128 * 1024  # bytes of a request's line and headers: a query can hold many labels
 LINGER_SECONDS = 2.0  # for the client to read the last response; its own data is dropped
 MIN_READ = 16 * 1024  # bytes of a response; a client that reads fewer makes no progress
 
@@ -178,7 +178,7 @@ class Connection(HttpToolsProtocol):
             self._linger()
 
     def _linger(self) -> None:
-        """Close later: the kernel drops the response if unread data arrives before it is sent."""
+        """Close later: the kernel drops the response if the client's data is still unread."""
         self._ending = self._lingering = True
         self._received = 0
         self._due = self.loop.time() + LINGER_SECONDS

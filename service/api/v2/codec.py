@@ -54,7 +54,7 @@ class Input(Wire):
 class OutputParameters(Wire):
     binary_data: bool | None = None
     classification: PositiveInt | None = None  # the number of top classes, as value:index:label
-    content_type: Literal["str", "np"] | None = None  # ignored: outputs are always so
+    content_type: Literal["str", "np"] | None = None  # accepted but ignored
 
 
 class RequestedOutput(Wire):

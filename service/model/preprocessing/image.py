@@ -201,7 +201,7 @@ class ImagePreprocessor(Preprocessor):
                 raise Unreadable("the AVIF declares fewer pixels than it has; save it again")
 
     def _reduce_while_decoding(self, image: Image.Image) -> None:
-        """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, if that is still large enough."""
+        """Decode a JPEG at a fraction of its size, down to 1/8, if that is still large enough."""
         needed = round(max(self.spec.size) / self.spec.crop)
         image.draft(None, (needed, needed))
 
