@@ -16,7 +16,7 @@ from service.model.preprocessing.audio import (
     LogMelSpectrogram,
     mel_filters,
 )
-from service.model.preprocessing.recording import MAX_CHANNELS
+from service.model.preprocessing.audio_file import MAX_CHANNELS
 from tests.conftest import wav
 
 RATE = 16_000

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from service.limits import DEFAULT_LIMITS, InputLimits
-from service.model.preprocessing import recording
+from service.model.preprocessing import audio_file
 from service.model.preprocessing.preprocessor import Preprocessor
 from service.model.specs import Frozen, Positive, PreprocessingSpec
 from service.model.types import Sample
@@ -97,7 +97,9 @@ class AudioPreprocessor(Preprocessor):
     def waveform(self, payload: bytes) -> tuple[Floats, bool]:
         """float32[samples] in -1..1 at the model's rate and length, and whether it was cut."""
         spec = self.spec
-        excerpt = recording.read(payload, spec.seconds, spec.keep == "centre", self._limits.seconds)
+        excerpt = audio_file.read(
+            payload, spec.seconds, spec.keep == "centre", self._limits.seconds
+        )
         wave = soxr.resample(excerpt.wave, excerpt.rate, spec.sample_rate)
         return fit_length(wave.clip(-1, 1), spec.samples), not excerpt.whole
 

@@ -13,7 +13,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from service.errors import CallerError, Unreadable
-from service.model.preprocessing import recording
+from service.model.preprocessing import audio_file
 from tests.hostile.sounds import _ogg_checksum as ogg_checksum
 
 SECONDS = 1.0
@@ -550,7 +550,7 @@ FAMILIES = {
 def outcome(variant: Variant) -> str:
     """What is wrong with the outcome; nothing if all is right."""
     try:
-        whole = recording.read(variant.payload, 600, centre=False, most=600)
+        whole = audio_file.read(variant.payload, 600, centre=False, most=600)
     except CallerError as error:
         refused = isinstance(variant.expected, str) and has(str(error), variant.expected)
         return "" if refused else f"refused: {error}"
@@ -573,12 +573,12 @@ def test_damage_behind_what_is_wanted_is_found() -> None:
         damaged = payload[:-200] + payload[-100:]
         for centre in (False, True):
             with pytest.raises(Unreadable, match=r"damaged|cut"):
-                recording.read(damaged, 0.1, centre, most=600)
+                audio_file.read(damaged, 0.1, centre, most=600)
 
 
-def centred(payload: bytes, whole: recording.Excerpt) -> str:
+def centred(payload: bytes, whole: audio_file.Excerpt) -> str:
     """The middle is the middle of the whole."""
-    part = recording.read(payload, 0.25, centre=True, most=600)
+    part = audio_file.read(payload, 0.25, centre=True, most=600)
     wanted = -(-whole.rate // 4)
     first = (len(whole.wave) - wanted) // 2
     if part.whole or not np.array_equal(part.wave, whole.wave[first : first + wanted]):
@@ -611,7 +611,7 @@ def test_files_from_many_programs_are_decoded_completely_or_refused(shared_data:
         report = reports.get(f"audio/{path.name}", {})
         damaged = bool(report.get("decode_errors")) or not report.get("decoded_seconds")
         try:
-            found = recording.read(path.read_bytes(), 600, centre=False, most=600)
+            found = audio_file.read(path.read_bytes(), 600, centre=False, most=600)
         except CallerError as error:
             if (path.suffix in TAKEN and not damaged) or not has(str(error), "send |no samples"):
                 wrong.append(f"{path.name}: {error}")
