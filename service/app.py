@@ -52,7 +52,7 @@ def _check_defaults(settings: Settings) -> None:
     """Raises:
     OperatorError: a default is set for an unknown modality or task.
     """
-    from service.control.repository import check_uses  # it imports all decoders
+    from service.control.selection import check_uses  # it imports all decoders
 
     try:
         check_uses(settings.default_models)

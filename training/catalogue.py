@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from service.control.repository import Entry, Repository
+from service.control.repository import Repository
+from service.control.selection import Entry
 from service.errors import BadModel
 from service.model.manifest import Manifest, read_manifest
 from service.settings import Settings

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from service import metrics
 from service.api.context import Context
 from service.api.problems import RESPONSES
-from service.control.repository import ModelState
+from service.control.selection import ModelState
 from service.version import VERSION
 
 router = APIRouter(tags=["health"], responses=RESPONSES)

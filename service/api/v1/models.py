@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict
 
 from service.api.context import Context
 from service.api.problems import RESPONSES
-from service.control.repository import Entry, ModelState
 from service.control.routing import VersionName
+from service.control.selection import Entry, ModelState
 
 router = APIRouter(tags=["models"], responses=RESPONSES)
 

@@ -13,8 +13,8 @@ from service.api.request.payloads import read_document
 from service.api.request.strict import Strict
 from service.api.responses import deadline_of
 from service.control.channel import Edit
-from service.control.repository import ModelState, can_do, check_uses
 from service.control.routing import LATEST, Number, Policy, Routing
+from service.control.selection import ModelState, can_do, check_uses
 from service.errors import BadModel, BadRequest, NotFound, Unsupported
 from service.model.specs import Name
 from service.settings import MAX_TIMEOUT_MS, Use

@@ -14,7 +14,7 @@ from service import metrics
 from service.api.context import Context
 from service.api.problems import V2_RESPONSES
 from service.api.v2.forms import TENSORS
-from service.control.repository import Entry
+from service.control.selection import Entry
 
 router = APIRouter(tags=["v2"], responses=V2_RESPONSES)
 
