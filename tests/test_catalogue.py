@@ -42,7 +42,7 @@ def test_a_refused_model_is_listed_with_the_reason(
     (tmp_path / "empty").mkdir()
     _, colours, empty = rows(tmp_path, capsys)
     assert "refused: " in colours
-    assert "model.onnx is not the file that was described" in colours
+    assert "model.onnx is not the file that the manifest describes" in colours
     assert "refused: " in empty
     assert "holds no version folder" in empty
 

@@ -165,7 +165,7 @@ def wrong_hash(folder: Path) -> str:
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
     manifest["graphs"][0]["sha256"] = "0" * 64
     (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
-    return "model.onnx is not the file that was described"
+    return "model.onnx is not the file that the manifest describes"
 
 
 def failing_example(folder: Path) -> str:
@@ -176,7 +176,7 @@ def failing_example(folder: Path) -> str:
 def half_a_graph(folder: Path) -> str:
     graph = folder / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:100])
-    return "model.onnx is not the file that was described"
+    return "model.onnx is not the file that the manifest describes"
 
 
 @pytest.mark.parametrize("spoil", [wrong_hash, failing_example, half_a_graph])
