@@ -156,7 +156,7 @@ def test_a_manifest_that_is_nested_deeply_is_refused(tmp_path: Path, content: by
             b'{"classify": [NaN, 0, 0], "embed": [200, 30, 40]}',
             "example.expected: classify differs",
         ),
-        ("example.png", b"no picture", "example.file: not an image"),
+        ("example.png", b"no picture", "example.file: not a supported image"),
     ],
 )
 def test_a_folder_whose_files_disagree_is_refused(

@@ -236,7 +236,7 @@ def test_a_damaged_recording_is_named(tmp_path: Path) -> None:
             for take in (4, 5):
                 (tmp_path / word / f"{speaker}_{take}.wav").write_bytes(sing(400, take))
     (tmp_path / "no/bob_5.wav").write_bytes(b"no sound at all")
-    with pytest.raises(BadData, match=r"no/bob_5.wav: this is not a recording that can be read"):
+    with pytest.raises(BadData, match=r"no/bob_5.wav: not a supported audio file"):
         compute_spectrograms(find_takes(tmp_path), preprocessor(), ())
 
 

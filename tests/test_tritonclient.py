@@ -119,7 +119,7 @@ def test_compression(client: Any, algorithm: str) -> None:
         ("nothing", files(RED), "404", "there is no model nothing"),
         ("colours", tensor("image", np.array([[[RED]]], object), "BYTES"), "400", "BYTES[-1, 1]"),
         ("colours", tensor("photo", np.array([[RED]], object), "BYTES"), "400", "has: image"),
-        ("colours", files(RED, b"x"), "422", "item 1: not an image"),
+        ("colours", files(RED, b"x"), "422", "item 1: not a supported image"),
         ("colours:tensors", tensor("pixels", PIXELS[..., :2], "UINT8"), "400", "UINT8[2, 8, 8, 2]"),
         ("colours:tensors", tensor("pixels", PIXELS.astype("f4"), "FP32"), "400", "UINT8[-1, 8,"),
     ],
