@@ -207,5 +207,5 @@ def test_nothing_begins_with_a_where_it_should_be_an() -> None:
 def test_a_model_says_of_an_image_what_it_is(folder: Path) -> None:
     assert fit(folder, f"image {QUICK}") == 0
     manifest = (folder / "models/mine/4/manifest.yaml").read_text()
-    assert "Says of an image which of 2 classes" in manifest
+    assert "Classifies an image into 2 classes" in manifest
     assert "data: images in image" in manifest

@@ -68,7 +68,7 @@ def test_one_command_goes_from_pictures_to_a_folder_that_serves(
     (pictures / "warm/broken.png").write_bytes(b"no picture")
     assert fit("image", pictures, models, "--encoder", "colours", "--hidden", "8") == 0
     said = capsys.readouterr().out
-    assert "It fits: 1.000 right on what it was trained on" in said
+    assert "It fits: 1.000 right on training data" in said
     assert "broken.png" in said
     assert "1 item skipped" in said
     assert "learning rate" in said

@@ -66,10 +66,10 @@ def test_the_commands_after_a_fit_do_what_they_say(
     assert main(["fit", what, *map(str, places), *words]) == 0
     said = capsys.readouterr().out.split("\n\n")[-1].splitlines()
     assert [line for line in said if line.startswith("#")] == [
-        "# look at its report",
-        "# load it into the service that runs; where none runs:"
+        "# open the report",
+        "# load the model into a running service; to start one:"
         f" SENSORIUM_MODELS='{folder}/my models' make serve",
-        "# ask it",
+        "# query the model",
     ]
     look, load, ask = (line for line in said if not line.startswith("#"))
     shown = run(look)

@@ -1,4 +1,4 @@
-"""Answers of a model to labelled items: of a folder by the path that serves, or of a service."""
+"""Answers to labelled items, by a model folder on the serving path or by a running service."""
 
 import asyncio
 import http.client
@@ -27,16 +27,16 @@ from training.errors import TrainingError
 from training.layouts import Item, find_items
 
 TESTS = ("test", "test.csv", "test.jsonl")
-SECONDS = 600.0  # that one item may take: nobody waits for it
+SECONDS = 600.0  # maximum for one item; no client waits
 CONNECTIONS = 8
-ALL_LABELS = 10_000  # the most that a service gives
-CANNOT_BE_READ = (400, 413, 422)  # statuses that blame the item
-# A model of this machine or network is asked directly, whatever proxy stands in the environment.
+ALL_LABELS = 10_000  # the maximum of the service
+CANNOT_BE_READ = (400, 413, 422)  # statuses caused by the item
+# Local models are queried directly, without the proxies of the environment.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class CannotAnswer(TrainingError):
-    """The model is not there, does not serve, does not classify, or knows none of the labels."""
+    """The model is missing, does not serve or classify, or has none of the labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +51,17 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a subject said to a list of items."""
+    """The answers of a subject to a list of items."""
 
     subject: Subject
     probabilities: Mapping[int, Floats]  # place in the list -> float32[classes]
-    skipped: tuple[str, ...]  # a sentence for each item that it could not read
+    skipped: tuple[str, ...]  # one sentence per unreadable item
     seconds: float
     concurrency: int  # items in flight
 
     @property
     def throughput(self) -> float:
-        """Items a second, from the disk to the answer."""
+        """Items per second, from disk to answer."""
         return len(self.probabilities) / self.seconds
 
 
@@ -70,12 +70,12 @@ class Scored:
     """The items to score by."""
 
     items: tuple[Item, ...]
-    source: str  # for people: where they lie
+    source: str  # their place, for messages
     skipped: tuple[str, ...]
 
 
 class FolderModels:
-    """Models of a folder, as the service has them, to be asked one after the other."""
+    """The models of a folder, loaded as the service loads them."""
 
     def __init__(self, repository: Repository, pipeline: Pipeline) -> None:
         self._repository = repository
@@ -142,11 +142,11 @@ class FolderModels:
 
 
 class ServiceModels:
-    """Models of a running service."""
+    """The models of a running service."""
 
     def __init__(self, url: str) -> None:
         """Raises:
-        CannotAnswer: it is not an address of HTTP.
+        CannotAnswer: it is not an HTTP address.
         """
         if not url.startswith(("http://", "https://")):
             raise CannotAnswer(f"--url: {url} does not begin with http:// or https://")
@@ -175,7 +175,7 @@ class ServiceModels:
         """Every item's probabilities, one item a request, several requests at a time.
 
         Raises:
-            CannotAnswer: the service is gone, or too busy.
+            CannotAnswer: the service does not respond, or is overloaded.
         """
         probabilities: dict[int, Floats] = {}
         skipped: dict[int, str] = {}
@@ -203,11 +203,11 @@ class ServiceModels:
         return Answered(subject, probabilities, _in_order(skipped), seconds, concurrency)
 
     def _call(self, path: str, body: bytes | None = None) -> Any:
-        """The JSON that comes back.
+        """The JSON response.
 
         Raises:
             CallerError: the service cannot read the body.
-            CannotAnswer: anything else that is no answer.
+            CannotAnswer: any other failure.
         """
         headers = {"Content-Type": "application/octet-stream"} if body is not None else {}
         request = urllib.request.Request(self._url + path, body, headers)

@@ -1,4 +1,4 @@
-"""The files in an archive, one after the other; none is written under the name it has there."""
+"""Archives: their files one after the other, never written under the names in the archive."""
 
 import tarfile
 import zipfile

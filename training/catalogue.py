@@ -1,4 +1,4 @@
-"""List: the model folders, what they do, and whether the service would take them.
+"""List: the model folders, their tasks, and whether the service accepts them.
 
 python -m training list
 """
@@ -19,7 +19,7 @@ HEADINGS = ("name", "version", "takes", "gives", "size", "figures", "state")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `python -m training list`."""
-    parser.add_argument("--models", type=Path, default=Path("models"), help="where they lie")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="of model folders")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def describe(entry: Entry, models: Path) -> tuple[str, ...]:
-    """One row: of a folder that is refused, what can still be read of it."""
+    """One row; for a refused folder, its readable parts."""
     folder = models / entry.name / entry.version
     state = "verified" if entry.state == "ready" else f"refused: {entry.reason}"
     try:
@@ -75,5 +75,5 @@ def _size(folder: Path) -> str:
 
 
 def _figures(manifest: Manifest) -> str:
-    """Without what they were measured on: the card has that."""
+    """The figures without their data, which the card names."""
     return ", ".join(f"{figure.metric} {figure.value:.3g}" for figure in manifest.evaluation) or "-"

@@ -1,4 +1,4 @@
-"""Where a training run stands, kept on disk after each epoch, so that nothing is lost."""
+"""Checkpoints: the state of a training run on disk, written after each epoch."""
 
 import hashlib
 import os
@@ -17,12 +17,12 @@ State = Mapping[str, Any]  # of tensors, numbers and lists
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One file, written whole or not at all."""
+    """One file, written atomically."""
 
     path: Path
 
     def read(self) -> dict[str, Any] | None:
-        """The state that was written last; None where there is none, or it is damaged."""
+        """The last state; None if there is none or it is damaged."""
         try:
             state: dict[str, Any] = torch.load(self.path, weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
@@ -30,19 +30,19 @@ class Checkpoint:
         return state
 
     def write(self, state: State) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)  # a run of the same recipe has ended
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # a concurrent run removes it
         partial = self.path.with_name(f".{os.getpid()}.{self.path.name}")
         torch.save(dict(state), partial)
         partial.replace(self.path)
 
 
 class Run:
-    """The checkpoints of one command on one data set: another's are never taken for them."""
+    """The checkpoints of one command on one data set."""
 
     def __init__(self, cache: Path, identity: str, *, resume: bool) -> None:
         """Args:
         identity: everything that the outcome depends on.
-        resume: go on where an interrupted run stopped, else begin anew.
+        resume: keep the checkpoints of an interrupted run.
         """
         self._folder = cache / hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]
         if not resume:
@@ -50,9 +50,9 @@ class Run:
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def checkpoint(self, stage: str) -> Checkpoint:
-        """Of one training within the run."""
+        """The checkpoint of one training within the run."""
         return Checkpoint(self._folder / f"{re.sub(r'[^a-z0-9]+', '-', stage.lower())}.pt")
 
     def finish(self) -> None:
-        """Nothing is left to resume."""
+        """Delete the checkpoints."""
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Compare: two models on the same data, and whether their difference may be chance.
+"""Compare: two models on the same data, with a test of the difference.
 
 python -m training compare spoken-digits:1 spoken-digits:2 --data DIR
 """
@@ -20,12 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `python -m training compare`."""
     parser.add_argument("first", help="NAME or NAME:VERSION")
     parser.add_argument("second", help="NAME or NAME:VERSION")
-    parser.add_argument("--data", type=Path, required=True, help="as of `evaluate`")
-    parser.add_argument("--models", type=Path, default=Path("models"), help="where both lie")
+    parser.add_argument("--data", type=Path, required=True, help="as in `evaluate`")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="of model folders")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print how the two did.
+    """Print the comparison.
 
     Raises:
         TrainingError, SensoriumError: one cannot be asked, or the data cannot be read.
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def compare(scored: Scored, first: Answered, second: Answered) -> Duel:
-    """How two models did on the items that both could read.
+    """The results of two models on the items that both can read.
 
     Raises:
         CannotAnswer: there are none.

@@ -1,4 +1,4 @@
-"""A course: what a network is to learn, and how it will be served once it has."""
+"""A course: the data and network that a mode trains, and how the model is served."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,20 +19,20 @@ class Course:
     """What a mode of training prepares."""
 
     labels: tuple[str, ...]  # in the order of the network's output
-    parts: Mapping[Split, Part]  # train and valid, and test where there is one; the
-    # report shows the mistakes of the last
-    network: nn.Module = field(repr=False)  # as it begins; it gives log-probabilities
+    parts: Mapping[Split, Part]  # train, valid and perhaps test; the report shows
+    # the mistakes of the last
+    network: nn.Module = field(repr=False)  # before training; it returns log-probabilities
     preprocessing: Preprocessing
     preprocessor: Preprocessor
-    example: Item  # that travels with the model, where the command names none
-    source: str  # where the weights come from, for the manifest
-    facts: Mapping[str, str]  # for the card: of the network, of the preparation
-    limits: tuple[str, ...] = ()  # for the card: what it cannot do
+    example: Item  # of the model folder, unless the command names one
+    source: str  # origin of the weights, for the manifest
+    facts: Mapping[str, str]  # about the network and the preparation, for the card
+    limits: tuple[str, ...] = ()  # of the model, for the card
     skipped: int = 0  # items that could not be used
     layers: Callable[[nn.Module], list[Layers]] = all_alike
-    files: Mapping[str, Content] = field(default_factory=dict)  # that the preprocessing names
+    files: Mapping[str, Content] = field(default_factory=dict)  # needed by the preprocessing
     find_encoder: FindEncoder = no_encoder
-    items_per_run: int | None = None  # of its graph
+    items_per_run: int | None = None  # of the graph
     # With folds, each is left out of one fit: (training, validation), by name. A last fit learns
     # from all training items. The validation part joins those of the folds, in their order.
     folds: Mapping[str, tuple[Part, Part]] = field(default_factory=dict)
@@ -48,5 +48,5 @@ class Course:
 
 
 def first_held_out(parts: Mapping[Split, Part]) -> Item:
-    """An item that nothing was learned from."""
+    """An item that was not trained on."""
     return parts.get("test", parts["valid"]).items[0]

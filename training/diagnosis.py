@@ -1,4 +1,4 @@
-"""Diagnosis: does a network underfit, overfit or fit, in words."""
+"""Diagnosis: whether a network underfits, overfits or fits, and what may help."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -8,10 +8,9 @@ from training.loop import Score
 
 Verdict = Literal["underfits", "overfits", "fits"]
 
-# Who errs on what it was taught half as often as a guesser has not learned it.
+# A network underfits if it makes more than this share of the errors of guessing on known data.
 TAUGHT = 0.5
-# A gap of a tenth between what was taught and what was not is more than chance; and it matters
-# where the errors at least double.
+# It overfits if held-out data have at least this many more errors, and this many times as many.
 GAP, RATIO = 0.10, 2.0
 
 AUGMENTATION = (
@@ -25,7 +24,7 @@ AUGMENTATION = (
 )
 ENCODERS = ("--encoder", "--image-encoder", "--text-encoder", "--audio-encoder")
 NETWORK = ("--hidden", "--filters")
-# What helps, and the flags of `fit` that do it; advice whose flags a mode lacks is left out there.
+# Advice and its flags of `fit`. A mode without these flags omits the advice.
 ADVICE: dict[Verdict, dict[str, tuple[str, ...]]] = {
     "underfits": {
         "train longer": ("--epochs", "--patience"),
@@ -48,24 +47,24 @@ ADVICE: dict[Verdict, dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What the errors on known and on new data say together."""
+    """The verdict on the errors on known and on new data."""
 
     verdict: Verdict
-    known: Score  # on the data that it was trained on, unchanged
-    new: Score  # on the data that were held out
-    guessing: float  # accuracy of naming the commonest label always
-    flags: Container[str]  # of the command that trained it
+    known: Score  # on the training data, without augmentation
+    new: Score  # on held-out data
+    guessing: float  # accuracy of always answering the most frequent label
+    flags: Container[str]  # of the mode
 
     def __str__(self) -> str:
         return (
-            f"It {self.verdict}: {self.known.accuracy:.3f} right on what it was trained on,"
-            f" {self.new.accuracy:.3f} on what was held out (guessing gives {self.guessing:.3f})."
+            f"It {self.verdict}: {self.known.accuracy:.3f} right on training data,"
+            f" {self.new.accuracy:.3f} on held-out data (guessing gives {self.guessing:.3f})."
             f" What may help: {'; '.join(self.advice)}."
         )
 
     @property
     def advice(self) -> list[str]:
-        """What to do next, each with the flags that do it."""
+        """What may help, with the flags."""
         return [
             f"{what} ({', '.join(known)})" if wanted else what
             for what, wanted in ADVICE[self.verdict].items()
@@ -77,10 +76,10 @@ def diagnose(known: Score, new: Score, guessing: float, flags: Container[str] = 
     """Name the state of a trained network.
 
     Args:
-        known: its score on the training data, as they are: no augmentation, no dropout.
+        known: its score on the training data, without augmentation and dropout.
         new: its score on the validation data.
-        guessing: the share of the commonest label, 0..1.
-        flags: of the command that trained it, as they are typed: what can be advised.
+        guessing: the share of the most frequent label, 0..1.
+        flags: of the mode, such as --hidden.
     """
     errors, new_errors = 1 - known.accuracy, 1 - new.accuracy
     verdict: Verdict = "fits"

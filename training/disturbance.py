@@ -1,4 +1,4 @@
-"""What may happen to a recording on its way to the service, and should not change the answer."""
+"""Disturbances: changes to an audio file that should not change the answer."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A file on the web becomes a file on disk: whole, verified, begun again where it broke off."""
+"""Downloads: verified files that resume after an interruption."""
 
 import http.client
 import shutil
@@ -22,10 +22,10 @@ PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """One file on the web, and the hash that makes it the file that is meant."""
+    """One file on the web, and its SHA-256."""
 
     url: str
-    sha256: str | None  # None: nobody publishes one, so the first download's is written down
+    sha256: str | None  # None: not published; the first download's hash is kept
 
     @property
     def name(self) -> str:

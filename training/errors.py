@@ -1,4 +1,4 @@
-"""Every failure of training is one sentence for the person who typed the command.
+"""The errors of training; each message is a sentence for the user of the command.
 
 TrainingError
 ├── DataUnavailable      a data set cannot be downloaded, or is not the one that is meant
@@ -13,31 +13,31 @@ TrainingError
 
 
 class TrainingError(Exception):
-    """The root of the failures that `python -m training` shows without a traceback."""
+    """The base of the errors that `python -m training` prints without a traceback."""
 
 
 class DataUnavailable(TrainingError):
-    """A public data set cannot be had, or is not the one that is meant."""
+    """A public data set cannot be downloaded, or its hash is wrong."""
 
 
 class BadFlag(TrainingError):
-    """A flag is wrong beside the others, or for the network."""
+    """A flag contradicts the others, or does not fit the network."""
 
 
 class BadData(TrainingError):
-    """The data are not laid out, or not to be read, as training needs them."""
+    """The data are unreadable, or their layout is wrong."""
 
 
 class WeightsUnavailable(TrainingError):
-    """The pinned weights cannot be had."""
+    """The pinned weights are not available."""
 
 
 class ExportFailed(TrainingError):
-    """The exported graph is not valid, or not of the types that the service takes."""
+    """The exported graph is invalid, or the service does not accept its types."""
 
 
 class ParityFailed(TrainingError):
-    """onnxruntime's answer is too far from PyTorch's."""
+    """onnxruntime and PyTorch differ too much."""
 
 
 class FolderExists(TrainingError):
@@ -45,4 +45,4 @@ class FolderExists(TrainingError):
 
 
 class CannotWrite(TrainingError):
-    """A folder of models, or of what is kept between runs, cannot be written to."""
+    """The models folder or the cache is not writable."""

@@ -1,4 +1,4 @@
-"""Evaluate: how good a model folder or a running service is on labelled data, and how fast.
+"""Evaluate: measure the accuracy and speed of a model folder or a running service.
 
 python -m training evaluate spoken-digits --data DIR
 python -m training evaluate spoken-digits --data DIR --url http://localhost:3000
@@ -32,7 +32,7 @@ from training.measures import (
 from training.plots import draw_confusion
 
 MAX_CONFUSIONS = 10
-MAX_SKIPPED = 20  # sentences that are shown; the others are counted
+MAX_SKIPPED = 20  # sentences shown; the others are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="DIR/test/<class>/files, DIR/<class>/files, or a table text,label",
     )
-    add("--url", help="of a running service; default: the folder, by the path that serves")
-    add("--models", type=Path, default=Path("models"), help="where the folder lies")
+    add("--url", help="of a running service; default: load the folder")
+    add("--models", type=Path, default=Path("models"), help="the folder of model folders")
     add("--confusion", type=Path, metavar="FILE.png", help="draw the confusion matrix")
 
 
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         args.confusion.write_bytes(
             draw_confusion({title: evaluation.counts}, answered.subject.labels)
         )
-        print(f"the confusion matrix is drawn in {args.confusion}")
+        print(f"the confusion matrix is in {args.confusion}")
 
 
 def evaluate(scored: Scored, answered: Answered) -> Evaluation:
@@ -100,7 +100,7 @@ def evaluate(scored: Scored, answered: Answered) -> Evaluation:
         raise CannotAnswer(f"no item of {scored.source} can be read: {answered.skipped[0]}")
     probabilities = np.stack([answered.probabilities[number] for number in numbers])
     right = np.array([labels.index(scored.items[number].label) for number in numbers])
-    # Two classes may bear one name, as ImageNet's two cranes do: either is right.
+    # Two classes may have the same name, as ImageNet's two cranes do; both count as right.
     first = np.array([labels.index(label) for label in labels])
     given = first[probabilities.argmax(axis=1)]
     return Evaluation(
@@ -115,7 +115,7 @@ def evaluate(scored: Scored, answered: Answered) -> Evaluation:
 
 
 def print_skipped(sentences: Sequence[str]) -> None:
-    """What does not count in the figures, and why."""
+    """Print the skipped items."""
     for sentence in sentences[:MAX_SKIPPED]:
         print(f"skipped: {sentence}")
     if (more := len(sentences) - MAX_SKIPPED) > 0:

@@ -1,4 +1,4 @@
-"""A PyTorch network becomes an ONNX graph that is shown to compute the same."""
+"""Export: a PyTorch network becomes an ONNX graph, checked to compute the same."""
 
 import logging
 import warnings
@@ -59,7 +59,7 @@ def export(
             verbose=False,
         )
         assert program is not None
-        # Else every node names the files and lines of the checkout that it was exported in.
+        # Otherwise every node names source files and lines of this checkout.
         ClearMetadataAndDocStringPass()(program.model)
         program.save(path, external_data=False)
     _check(path, dynamic)
@@ -72,7 +72,7 @@ def check_parity(
     limit: float,
     read: Callable[[Array], Array] = np.asarray,
 ) -> float:
-    """The greatest absolute difference between onnxruntime and PyTorch, over all outputs.
+    """The largest absolute difference between onnxruntime and PyTorch, over all outputs.
 
     Args:
         batches: real input, as the preprocessing's `collate` makes it; several sizes, so that an
@@ -104,7 +104,7 @@ def check_parity(
             if not difference <= limit:  # so that not-a-number fails as well
                 raise ParityFailed(
                     f"{graph.name}: {name} differs from PyTorch by {difference:.2g} for {shapes};"
-                    f" at most {limit:.2g} is let through"
+                    f" the limit is {limit:.2g}"
                 )
             greatest = max(greatest, difference)
     return greatest

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fetch the data, and say where they lie and what may be done with them.
+    """Fetch the data and print their folder and licence.
 
     Raises:
         DataUnavailable: they cannot be downloaded or written, or are not what they should be.
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _trust(data: PublicData) -> str:
-    """What the files were compared with."""
+    """How the files were verified."""
     if all(wanted.sha256 for wanted in data.downloads):
         return "every file had the published SHA-256"
     return "none is published; the first download's is kept, and later ones must have the same"

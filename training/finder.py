@@ -1,4 +1,4 @@
-"""The learning rate chosen on evidence: a short sweep from timid to reckless."""
+"""The learning rate finder: a short sweep from low to high rates."""
 
 import copy
 import math
@@ -11,20 +11,20 @@ from training.errors import TrainingError
 from training.loop import Schedule, build_optimizer, smoothed_loss
 from training.material import Batches, Inputs
 
-LOWEST, HIGHEST = 1e-5, 0.1  # AdamW's steps: below nothing moves, above easy data mislead
-STEPS = 120  # 30 a decade: each rate acts for long enough to show in the mean
+LOWEST, HIGHEST = 1e-5, 0.1  # of AdamW: lower learns nothing, higher misleads on easy data
+STEPS = 120  # 30 per decade, so that each rate affects the mean
 MEMORY = 0.9  # of the running mean of the loss, about ten steps
-DIVERGED = 2.0  # times the least loss: nothing is to be learned from going on
-MARGIN = 4.0  # below the rate of the least loss, where descent already begins to fail
+DIVERGED = 2.0  # times the least loss ends the sweep
+MARGIN = 4.0  # the chosen rate is this much below the rate of the least loss
 
 
 class NoLearningRate(TrainingError):
-    """At no rate does the loss fall."""
+    """The loss falls at no rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The running mean of the loss at each rate, up to where it diverged, and the choice."""
+    """The running mean of the loss at each rate until it diverges, and the chosen rate."""
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
@@ -32,14 +32,13 @@ class Sweep:
 
 
 def find_learning_rate(network: nn.Module, batches: Batches, schedule: Schedule) -> Sweep:
-    """Raise the rate step by step while a copy of the network trains, and watch the loss.
+    """Raise the rate step by step while a copy of the network trains.
 
-    Leslie Smith's range test (arXiv 1506.01186). The choice is a quarter of the rate at which
-    the loss is least: bold, but not where the steps begin to overshoot. The network itself stays
-    as it is.
+    Leslie Smith's range test (arXiv 1506.01186). The choice is a quarter of the rate with
+    the least loss, because larger steps begin to overshoot. The network itself does not change.
 
     Raises:
-        NoLearningRate: the loss falls at no rate: the data cannot be learned from.
+        NoLearningRate: the loss falls at no rate.
     """
     network = copy.deepcopy(network).train()
     optimizer = build_optimizer(network, schedule)
@@ -73,7 +72,5 @@ def _endless(batches: Batches) -> Iterator[tuple[Inputs, Tensor]]:
 def _choose(rates: list[float], losses: list[float]) -> float:
     least = min(range(len(losses)), key=losses.__getitem__, default=0)
     if least == 0:
-        raise NoLearningRate(
-            "the loss falls at no learning rate: look at the labels, or set --lr yourself"
-        )
-    return float(f"{rates[least] / MARGIN:.2g}")  # two digits: the sweep knows no more
+        raise NoLearningRate("the loss falls at no learning rate; check the labels, or set --lr")
+    return float(f"{rates[least] / MARGIN:.2g}")  # two digits, the precision of the sweep

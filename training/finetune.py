@@ -1,4 +1,4 @@
-"""Finetune: an encoder learns with its classifier, and the folder holds the whole graph.
+"""Finetune: train an encoder and a classifier; the model folder holds the whole graph.
 
 python -m training fit text --mode finetune --data questions.csv --name banking-intents
 """
@@ -36,19 +36,19 @@ from training.texts import hide_tokens
 RECIPE = Recipe(
     Schedule(
         epochs=6,
-        learning_rate=1e-3,  # of the classifier
-        weight_decay=0.01,  # little: the weights are good as they are
+        learning_rate=1e-3,  # for the classifier
+        weight_decay=0.01,  # low, because the pretrained weights are good
         label_smoothing=0.1,
         patience=3,
     ),
     batch=32,
     threads=core_budget(),
-    sweep=False,  # it sees where a network breaks, not where it forgets, and this one knows already
+    sweep=False,  # a sweep shows where a network diverges, not where it forgets
 )
 NETWORKS = {"image": ImageClassifier, "text": TextClassifier}
-# Steps beside the classifier's: what was learned from millions of samples must not be forgotten.
-ENCODER = 0.1  # of the encoder's last layers
-FIRST = 0.5  # of its first layers beside its last: edges and words are common to all tasks
+# Learning rates relative to the classifier's, low enough to keep the pretrained knowledge.
+ENCODER = 0.1  # the encoder's last layers
+FIRST = 0.5  # its first layers relative to its last: edges and words are common to all tasks
 
 
 def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
@@ -57,13 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
     add = parser.add_argument
     add("--encoder", default=head.ENCODERS[modality], choices=ENCODERS)
     add("--encoder-rate", type=above(0), default=ENCODER,
-        help="of its last layers, beside --lr (%(default)s)")  # fmt: skip
+        help="of its last layers, as a share of --lr (%(default)s)")  # fmt: skip
     add("--first-rate", type=above(0), default=FIRST,
-        help="of its first layers, beside its last (%(default)s)")  # fmt: skip
+        help="of its first layers, as a share of its last (%(default)s)")  # fmt: skip
     add_network(parser, head.HIDDEN, DROPOUT)
     add("--head-first", action=argparse.BooleanOptionalAction, default=True,
-        help="begin with a classifier that was fitted to the encoder as it is; without, with a"
-        " random one: where the encoder sees little of what matters")  # fmt: skip
+        help="start from a head fitted to the unchanged encoder; --no-head-first starts from a"
+        " random one, for data unlike the encoder's")  # fmt: skip
     if modality == "text":
         add("--hide", type=share, default=0.0,
             help="share of the words hidden in training (%(default)s)")  # fmt: skip
@@ -72,13 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
 
 
 def prepare(args: argparse.Namespace, modality: Kind) -> Course:
-    """Read the data, fit a head to the encoder as it is, and put the two together.
+    """Read the data, fit a head to the unchanged encoder, and join the two.
 
-    The classifier begins with what a head knows: the errors of a random one would shake the
-    encoder first (Kumar et al., arXiv 2202.10054).
+    A random classifier's errors would first damage the encoder (Kumar et al., arXiv 2202.10054).
 
     Raises:
-        TrainingError: with a sentence for whoever typed the command.
+        TrainingError: the command or the data are invalid.
     """
     encoder = _find_encoder(args.encoder, modality)
     assert modality != "multimodal"
@@ -91,7 +90,7 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
     tell_skipped((*decoded.data.skipped, *decoded.unreadable))
     parts = decoded.parts(args.share, args.seed)
     network = encoder.build(folder)
-    print("vectors of the encoder as it is", flush=True)
+    print("computing vectors of the unchanged encoder", flush=True)
     known, new = (encode_part(network, parts[split]) for split in ("train", "valid"))
     torch.manual_seed(args.seed)
     [vectors] = known.take(torch.arange(len(known)))
@@ -123,14 +122,14 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
 
 
 def _augmentation(args: argparse.Namespace, folder: Path) -> Augment:
-    """Augmentation: images always, texts where it is asked for."""
+    """Augmentation of images, and of texts if --hide is set."""
     if "hide" not in args:
         return read_variation(args)
     return hide_tokens(folder / "tokenizer.json", args.hide) if args.hide else unchanged
 
 
 def encode_part(encoder: nn.Module, part: Part) -> Part:
-    """The vectors of a part's samples in the place of the samples."""
+    """The part with the samples replaced by their vectors."""
 
     def vectors(*inputs: Tensor) -> Tensor:
         given = encoder(*inputs)
@@ -141,18 +140,18 @@ def encode_part(encoder: nn.Module, part: Part) -> Part:
 
 
 def named_files(preprocessing: Preprocessing, folder: Path) -> dict[str, Content]:
-    """What a preprocessing needs beside the graph."""
+    """The files that the preprocessing needs."""
     if isinstance(preprocessing, TextPreprocessing):
         return {preprocessing.tokenizer: folder / preprocessing.tokenizer}
     return {}
 
 
 def choose_layers(network: nn.Module, encoder_rate: float, first_rate: float) -> list[Layers]:
-    """The classifier at full rate, the encoder's stages at less, the first at the least.
+    """The full rate for the classifier, lower rates for earlier stages of the encoder.
 
     Args:
-        encoder_rate: of the last stage, beside the classifier.
-        first_rate: of the first stage, beside the last; those between in even ratios.
+        encoder_rate: of the last stage, relative to the classifier.
+        first_rate: of the first stage, relative to the last; geometric in between.
     """
     encoder, classifier = network.get_submodule("encoder"), network.get_submodule("classifier")
     assert isinstance(encoder, MiniLM | EfficientNetLite)

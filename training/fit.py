@@ -1,4 +1,4 @@
-"""Fit: train a model and write its folder; the modality and the mode say what is trained."""
+"""Fit: train a model and write its folder. Modality and mode decide what is trained."""
 
 import argparse
 import importlib
@@ -8,7 +8,7 @@ from typing import Any
 from service.model.specs import Kind
 from training import fitting
 
-# Each a module; the first is the default.
+# The modules that implement the modes; the first is the default.
 MODES: dict[Kind, tuple[str, ...]] = {
     "image": ("head", "finetune", "scratch"),
     "text": ("head", "finetune"),
@@ -21,14 +21,14 @@ def main(words: Sequence[str]) -> None:
     """Run `fit` with the words that follow it.
 
     Raises:
-        TrainingError: with a sentence for whoever typed the command.
+        TrainingError: the command or the data are invalid.
     """
     first = argparse.ArgumentParser("python -m training fit")
     first.add_argument("what", choices=MODES)
     first.add_argument("options", nargs=argparse.REMAINDER, metavar="...")
     chosen = first.parse_args(words)
     what: Kind = chosen.what
-    # The mode has flags of its own, so that it must be known before the others are read.
+    # Each mode has its own flags, so it is parsed first.
     mode = _mode_parser(what).parse_known_args(chosen.options)[0].mode
     parser, module = build_parser(what, mode)
     args = parser.parse_args(chosen.options)
@@ -51,5 +51,5 @@ def build_parser(what: Kind, mode: str) -> tuple[argparse.ArgumentParser, Any]:
 def _mode_parser(what: Kind) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(f"python -m training fit {what}", add_help=False)
     parser.add_argument("--mode", choices=MODES[what], default=MODES[what][0],
-        help="default: %(default)s; each has a --help of its own")  # fmt: skip
+        help="default: %(default)s; each has its own --help")  # fmt: skip
     return parser

@@ -1,6 +1,6 @@
-"""Fit: whatever is trained passes the same stages; a mode says what it is, by its `Course`.
+"""Fitting: the stages that all modes share. A mode describes its training by a `Course`.
 
-Learning rate, descent, temperature, scores, diagnosis, export, folder.
+The stages: learning rate, optimisation, temperature, scores, diagnosis, export, folder.
 """
 
 import argparse
@@ -38,39 +38,39 @@ from training.next_steps import tell_next
 from training.release import OUTPUT, PARITY_SIZES, Findings, draft_manifest, release
 from training.scores import divide_scores, fit_temperature, score
 
-MIN_STEPS = 8  # an epoch, so that a hundred items are not learned in thirty steps
-PARITY_LIMIT = 1e-4  # of a probability
-# Flags that say where things lie and how they are done; the others decide what comes out.
+MIN_STEPS = 8  # per epoch, so that small data sets get enough steps
+PARITY_LIMIT = 1e-4  # largest difference of a probability
+# Flags that do not affect the model.
 PLACES = ("url", "models", "cache", "version", "replace", "resume", "threads")
-# Flags that the weights do not depend on: an interrupted run goes on under another name as well.
+# Flags that do not affect the weights: an interrupted run may be resumed with other values.
 WORDS = ("name", "description", "credit", "licence", "example", "example_source")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The numbers of a mode; each is a flag as well."""
+    """The numbers of a mode; each has a flag."""
 
     schedule: Schedule
     batch: int
     threads: int
-    sweep: bool = True  # finds the learning rate; else it is the schedule's
-    balance: float = 0.5  # the square root: rare classes are heard, common ones still believed
+    sweep: bool = True  # find the learning rate; otherwise use the schedule's
+    balance: float = 0.5  # between drawing every item once and all classes equally often
     # Of the training items, held out where there is no validation split. None: the mode splits.
     share: float | None = 0.1
     seed: int = 0
 
 
 class Mode(Protocol):
-    """A module that says what is trained."""
+    """A module that describes one way to train."""
 
     def add_arguments(self, parser: argparse.ArgumentParser, modality: Kind) -> None:
-        """The flags of `add_recipe`, and those that it alone has."""
+        """Add the flags of `add_recipe` and those of this mode."""
 
     def prepare(self, args: argparse.Namespace, modality: Kind) -> Course:
-        """Read the data, build the network.
+        """Read the data and build the network.
 
         Raises:
-            TrainingError: with a sentence for whoever typed the command.
+            TrainingError: the command or the data are invalid.
         """
 
 
@@ -92,36 +92,41 @@ def add_recipe(
     add("--name", type=read_name, required=required, default=name,
         help="the model's name" + ("" if required else " (default: %(default)s)"))  # fmt: skip
     add("--models", type=Path, default=Path("models"), help="the folder of model folders")
-    add("--cache", type=Path, default=Path(".cache"), help="for what need not be done twice")
-    add("--version", type=whole(1), help="refused if it is there (default: the next free number)")
-    add("--replace", action="store_true", help="put it in the place of an older --version")
-    add("--resume", action="store_true", help="go on where an interrupted run stopped")
-    add("--example", type=Path, help="the file that travels with the model"
-        " (default: the first item held out)")  # fmt: skip
+    add("--cache", type=Path, default=Path(".cache"), help="for vectors, checkpoints and downloads")
+    add("--version", type=whole(1), help="must not exist (default: the next free number)")
+    add("--replace", action="store_true", help="replace the folder of --version")
+    add("--resume", action="store_true", help="continue an interrupted run")
+    add("--example", type=Path, help="the model's example"
+        " (default: the first held-out item)")  # fmt: skip
     add("--example-source", type=read_words, default="an item of the data",
         help="its origin, for the card")  # fmt: skip
-    add("--description", type=read_words, help="what the model says, in one sentence")
-    add("--credit", type=read_words, help="the data's title and licence, for the card")
-    add("--licence", type=read_words, help="of the model, for the card")
+    add("--description", type=read_words, help="of the model, in one sentence")
+    add("--credit", type=read_words, help="title and licence of the data, for the card")
+    add("--licence", type=read_words, help="licence of the model, for the card")
     add("--lr", type=read_rate, default="auto" if recipe.sweep else schedule.learning_rate,
-        help="learning rate, or auto: a sweep finds it (default: %(default)s)")  # fmt: skip
+        help="auto: found by a sweep (default: %(default)s)")  # fmt: skip
     add_schedule(parser, schedule)
-    add("--batch", type=whole(1), default=recipe.batch, help="items a step (default: %(default)s)")
+    add("--batch", type=whole(1), default=recipe.batch, help="items per step (%(default)s)")
     add("--balance", type=share, default=recipe.balance,
-        help="how classes are drawn: 0 as they come, 1 all as often (%(default)s)")  # fmt: skip
+        help="0 draws items as they are, 1 all classes equally often (%(default)s)")  # fmt: skip
     if recipe.share is not None:
         add("--share", type=above(0, 1), default=recipe.share,
-            help="of the items, for validation if no split is given (%(default)s)")  # fmt: skip
+            help="of items, for validation if none is given (%(default)s)")  # fmt: skip
     add("--seed", type=whole(0), default=recipe.seed)
-    add("--threads", type=whole(1), default=recipe.threads, help="fewer where other work is done")
+    add(
+        "--threads",
+        type=whole(1),
+        default=recipe.threads,
+        help="CPU threads (default: %(default)s)",
+    )
 
 
 def add_schedule(parser: argparse.ArgumentParser, schedule: Schedule) -> None:
-    """The flags of a descent."""
+    """The flags of the optimisation."""
     add = parser.add_argument
-    add("--epochs", type=whole(1), default=schedule.epochs, help="at most (%(default)s)")
+    add("--epochs", type=whole(1), default=schedule.epochs, help="maximum (%(default)s)")
     add("--patience", type=whole(1), default=schedule.patience,
-        help="epochs without a better validation loss, then it stops (%(default)s)")  # fmt: skip
+        help="epochs without a better validation loss before it stops (%(default)s)")  # fmt: skip
     add("--warm-up", type=above(0, 1), default=schedule.warm_up,
         help="share of the steps in which the learning rate rises (%(default)s)")  # fmt: skip
     add("--weight-decay", type=real(0), default=schedule.weight_decay, help="(%(default)s)")
@@ -131,7 +136,7 @@ def add_schedule(parser: argparse.ArgumentParser, schedule: Schedule) -> None:
 def add_network(
     parser: argparse.ArgumentParser, hidden: int, dropout: float, filters: Sequence[int] = ()
 ) -> None:
-    """The flags of a network's size, and of its dropout."""
+    """The flags of a network's size and dropout."""
     add = parser.add_argument
     add("--hidden", type=whole(1), default=hidden, help="nodes of the hidden layer (%(default)s)")
     add("--dropout", type=real(0, 0.99), default=dropout,
@@ -142,13 +147,13 @@ def add_network(
 
 
 def prepare_folders(args: argparse.Namespace) -> int:
-    """The version to write, after a look at all that needs neither the data nor the network.
+    """Check the folders before the work starts, and choose the version to write.
 
     Raises:
-        TrainingError: the folder could not be written in the end.
+        TrainingError: the model folder cannot be written.
     """
     if args.replace and args.version is None:
-        raise BadFlag("--replace needs --version: the number that is replaced")
+        raise BadFlag("--replace needs --version: the version to replace")
     if args.example is not None and not args.example.is_file():
         raise BadData(f"--example {args.example}: there is no such file")
     version = choose_version(args.models / args.name, args.version, replace=args.replace)
@@ -161,7 +166,7 @@ def run(args: argparse.Namespace, modality: Kind, mode: Mode) -> None:
     """Fit, measure, export and write a model folder.
 
     Raises:
-        TrainingError: with a sentence for whoever typed the command.
+        TrainingError: the command or the data are invalid.
     """
     began = time.monotonic()
     version = prepare_folders(args)
@@ -316,15 +321,15 @@ def _batches(training: Part, recipe: Recipe) -> Batches:
 
 
 def export_network(network: nn.Module, course: Course, graph: Path) -> float:
-    """Write the graph; the greatest difference between it and the network.
+    """Write the graph and return its largest difference from the network.
 
     Raises:
-        ParityFailed: it is too great; real samples in batches of several sizes show it.
+        ParityFailed: it is too large for real samples, in batches of several sizes.
     """
     axes, part = dynamic_axes(course.preprocessor), course.parts["valid"]
     inputs = dict(zip(axes, part.take(torch.tensor([0, len(part) - 1])), strict=True))
     export(network, inputs, [OUTPUT], axes, graph)
-    # Spread over the split, and from its start again where it is small: many labels and lengths.
+    # Samples from the whole split, to include many labels and lengths.
     batches = [
         dict(zip(axes, (i.numpy() for i in part.take(_spread(part, size))), strict=True))
         for size in PARITY_SIZES
@@ -333,37 +338,37 @@ def export_network(network: nn.Module, course: Course, graph: Path) -> float:
 
 
 def _spread(part: Part, size: int) -> Tensor:
-    """int64[size]: places all over the part."""
+    """int64[size]: evenly spaced places."""
     return torch.linspace(0, len(part) - 1, size).long()
 
 
 def batch_size(wanted: int, items: int) -> int:
-    """Of few items, smaller batches, so that an epoch has steps enough."""
+    """Smaller batches for few items, so that an epoch has enough steps."""
     return min(wanted, max(1, items // MIN_STEPS))
 
 
 def flags_of(args: argparse.Namespace) -> frozenset[str]:
-    """The flags that this mode has, as they are typed."""
+    """The flags of this mode, such as --weight-decay."""
     return frozenset(f"--{name.replace('_', '-')}" for name in vars(args))
 
 
 def check_network(network: nn.Module, part: Part, batch: int) -> None:
-    """Say before the work, not after it, that the network cannot take such inputs.
+    """Check before the work starts that the network accepts the inputs.
 
     Raises:
-        BadFlag: they are too small for it.
+        BadFlag: they are too small.
     """
     try:
         with torch.inference_mode():
             copy.deepcopy(network).train()(*part.take(torch.zeros(batch, dtype=torch.long)))
-    except (RuntimeError, ValueError) as error:  # of a convolution, of batch normalisation
+    except (RuntimeError, ValueError) as error:  # from a convolution or batch normalisation
         raise BadFlag(
             f"the network cannot take inputs of this size; make them larger: {error}"
         ) from error
 
 
 def check_example(example: Path | None, read: Callable[[bytes], object]) -> None:
-    """Say before the work, not after it, that the example cannot be used.
+    """Check before the work starts that the example is readable.
 
     Raises:
         BadData: it cannot be read.
@@ -397,7 +402,7 @@ def _recipe(args: argparse.Namespace, course: Course) -> Recipe:
 
 
 def identify(args: argparse.Namespace, modality: Kind, items: Iterable[Item]) -> str:
-    """All that decides the weights: the flags, and the material."""
+    """Everything that the weights depend on: flags and data."""
     flags = {n: value for n, value in vars(args).items() if n not in (*PLACES, *WORDS)}
     states = [_state(item) for item in items]
     return "\n".join([modality, str(sorted(flags.items(), key=itemgetter(0))), *states])
@@ -414,12 +419,12 @@ def _state(item: Item) -> str:
 def write_command(
     args: argparse.Namespace, parser: argparse.ArgumentParser, what: str, example: Path
 ) -> str:
-    """What trains this model again, with the example that it brings.
+    """The command that trains this model again, with the example from its folder.
 
     Args:
-        parser: knows the flags' defaults.
+        parser: has the defaults of the flags.
         what: the modality and the mode.
-        example: where it lies, its suffix left out.
+        example: its path without the suffix.
     """
     command = ["python", "-m", "training", "fit", *what.split()]
     for name, value in vars(args).items():

@@ -1,4 +1,4 @@
-"""Flags: numbers, names and texts are checked when they are read, before any work begins."""
+"""Flags: types that check numbers, names and texts before the work starts."""
 
 import argparse
 import math
@@ -20,17 +20,17 @@ Number = int | float
 
 
 def whole(least: int, most: float = inf) -> Callable[[str], int]:
-    """Reads a whole number between these, both included."""
+    """A flag type: a whole number in this closed range."""
     return lambda text: int(_read(int, "a whole number", text, least, most))
 
 
 def real(least: float, most: float = inf) -> Callable[[str], float]:
-    """Reads a number between these, both included."""
+    """A flag type: a number in this closed range."""
     return lambda text: float(_read(float, "a number", text, least, most))
 
 
 def above(limit: float, below: float = inf) -> Callable[[str], float]:
-    """Reads a number between these, both excluded."""
+    """A flag type: a number in this open range."""
 
     def read(text: str) -> float:
         value = float(_read(float, "a number", text, limit, below))
@@ -46,7 +46,7 @@ share = real(0, 1)
 
 
 def read_name(text: str) -> str:
-    """A model's name, as the manifest takes it."""
+    """A flag type: the name of a model."""
     try:
         return TypeAdapter(Name).validate_python(text)
     except ValidationError:
@@ -57,7 +57,7 @@ def read_name(text: str) -> str:
 
 
 def read_words(text: str) -> str:
-    """A text for the manifest and the card."""
+    """A flag type: a text for the manifest and the card."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -66,16 +66,16 @@ def read_words(text: str) -> str:
 
 
 def read_rate(text: str) -> float | str:
-    """A learning rate, or auto."""
+    """A flag type: a learning rate, or auto."""
     return text if text == "auto" else above(0)(text)
 
 
 def add_hearing(parser: argparse.ArgumentParser, seconds: float, rate: int, mel: LogMel) -> None:
-    """The flags of what a network hears: a log-mel spectrogram of one length."""
-    add = parser.add_argument_group("what it hears").add_argument
-    add("--seconds", type=above(0), default=seconds, help="of a recording (default: %(default)s)")
+    """The flags of a log-mel spectrogram of fixed length."""
+    add = parser.add_argument_group("spectrogram").add_argument
+    add("--seconds", type=above(0), default=seconds, help="of audio (default: %(default)s)")
     add("--sample-rate", type=whole(1_000, 384_000), default=rate, help="Hz (%(default)s)")
-    add("--window", type=whole(2), default=mel.window, help="samples of a frame (%(default)s)")
+    add("--window", type=whole(2), default=mel.window, help="samples per frame (%(default)s)")
     add("--hop", type=whole(1), default=mel.hop, help="samples between frames (%(default)s)")
     add("--bands", type=whole(8), default=mel.bands, help="of the mel scale (%(default)s)")
     add("--low-hz", type=real(0), default=mel.low_hz, help="lowest frequency (%(default)s)")
@@ -84,10 +84,10 @@ def add_hearing(parser: argparse.ArgumentParser, seconds: float, rate: int, mel:
 
 
 def read_hearing(args: argparse.Namespace, keep: Literal["start", "centre"]) -> AudioPreprocessing:
-    """What the flags of `add_hearing` say.
+    """The preprocessing by the flags of `add_hearing`.
 
     Raises:
-        BadFlag: they do not go together.
+        BadFlag: they contradict each other.
     """
     if args.bands % 8:
         raise BadFlag(f"--bands {args.bands}: a multiple of 8 is needed")
@@ -111,14 +111,14 @@ def read_hearing(args: argparse.Namespace, keep: Literal["start", "centre"]) -> 
 
 
 def add_augmentation(parser: argparse.ArgumentParser, augmentation: Augmentation) -> None:
-    """The flags that say how far spectrograms are changed in training; 0 is not at all."""
+    """The flags of the augmentation of spectrograms; 0 is none."""
     add = parser.add_argument_group("augmentation; 0 is none").add_argument
     for name, help_ in {
-        "shift": "share of the duration, to either side",
+        "shift": "share of the duration, in both directions",
         "stretch": "share of the duration",
         "formants": "share of the mel axis",
-        "colour": "level that microphone and room add, in ln(power)",
-        "noise": "share of the recordings that get noise",
+        "colour": "level added by microphone and room, in ln(power)",
+        "noise": "share of the items with added noise",
         "mask_bands": "share of the bands, silenced",
         "mask_frames": "share of the frames, silenced",
     }.items():
@@ -130,7 +130,7 @@ def add_augmentation(parser: argparse.ArgumentParser, augmentation: Augmentation
 
 
 def read_augmentation(args: argparse.Namespace) -> Augment:
-    """A change to each log-mel spectrogram, float32[n, bands, frames], by `add_augmentation`."""
+    """The augmentation of spectrograms, float32[n, bands, frames], by the flags above."""
     given = {field.name: getattr(args, field.name) for field in fields(Augmentation)}
     limits = Augmentation(**{**given, "noise_below_peak": tuple(args.noise_below_peak)})
     silence = math.log(args.floor)

@@ -1,4 +1,4 @@
-"""A model folder is written whole, and proven by the code that will serve it, or not at all."""
+"""Model folders: written atomically, after the serving code has loaded them."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from service.model.model import FindEncoder, answer_example, load, no_encoder
 from service.settings import Settings
 from training.errors import CannotWrite, FolderExists
 
-Content = bytes | str | Path  # of one file; a path is copied from
+Content = bytes | str | Path  # of one file; a path is copied
 
 
 def write_folder(
@@ -26,14 +26,13 @@ def write_folder(
 ) -> Path:
     """Write `models/<name>/<version>/` and return it.
 
-    The example's expected answer is computed here, by the serving path; then the whole folder is
-    loaded as the service loads it. Only what loads appears under its name.
+    The serving path computes the example's expected answer. Then the whole folder is loaded as the
+    service loads it, and moved to its place if that succeeds.
 
     Args:
-        files: every file that the manifest names, but for the example's expected answer.
-        replace: put it in the place of an older folder of that version. For what can be rebuilt
-            from its sources alone; a released version is never changed.
-        find_encoder: gives a head the loaded encoders that it names.
+        files: every file that the manifest names, except the example's expected answer.
+        replace: replace an older folder of that version, which must not be released yet.
+        find_encoder: finds the loaded encoders of a head.
 
     Raises:
         FolderExists: the version is there already, and `replace` is not set.
@@ -62,10 +61,10 @@ def write_folder(
 
 
 def check_writable(flag: str, folder: Path) -> None:
-    """Say before the work, not after it, that a folder cannot be written to.
+    """Check before the work starts that a folder is writable.
 
     Raises:
-        CannotWrite: it cannot, or is no folder.
+        CannotWrite: it is not.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +77,7 @@ def check_writable(flag: str, folder: Path) -> None:
 
 
 def name_example(source: Path) -> str:
-    """The name that an example file has in a model folder."""
+    """The name of an example file in a model folder."""
     suffix = source.suffix.lower()
     known = re.fullmatch(r"\.[a-z0-9]+", suffix) and suffix != ".json"  # of the expected answer
     return f"example{suffix if known else ''}"
@@ -100,10 +99,10 @@ def choose_version(model: Path, wanted: int | None, *, replace: bool = False) ->
 
 
 def check_free(target: Path, *, replace: bool = False) -> None:
-    """Say before the work, not after it, that the version exists.
+    """Check before the work starts that the version is free.
 
     Raises:
-        FolderExists: it does, and `replace` is not set.
+        FolderExists: it exists, and `replace` is not set.
     """
     if target.exists() and not replace:
         raise FolderExists(
@@ -121,7 +120,7 @@ def _write(path: Path, content: Content) -> None:
 
 
 def _move(folder: Path, target: Path, old: Path) -> None:
-    """The new in the place of the old; the old comes back if that fails."""
+    """Move the folder to its place; restore the old one if that fails."""
     target.parent.mkdir(exist_ok=True)
     if not target.exists():
         folder.rename(target)

@@ -1,8 +1,8 @@
-"""Fit a head: the vectors of an encoder once, then a small classifier on them, in seconds.
+"""Head: a small classifier on the vectors of an encoder, trained in seconds.
 
 python -m training fit text --data questions.csv --name banking-intents
-python -m training fit image --data pictures/ --name objects
-python -m training fit image --data pictures/ --name objects \
+python -m training fit image --data images/ --name objects
+python -m training fit image --data images/ --name objects \
     --encoder efficientnet-lite0 efficientnet-lite2
 """
 
@@ -28,16 +28,16 @@ from training.vectors import Encoded, EncoderUnavailable, encode
 
 RECIPE = Recipe(
     Schedule(
-        epochs=40,  # some seconds; early stopping ends it sooner
-        learning_rate=0.0,  # the sweep's
+        epochs=40,  # takes seconds; early stopping may end it sooner
+        learning_rate=0.0,  # found by the sweep
         weight_decay=0.05,
-        label_smoothing=0.1,  # labels are sometimes wrong; the temperature undoes the doubt
+        label_smoothing=0.1,  # labels may be wrong; the temperature corrects the confidence
         patience=8,
     ),
     batch=64,
-    threads=1,  # so small that more do not help
+    threads=1,  # more threads do not help so small a network
 )
-HIDDEN = 512  # nodes: as wide as the vectors are, about
+HIDDEN = 512  # nodes, about as many as a vector has numbers
 ENCODERS = {"image": "efficientnet-lite0", "text": "all-minilm-l6-v2"}
 INPUT = "vector"
 
@@ -52,18 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
     add_recipe(parser, RECIPE)
     add = parser.add_argument
     add("--encoder", nargs="+", default=[ENCODERS[modality]], metavar="NAME",
-        help="whose vectors; those of several are joined (default: %(default)s)")  # fmt: skip
+        help="one or several, whose vectors are joined (default: %(default)s)")  # fmt: skip
     add_network(parser, HIDDEN, DROPOUT)
     if modality == "image":
         add("--mirror", action=argparse.BooleanOptionalAction, default=True,
-            help="learn of every picture and its mirror image")  # fmt: skip
+            help="train on each image and its mirror image")  # fmt: skip
 
 
 def prepare(args: argparse.Namespace, modality: Kind) -> Course:
     """Encode the data, and build a classifier of vectors.
 
     Raises:
-        TrainingError: with a sentence for whoever typed the command.
+        TrainingError: the command or the data are invalid.
     """
     assert modality != "multimodal"
     data, cache = find_items(args.data, modality), args.cache / "vectors"
@@ -82,31 +82,31 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
     return replace(
         course,
         parts={**course.parts, "train": _add(known, course, mirrored)},
-        facts={**course.facts, "Augmentation": "each picture to learn of, and its mirror image"},
+        facts={**course.facts, "Augmentation": "each training image also mirrored"},
     )
 
 
 def check_encoders(models: Path, names: Sequence[str]) -> None:
-    """Say before the work, not after it, that vectors could not be had or joined.
+    """Check before the work starts that the encoders exist.
 
     Raises:
-        EncoderUnavailable: one is not among the models.
-        BadFlag: one is named twice.
+        EncoderUnavailable: an encoder is not in the models folder.
+        BadFlag: an encoder is named twice.
     """
     for name in names:
         if not (models / name).is_dir():
             raise EncoderUnavailable(
-                f"there is no model {name} in {models}; `python -m training import` brings encoders"
+                f"there is no model {name} in {models}; `python -m training import` adds encoders"
             )
         if names.count(name) > 1:
             raise BadFlag(f"{name} is named twice; name each encoder once")
 
 
 def check_example(args: argparse.Namespace, modality: Modality, encoder: str) -> None:
-    """Say before the work, not after it, that the example cannot be used.
+    """Check before the work starts that the encoder can read the example.
 
     Raises:
-        BadData: the encoder cannot read it.
+        BadData: it cannot.
     """
     if args.example:
         item = Item(str(args.example), args.example, "")
@@ -117,7 +117,7 @@ def check_example(args: argparse.Namespace, modality: Modality, encoder: str) ->
 
 
 def _add(known: Part, course: Course, encoded: Sequence[Encoded]) -> Part:
-    """The samples that there are, and others of the same items."""
+    """The part with more samples of the same items."""
     assert isinstance(course.preprocessor, VectorPreprocessor)
     [vectors] = known.take(torch.arange(len(known)))
     joined = course.preprocessor.join
@@ -137,11 +137,11 @@ def build_course(
     brought: Sequence[Collection[Modality]],
     encoded: Sequence[Encoded],
 ) -> Course:
-    """What is to be learned of the vectors of one encoder or several.
+    """The course of a classifier on the vectors of one or several encoders.
 
     Args:
-        brought: what each item consists of.
-        encoded: what each encoder gave, by the places of the items.
+        brought: the modalities of each item.
+        encoded: the vectors of each encoder, by the places of the items.
     """
     references = tuple(one.reference for one in encoded)
     preprocessor = VectorPreprocessor(
@@ -184,11 +184,11 @@ def build_course(
         source=f"trained here, on vectors of {names}",
         facts={
             "Network": f"{describe(args.dropout)} on the vectors of {names}, which must be served"
-            " beside it",
-            "Vectors": f"{sum(one.computed for one in encoded):,} computed, the others kept from"
-            " an earlier run",
+            " with it",
+            "Vectors": f"{sum(one.computed for one in encoded):,} computed, the others reused from"
+            " earlier runs",
         },
-        limits=("It sees what its encoder sees, and no more: see that model's card.",),
+        limits=("It has the limits of its encoder: see that model's card.",),
         skipped=len(skipped),
         find_encoder=models.__getitem__,
     )

@@ -1,4 +1,4 @@
-"""Images as they might have been taken instead: mirrored, nearer, off-centre, in other light."""
+"""Image augmentation: mirrored, enlarged, off-centre, in other light."""
 
 import argparse
 from functools import partial
@@ -10,21 +10,21 @@ from torch.nn import functional
 from training.flags import share
 from training.material import Augment, Inputs
 
-NEARER = 0.3  # of the sides: the least that is left in the frame is 0.7
+NEARER = 0.3  # of the sides: at least 0.7 stay in the frame
 LIGHT = 0.2  # brightness and contrast, up or down
 
 
 def add_variation(parser: argparse.ArgumentParser) -> None:
-    """The flags that say how far images are changed in training."""
+    """The flags of the augmentation of images."""
     add = parser.add_argument_group("augmentation; 0 is none").add_argument
     add("--mirror", action=argparse.BooleanOptionalAction, default=True,
-        help="mirror half of the images; not where left and right matter")  # fmt: skip
+        help="mirror half of the images; turn off if left and right matter")  # fmt: skip
     add("--zoom", type=share, default=NEARER, help="share of the sides cut off (%(default)s)")
     add("--light", type=share, default=LIGHT, help="brightness and contrast (%(default)s)")
 
 
 def read_variation(args: argparse.Namespace) -> Augment:
-    """What the flags of `add_variation` say."""
+    """The augmentation by the flags of `add_variation`."""
     return partial(vary_images, mirror=args.mirror, zoom=args.zoom, light=args.light)
 
 

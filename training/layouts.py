@@ -1,4 +1,4 @@
-"""Labelled data as people have them: folders named by class, or tables of texts.
+"""Layouts of labelled data: one folder per class, or tables.
 
 DIR/<class>/files                           DIR/{train,valid,test}/<class>/files
 FILE.csv or FILE.jsonl with text,label      DIR/{train,valid,test}.csv or .jsonl
@@ -30,14 +30,14 @@ SPELLINGS: Mapping[Split, tuple[str, ...]] = {
     "test": ("test",),
 }
 TABLES = (".csv", ".jsonl")
-FEWEST = 2  # of a class: one to learn from, one to choose by
+FEWEST = 2  # items of a class: one for training, one for validation
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
     """One labelled file, or one text of a table."""
 
-    name: str  # where it stands, for people
+    name: str  # its place, for messages
     content: Path | str
     label: str
 
@@ -54,15 +54,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class LabelledData:
-    """All that was found; a split that is not there is empty."""
+    """The data by split; a missing split is empty."""
 
     labels: tuple[str, ...]  # in the order of the model's output
     splits: Mapping[Split, tuple[Item, ...]]
-    skipped: tuple[str, ...]  # a sentence for each item that has no usable label
+    skipped: tuple[str, ...]  # one sentence per item without a usable label
 
     @property
     def items(self) -> tuple[Item, ...]:
-        """All of them, split after split."""
+        """All items, split by split."""
         return tuple(item for found in self.splits.values() for item in found)
 
     def numbers(self, places: Sequence[int]) -> NDArray[np.int64]:
@@ -72,7 +72,7 @@ class LabelledData:
 
 
 def find_items(data: Path, modality: Modality) -> LabelledData:
-    """The labelled items in `data`, whichever of the layouts it has; hidden files are passed over.
+    """The labelled items in `data`, in any of the layouts; hidden files are skipped.
 
     Raises:
         BadData: there is no such layout, or fewer than two classes.
@@ -139,7 +139,7 @@ def _label_splits(
 
 
 def hold_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
-    """Which items to choose by, bool[n]: that share of every class, at least one of each.
+    """Whether each item is for validation, bool[n]: a share of every class, at least one.
 
     Args:
         labels: int64[n], two or more of every class.
@@ -153,7 +153,7 @@ def hold_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.b
 
 
 def check_splits(data: LabelledData, share: float, seed: int) -> None:
-    """Say before the files are read that a class has too few.
+    """Check before the files are read that every class has enough items.
 
     Raises:
         BadData: it has, though all of them could be read.
@@ -281,7 +281,7 @@ def _labelled_rows(
 
 
 def _cell(row: Mapping[str, object], column: str) -> str:
-    """The text of a cell, empty for one of nothing but spaces."""
+    """The text of a cell; empty if it is blank."""
     value = row.get(column)
     return value if isinstance(value, str) and value.strip() else ""
 

@@ -1,4 +1,4 @@
-"""The training loop: forward, loss, backpropagation, a step downhill; stop before overfitting."""
+"""The training loop: forward, loss, backpropagation, optimiser step, early stopping."""
 
 import copy
 import math
@@ -16,14 +16,14 @@ from tqdm import tqdm
 from training.checkpoint import Checkpoint
 from training.material import Batches, Part
 
-AVERAGING = 0.98  # of the weights over about fifty steps: calmer curves, a flatter minimum
-TOLD = 5.0  # seconds: an epoch that takes longer is worth a line
-ANSWERED = 128  # samples at once where nothing is learned
+AVERAGING = 0.98  # weight averaging over about 50 steps: smoother curves, a flatter minimum
+TOLD = 5.0  # seconds; a longer epoch is logged
+ANSWERED = 128  # samples per batch without gradients
 
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """Some of a network's parameters, and how bold their steps are beside the boldest."""
+    """Some of a network's parameters, and their share of the learning rate."""
 
     parameters: Sequence[nn.Parameter]
     scale: float = 1.0
@@ -35,20 +35,20 @@ def all_alike(network: nn.Module) -> list[Layers]:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how boldly to descend."""
+    """The length and the step sizes of the optimisation."""
 
     epochs: int
-    learning_rate: float  # at its height, of the boldest layers
+    learning_rate: float  # its maximum, for layers of scale 1
     weight_decay: float
     label_smoothing: float
-    patience: int  # epochs that may pass without a better validation loss
-    warm_up: float = 0.15  # share of the steps in which the learning rate rises, before it falls
+    patience: int  # epochs without a better validation loss before training stops
+    warm_up: float = 0.15  # share of the steps in which the learning rate rises
     layers: Callable[[nn.Module], list[Layers]] = all_alike
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How well a network does on takes that it was not trained on."""
+    """Loss and accuracy of a network on one part."""
 
     loss: float  # mean negative log-probability of the right label
     accuracy: float
@@ -56,7 +56,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one pass over the training takes came to; `valid` is None where nothing is held out."""
+    """The result of one pass over the training part; `valid` is None without a validation part."""
 
     loss: float
     valid: Score | None
@@ -64,7 +64,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The network as it was after its best epoch, and how it came there."""
+    """The network after its best epoch, and the history."""
 
     network: nn.Module
     epochs: tuple[Epoch, ...]
@@ -88,10 +88,10 @@ def train(
 
     Args:
         validate: scores the network after each epoch; the best epoch's weights are kept.
-        stop_after: without validation, the epoch that was found to be best elsewhere. The
-            learning rate still follows the whole schedule, as it did there.
-        checkpoint: written after each epoch; what it holds already is not trained again, and the
-            outcome is that of an unbroken run.
+        stop_after: the last epoch, if there is no validation. The learning rate still follows
+            the whole schedule.
+        checkpoint: written after each epoch. Training continues from it, and the outcome equals
+            that of an uninterrupted run.
     """
     averaged = AveragedModel(network, avg_fn=_average, use_buffers=True)
     optimizer = build_optimizer(network, schedule)
@@ -133,12 +133,12 @@ def train(
             least = _loss(history[best - 1]) if best else math.inf
             history.append(Epoch(sum(losses) / len(losses), score))
             bar.set_postfix_str(_describe(history[-1]))
-            if bar.disable and time.monotonic() - began > TOLD:  # a log has no bar
+            if bar.disable and time.monotonic() - began > TOLD:  # no progress bar in a log
                 print(
                     f"{title}: epoch {len(history)} of {epochs}: {_describe(history[-1])}",
                     flush=True,
                 )
-            if score is None or score.loss < least:  # else it learns by heart now
+            if score is None or score.loss < least:  # otherwise it overfits
                 best = len(history)
                 best_network.load_state_dict(averaged.module.state_dict())
             if checkpoint:
@@ -147,7 +147,7 @@ def train(
 
 
 def build_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
-    """Each group of layers at its share of the learning rate, kept as the group's "scale"."""
+    """An optimiser with one group per `Layers`; each group keeps its "scale"."""
     groups = [
         {
             "params": list(layers.parameters),
@@ -160,7 +160,7 @@ def build_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.AdamW
 
 
 def smoothed_loss(log_probabilities: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Negative log-likelihood, a share of it spread over all labels so that none becomes certain.
+    """Negative log-likelihood with label smoothing: a share is spread over all labels.
 
     Args:
         log_probabilities: float32[n, classes].
@@ -171,7 +171,7 @@ def smoothed_loss(log_probabilities: Tensor, labels: Tensor, smoothing: float) -
 
 
 def answer(network: Callable[..., Tensor], part: Part) -> Tensor:
-    """What a network in evaluation mode gives for every sample: float32[n, ...]."""
+    """The outputs of a network in evaluation mode: float32[n, ...]."""
     places, answers = [], []
     with torch.inference_mode():
         for chosen, inputs in part.batches(ANSWERED):
@@ -181,7 +181,7 @@ def answer(network: Callable[..., Tensor], part: Part) -> Tensor:
 
 
 def measure(network: nn.Module, part: Part) -> Score:
-    """Score a network that is in evaluation mode and gives log-probabilities."""
+    """Score a network in evaluation mode that returns log-probabilities."""
     return compare(answer(network, part), part.labels)
 
 
@@ -193,18 +193,18 @@ def compare(log_probabilities: Tensor, labels: Tensor) -> Score:
 
 
 def _average(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-    """A running mean with a short memory at first, so that it soon forgets the random start."""
+    """A running mean whose memory starts short, so that it forgets the random start."""
     return old + (1 - min(AVERAGING, (1 + int(count)) / (10 + int(count)))) * (new - old)
 
 
 def _resume(checkpoint: Checkpoint | None, changing: dict[str, Any]) -> tuple[list[Epoch], int]:
-    """Put back what a checkpoint holds; the epochs so far, and the best of them."""
+    """Restore a checkpoint; return the epochs so far and the best of them."""
     state = checkpoint.read() if checkpoint else None
     if state is None:
         return [], 0
     for name, part in changing.items():
         part.load_state_dict(state[name])
-    torch.set_rng_state(state["chance"])  # of dropout
+    torch.set_rng_state(state["chance"])  # for dropout
     return [Epoch(loss, valid and Score(*valid)) for loss, valid in state["history"]], state["best"]
 
 

@@ -1,4 +1,4 @@
-"""What a network learns from: labelled samples, and the batches that they come in."""
+"""Material: labelled samples and the batches that a network learns from."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,17 +11,17 @@ from training.layouts import Item
 
 Inputs = tuple[Tensor, ...]  # of one batch, in the order of the network's arguments
 Augment = Callable[[Inputs, Generator], Inputs]
-POOL = 16  # batches' worth of samples that are sorted by length together: else none would vary
+POOL = 16  # batches whose samples are sorted by length together; a larger pool varies less
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The samples of one split, as they are served."""
+    """The samples of one split, preprocessed as in serving."""
 
     labels: Tensor  # int64[n]
-    take: Callable[[Tensor], Inputs] = field(repr=False)  # int64[k], their places -> their inputs
+    take: Callable[[Tensor], Inputs] = field(repr=False)  # int64[k] places -> inputs
     lengths: Tensor | None = None  # int64[n]: tokens of texts, which are padded to the longest
-    items: tuple[Item, ...] = field(default=(), repr=False)  # of which they were made
+    items: tuple[Item, ...] = field(default=(), repr=False)  # that the samples were made from
     take_augmented: Callable[[Tensor, Generator], Inputs] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -38,7 +38,7 @@ class Part:
         )
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Inputs]]:
-        """All samples, (places, inputs) by batches, the short ones first."""
+        """All samples in batches of (places, inputs), the shortest first."""
         everything = torch.arange(len(self))
         if self.lengths is not None:
             everything = self.lengths.argsort(stable=True)
@@ -47,7 +47,7 @@ class Part:
 
 
 def part_of(inputs: Tensor, labels: Tensor, items: tuple[Item, ...] = ()) -> Part:
-    """Samples of one size that lie in memory, float32[n, ...], and their labels, int64[n]."""
+    """A part in memory: inputs float32[n, ...] of one size, labels int64[n]."""
     return Part(labels, lambda places: (inputs[places],), items=items)
 
 
@@ -56,7 +56,7 @@ def unchanged(inputs: Inputs, random: Generator) -> Inputs:  # noqa: ARG001
 
 
 class Batches:
-    """The training samples, batch by batch, in a new order and a new guise each epoch."""
+    """The training samples in batches, shuffled and augmented anew in each epoch."""
 
     def __init__(
         self,
@@ -70,11 +70,11 @@ class Batches:
     ) -> None:
         """Args:
         labels: int64[n].
-        draw: places of samples, int64[k] -> their inputs, augmented.
-        balance: 0 draws samples as they come, 1 all classes alike: a sample is drawn in
-            proportion to the count of its class ** -balance. Drawn, not weighted in the loss: a
-            weight of twenty on one sample makes a step that no learning rate suits.
-        lengths: int64[n]; batches are then of like length.
+        draw: places of samples, int64[k] -> augmented inputs.
+        balance: 0 draws every sample once, 1 draws all classes equally often. A sample is drawn
+            in proportion to the size of its class ** -balance. Weights in the loss would make
+            single steps so large that no learning rate suits them.
+        lengths: int64[n]; each batch then has samples of similar length.
         """
         self._labels = labels
         self._size = min(size, len(labels))
@@ -85,7 +85,7 @@ class Batches:
         self._expected = weights / weights.mean() if balance else None  # times an epoch
 
     def __len__(self) -> int:
-        """Whole batches only: the statistics of a small rest would disturb batch normalisation."""
+        """Complete batches only: a small last batch disturbs batch normalisation."""
         return len(self._labels) // self._size
 
     def epoch(self) -> Iterable[tuple[Inputs, Tensor]]:
@@ -93,7 +93,7 @@ class Batches:
             yield self._draw(chosen, self._generator), self._labels[chosen]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the epochs to come depend on."""
+        """The state that later epochs depend on."""
         return {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Fit a head to several modalities at once: their encoders' vectors, joined.
+"""Multimodal: a head on the joined vectors of the encoders of several modalities.
 
 python -m training fit multimodal --data table.csv --name products
 """
@@ -24,7 +24,7 @@ from training.material import Augment, Inputs
 from training.networks.classifier import DROPOUT
 from training.vectors import Encoded, encode
 
-ABSENT = 0.2  # how often a part is hidden in training, so that the head learns to do without
+ABSENT = 0.2  # share of the parts hidden in training, so that the head can answer without them
 
 
 def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:  # noqa: ARG001
@@ -40,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:  # n
 
 
 def prepare(args: argparse.Namespace, modality: Kind) -> Course:  # noqa: ARG001
-    """Encode every column, and build a classifier of the joined vectors.
+    """Encode every column and build a classifier of the joined vectors.
 
     Raises:
-        TrainingError: with a sentence for whoever typed the command.
+        TrainingError: the command or the data are invalid.
     """
     data, rows = find_rows(args.data)
     parts = [rows[item.name] for item in data.items]
@@ -66,14 +66,14 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:  # noqa: ARG001
     rows_first = (rows[item.name] for item in (*held_out, *data.items))
     return replace(
         course,
-        # A head's example is read by its first encoder.
+        # The first encoder reads the example.
         example=next(row[there[0]] for row in rows_first if there[0] in row),
         parts={**course.parts, "train": course.parts["train"].augmented(hide)},
     )
 
 
 def hide_parts(spec: VectorPreprocessing, share: float) -> Augment:
-    """What takes a share of the parts away from joined vectors, never the last that is there."""
+    """An augmentation that hides a share of the parts, but never the last one of an item."""
     ends = np.cumsum([encoder.width + 1 for encoder in spec.encoders])
 
     def vary(inputs: Inputs, random: Generator) -> Inputs:
@@ -100,7 +100,7 @@ def _encode(
     encoder: str,
     parts: Sequence[Mapping[Modality, Item]],
 ) -> Encoded:
-    """The vectors of one column, by the places of the rows."""
+    """The vectors of one column, by row."""
     places = [place for place, row in enumerate(parts) if modality in row]
     items = [parts[place][modality] for place in places]
     encoded = encode(items, args.models, encoder, modality, args.cache / "vectors")

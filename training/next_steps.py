@@ -1,4 +1,4 @@
-"""What to do with a model that was just trained, as commands that can be pasted into a shell."""
+"""Next steps after training, as shell commands."""
 
 import shlex
 import sys
@@ -11,7 +11,7 @@ DEFAULT_MODELS = Path("models")
 
 
 def tell_next(folder: Path) -> str:
-    """The commands that show a model's report, load it into the service, and ask it."""
+    """The commands that open the report, load the model and query it."""
     manifest = read_manifest(folder)
     models = folder.parents[1]
     serve = "make serve"
@@ -21,18 +21,18 @@ def tell_next(folder: Path) -> str:
     return "\n".join(
         (
             "",
-            "# look at its report",
+            "# open the report",
             f"{shlex.quote(spell_python())} -m webbrowser {shlex.quote(report)}",
-            f"# load it into the service that runs; where none runs: {serve}",
+            f"# load the model into a running service; to start one: {serve}",
             f"curl -X POST {SERVICE}/v2/repository/models/{manifest.name}/load",
-            "# ask it",
+            "# query the model",
             _ask(manifest, folder),
         )
     )
 
 
 def spell_python() -> str:
-    """This interpreter, as it is typed in this folder."""
+    """The path of this interpreter, relative to this folder if possible."""
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
         python = python.relative_to(Path.cwd())

@@ -1,4 +1,4 @@
-"""Page: all that is known of one trained version, as one HTML file that opens without a network."""
+"""The report page of a trained version: one HTML file that needs no network."""
 
 import base64
 import html
@@ -60,10 +60,10 @@ pre { background: #8882; padding: 0.8rem; white-space: pre-wrap; overflow-wrap: 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a model answered to the items of one split, of which there is at least one."""
+    """The answers of a model to the items of one split, at least one."""
 
     items: tuple[Item, ...]
-    right: Indices  # int64[n], the labels' places
+    right: Indices  # int64[n], indices of the labels
     probabilities: Floats  # float32[n, classes]
 
     @property
@@ -83,7 +83,7 @@ class Answers:
         return hits
 
     def mistakes(self, most: int) -> list[int]:
-        """Places of wrong answers, those first that were given with the most confidence."""
+        """Places of wrong answers, the most confident first."""
         wrong = np.flatnonzero(~self.hits)
         order = np.argsort(-self.confidence[wrong], kind="stable")
         places: list[int] = wrong[order][:most].tolist()
@@ -92,23 +92,23 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that there is to say of one version."""
+    """The content of the page."""
 
     title: str
     description: str
     modality: Kind
     labels: tuple[str, ...]
-    facts: Mapping[str, str]  # network, data, licence, learning rate, seconds: whatever matters
-    answers: Mapping[str, Answers]  # by split, one at least; the last is looked at closely
+    facts: Mapping[str, str]  # network, data, licence, learning rate
+    answers: Mapping[str, Answers]  # by split, at least one; the last is shown in detail
     epochs: tuple[Epoch, ...]
     best: int  # epoch, counted from 1
     diagnosis: Diagnosis | None
     sweep: Sweep | None  # None: the learning rate was set
-    command: str  # trains it again
+    command: str  # that trains it again
 
 
 def write_page(report: Report) -> str:
-    """The page as HTML; pictures are inside it, and there are no scripts."""
+    """The page as HTML with embedded images, without scripts."""
     split, answers = list(report.answers.items())[-1]
     sections = {
         "Facts": _table((), report.facts.items()),
@@ -182,9 +182,8 @@ def _classes(answers: Answers, labels: Sequence[str]) -> str:
 def _confusions(answers: Answers, labels: Sequence[str]) -> str:
     counts = confusion(answers.right, answers.given, len(labels))
     title = f"accuracy {accuracy(answers.right, answers.given):.3f}"
-    matrix = (
-        "<p>A row for each class: the darker, the greater the share of its items.</p>\n"
-        + _image(draw_confusion({title: counts}, labels), "Confusion matrix")
+    matrix = "<p>One row per class. Darker cells are a greater share of its items.</p>\n" + _image(
+        draw_confusion({title: counts}, labels), "Confusion matrix"
     )
     if len(labels) <= NUMBERED:
         return matrix
@@ -196,7 +195,7 @@ def _confusions(answers: Answers, labels: Sequence[str]) -> str:
 def _confidence(answers: Answers) -> str:
     bins = confidence_bins(answers.hits, answers.confidence)
     return (
-        "<p>Honest answers lie on the line: of those given with 0.9, nine in ten are right.</p>\n"
+        "<p>Calibrated answers lie on the line: of those given with 0.9, 90 % are right.</p>\n"
         + _image(draw_reliability(bins), "Accuracy over confidence")
     )
 
@@ -223,7 +222,7 @@ def _mistakes(answers: Answers, labels: Sequence[str], modality: Kind) -> str:
 
 
 def _named(items: Sequence[Item], said: Sequence[Sequence[Cell]], *more: str) -> str:
-    """Where each of the items lies, and what was said of it."""
+    """The file of each item, and the answer."""
     rows = [(item.name, *words) for item, words in zip(items, said, strict=True)]
     return _table(("file", *more, "right", "answered", "probability"), rows)
 
@@ -251,5 +250,5 @@ def _image(png: bytes, what: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """As HTML; names of files may hold bytes that are no text, for which question marks stand."""
+    """As HTML; invalid UTF-8 in file names becomes question marks."""
     return html.escape(text.encode(errors="replace").decode())

@@ -1,4 +1,4 @@
-"""What is written of a fit: the model's manifest, its files, and a card in words."""
+"""Release: write the manifest, the files and the card of a trained model."""
 
 import argparse
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ from training.scores import Scores
 OUTPUT = "log_probabilities"
 GRAPH, LABELS, PAGE = "model.onnx", "labels.txt", "report.html"
 CONFUSION = "confusion.png"
-TOLERANCE = 1e-3  # of a probability, between this machine's onnxruntime and another's
-NAMED = 5  # labels in a description; more are in labels.txt
-UNKNOWN = "0" * 64  # a hash, until there is a graph
+TOLERANCE = 1e-3  # of a probability, between versions of onnxruntime and machines
+NAMED = 5  # labels in a description
+UNKNOWN = "0" * 64  # placeholder, until there is a graph
 A: Mapping[Kind, str] = {
     "image": "an image",
     "text": "a text",
@@ -46,9 +46,9 @@ SPLITS: Mapping[Split, str] = {"train": "training", "valid": "validation", "test
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All that was measured of one fit."""
+    """The measurements of one fit."""
 
-    answers: Mapping[Split, Tensor] = field(repr=False)  # log-probabilities of what is held out
+    answers: Mapping[Split, Tensor] = field(repr=False)  # log-probabilities, of the held-out splits
     scores: Mapping[Split, Scores]
     learning_rate: float
     sweep: Sweep | None
@@ -57,7 +57,7 @@ class Findings:
     folds: Mapping[str, Outcome] = field(repr=False)  # by what was left out
     disturbed: Mapping[str, Scores]  # of the course's disturbed items
     diagnosis: Diagnosis
-    parity: float  # greatest absolute difference between PyTorch and onnxruntime
+    parity: float  # largest absolute difference between PyTorch and onnxruntime
     prepared_seconds: float
     fit_seconds: float
 
@@ -65,10 +65,10 @@ class Findings:
 def draft_manifest(
     args: argparse.Namespace, modality: Kind, version: int, course: Course
 ) -> Manifest:
-    """The manifest of what is to be trained, all but the graph's hash and the figures.
+    """The manifest of the future model, without the graph's hash and the figures.
 
     Raises:
-        BadData: there could be no such manifest.
+        BadData: the manifest would be invalid.
     """
     source = args.example or course.example.content
     try:
@@ -99,7 +99,7 @@ def draft_manifest(
 
 
 def _name_data(what: str, folder: Path) -> str:
-    """Where the data lie, for a manifest; the folder's name may be no text."""
+    """The data's folder, for the manifest; its name may be invalid UTF-8."""
     return f"{what} in {folder.resolve().name}".encode(errors="replace").decode()
 
 
@@ -112,11 +112,11 @@ def release(
     graph: Path,
     command: str,
 ) -> Path:
-    """Write the model folder, and prove it by the serving path.
+    """Write the model folder and verify it by the serving path.
 
     Args:
         draft: the manifest without the graph's hash and the figures.
-        command: what trains this model again.
+        command: trains this model again.
     """
     [drafted] = draft.graphs
     manifest = draft.model_copy(
@@ -190,7 +190,7 @@ def _draw_confusion(course: Course, findings: Findings) -> bytes:
 
 def _describe(modality: Kind, labels: tuple[str, ...]) -> str:
     named = ", ".join(labels[:NAMED]) + (" ..." if len(labels) > NAMED else "")
-    return f"Says of {A[modality]} which of {len(labels)} classes it is of: {named}."
+    return f"Classifies {A[modality]} into {len(labels)} classes: {named}."
 
 
 def _figures(course: Course, findings: Findings) -> list[Figure]:
@@ -210,7 +210,7 @@ def _named(scores: Scores) -> dict[str, float]:
 
 
 def _count_items(parts: Mapping[Split, Part]) -> str:
-    """How many items each split was made of, in words."""
+    """The number of items of each split."""
     return ", ".join(f"{SPLITS[split]} {len(part.items):,}" for split, part in parts.items())
 
 
@@ -231,7 +231,7 @@ def _card(
         f"- **Licence**: {manifest.origin.licence}",
         f"- **Example**: {args.example_source}",
         "",
-        f"Curves, confusions and the most confident mistakes are in [{PAGE}]({PAGE}).",
+        f"[{PAGE}]({PAGE}) shows curves, confusions and the most confident mistakes.",
         "",
         "## Figures",
         "",
@@ -257,7 +257,7 @@ def _card(
         "",
         "## Limits",
         "",
-        f"- It always answers with one of its {len(course.labels)} labels, whatever it is given.",
+        f"- It always answers with one of its {len(course.labels)} labels, whatever the input.",
         *(f"- {limit}" for limit in course.limits),
         "",
         "## Reproduce",
@@ -266,9 +266,9 @@ def _card(
         command,
         "```",
         "",
-        f"To prepare took {findings.prepared_seconds:.0f} s, to fit {findings.fit_seconds:.0f} s,"
+        f"Preparation took {findings.prepared_seconds:.0f} s, fitting {findings.fit_seconds:.0f} s,"
         f" with --threads {args.threads}. The same seed gives the same weights on the same machine,"
-        " with as many threads and the same PyTorch.",
+        " the same number of threads and the same PyTorch.",
     ]
     return "\n".join(lines) + "\n"
 

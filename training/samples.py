@@ -1,4 +1,4 @@
-"""Files decoded once by the code that serves, as material for networks that read them whole."""
+"""Samples: files decoded once, by the preprocessing that serves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,15 +16,15 @@ from training.material import Inputs, Part
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What could be read, in memory: a picture of 224 x 224 takes 150 kB."""
+    """The decoded samples in memory; an image of 224 x 224 takes 150 kB."""
 
     preprocessor: Preprocessor
     data: LabelledData
-    samples: Mapping[int, Sample] = field(repr=False)  # by their places among all items
-    unreadable: tuple[str, ...]  # a sentence for each that could not be read
+    samples: Mapping[int, Sample] = field(repr=False)  # by place among all items
+    unreadable: tuple[str, ...]  # one sentence per unreadable item
 
     def parts(self, share: float, seed: int) -> dict[Split, Part]:
-        """The splits of those that could be read.
+        """The splits of the decoded samples.
 
         Raises:
             BadData: a class has too few items.
@@ -50,7 +50,7 @@ class Decoded:
 
 
 def decode_items(data: LabelledData, preprocessor: Preprocessor) -> Decoded:
-    """Read every file; those that cannot be read are named aloud, and passed over."""
+    """Decode every file; unreadable files are listed and skipped."""
     samples: dict[int, Sample] = {}
     unreadable = []
     for place, item in enumerate(
@@ -64,7 +64,7 @@ def decode_items(data: LabelledData, preprocessor: Preprocessor) -> Decoded:
 
 
 def tell_skipped(sentences: Sequence[str]) -> None:
-    """Name what is not learned from."""
+    """Print the skipped items."""
     for sentence in sentences:
         print(f"skipped: {sentence}")
     if sentences:

@@ -1,4 +1,4 @@
-"""How good answers are, and how honest: accuracy, F1, calibration, and the temperature."""
+"""Scores: accuracy, F1 and calibration of answers, and the temperature."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from training.measures import accuracy, calibration_error, macro_f1
 
-TEMPERATURES = (0.25, 4.0)  # beyond it a small split that is answered too well would lead
+TEMPERATURES = (0.25, 4.0)  # limits for small splits without errors
 STEPS = 200
 
 
@@ -17,8 +17,8 @@ class Scores:
     """Of one split, all between 0 and 1."""
 
     accuracy: float
-    macro_f1: float  # the mean over classes, the rare counting as much as the common
-    calibration_error: float  # how far confidence and accuracy lie apart, weighted by items
+    macro_f1: float  # the unweighted mean over classes
+    calibration_error: float  # mean difference of confidence and accuracy, weighted by items
 
 
 def score(log_probabilities: Tensor, labels: Tensor) -> Scores:
@@ -36,9 +36,9 @@ def score(log_probabilities: Tensor, labels: Tensor) -> Scores:
 
 
 def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
-    """What to divide log-probabilities by so that confidence is as honest as it can be.
+    """The temperature with the least negative log-likelihood.
 
-    The one with the least negative log-likelihood; the order of the answers stays the same.
+    Dividing log-probabilities by it calibrates the confidence and keeps the order of the labels.
 
     Args:
         log_probabilities: float32[n, classes] of items that were not trained on.
@@ -51,7 +51,7 @@ def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
 
 
 def divide_scores(network: nn.Module, temperature: float) -> None:
-    """Put the temperature into the network: into its last Linear, whose scores it divides."""
+    """Divide the scores of the network's last Linear by the temperature."""
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     with torch.no_grad():
         for weights in last.parameters():

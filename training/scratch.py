@@ -1,7 +1,7 @@
-"""Scratch: a small convolutional network learns pictures or spectrograms from nothing.
+"""Scratch: train a small convolutional network on images or spectrograms.
 
-python -m training fit image --mode scratch --size 32 --data pictures/ --name objects
-python -m training fit audio --seconds 2 --data sounds/ --name birds
+python -m training fit image --mode scratch --size 32 --data images/ --name objects
+python -m training fit audio --seconds 2 --data clips/ --name birds
 """
 
 import argparse
@@ -28,8 +28,8 @@ from training.samples import decode_items, tell_skipped
 
 RECIPE = Recipe(
     Schedule(
-        epochs=40,  # nothing is known at first; early stopping ends it sooner
-        learning_rate=0.0,  # the sweep's
+        epochs=40,  # enough from random weights; early stopping may end it sooner
+        learning_rate=0.0,  # found by the sweep
         weight_decay=0.05,
         label_smoothing=0.1,
         patience=10,
@@ -37,16 +37,16 @@ RECIPE = Recipe(
     batch=64,
     threads=core_budget(),
 )
-SIZE = 64  # pixels: what is to be told apart must still be seen by a person
+SIZE = 64  # pixels; a person must still be able to tell the classes apart
 SECONDS = 1.0
-RATE = 16_000  # Hz: speech, animals, machines; above are mostly hiss and cymbals
+RATE = 16_000  # Hz, enough for speech, animals and machines
 LOG_MEL = LogMel(
     window=512,  # 32 ms: resolves the harmonics of a voice
     hop=160,  # 10 ms: a knock is not much longer
     bands=40,
     low_hz=50.0,
     high_hz=7_600.0,
-    floor=1e-8,  # the noise of 16-bit samples: quieter is silence
+    floor=1e-8,  # the noise of 16-bit samples; lower levels are silence
 )
 AUGMENTATION = Augmentation(
     shift=0.15,
@@ -61,13 +61,13 @@ AUGMENTATION = Augmentation(
 
 
 def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
-    """The flags of a network from scratch."""
+    """The flags of training from scratch."""
     add_recipe(parser, RECIPE)
     network = image if modality == "image" else spectrogram
     add_network(parser, network.HIDDEN, network.DROPOUT, network.FILTERS)
     if modality == "image":
         parser.add_argument("--size", type=whole(1, 4096), default=SIZE,
-            help="pixels of a side (default: %(default)s)")  # fmt: skip
+            help="pixels per side (default: %(default)s)")  # fmt: skip
         add_variation(parser)
     else:
         add_hearing(parser, SECONDS, RATE, LOG_MEL)
@@ -75,10 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:
 
 
 def prepare(args: argparse.Namespace, modality: Kind) -> Course:
-    """Read the data, build a network with random weights.
+    """Read the data and build a network with random weights.
 
     Raises:
-        TrainingError: with a sentence for whoever typed the command.
+        TrainingError: the command or the data are invalid.
     """
     assert modality in ("image", "audio")
     spec = _see(args.size) if modality == "image" else read_hearing(args, keep="centre")

@@ -1,4 +1,4 @@
-"""Speakers: words by several speakers; each is left out of one fit, then all train one network.
+"""Speakers: leave each speaker out of one fit, then train the model on all of them.
 
 python -m training fit audio --mode speakers --data DIR
 """
@@ -28,22 +28,22 @@ from training.takes import DIGITS, Take, find_takes
 
 NAME = "spoken-digits"
 CREDIT = "Free Spoken Digit Dataset (Jakobovski et al., v1.0.10), CC BY-SA 4.0"
-LICENCE = "CC BY-SA 4.0"  # as the data that the weights are made of
+LICENCE = "CC BY-SA 4.0"  # that of the data
 
 LOG_MEL = LogMel(
     window=512,  # 32 ms: resolves the harmonics of a voice
     hop=160,  # 10 ms: a plosive is not much longer
     bands=40,
     low_hz=80.0,  # below is hum
-    high_hz=3_800.0,  # the data end at 4 kHz; better microphones must not look different
-    floor=1e-8,  # the noise of 16-bit samples: quieter is silence
+    high_hz=3_800.0,  # the data end at 4 kHz; better microphones must give the same input
+    floor=1e-8,  # the noise of 16-bit samples; lower levels are silence
 )
 RATE = 16_000  # Hz: what most speech models take; the data's 8 kHz are resampled to it
 SECONDS = 1.0  # 99 % of the takes are shorter
-# Each speaker at seven speeds is like seven speakers; beyond a fourth, words sound unnatural.
+# Seven speeds make seven voices of each speaker; beyond a quarter, words sound unnatural.
 OTHER_SPEEDS = (0.8, 0.87, 0.93, 1.07, 1.15, 1.25)
 AUGMENTATION = Augmentation(
-    shift=0.15,  # the silence that users leave before a word
+    shift=0.15,  # users leave silence before a word
     stretch=0.15,
     formants=0.05,
     colour=1.0,
@@ -54,22 +54,22 @@ AUGMENTATION = Augmentation(
 )
 RECIPE = Recipe(
     Schedule(
-        epochs=24,  # the folds are best between the 11th and the last
-        learning_rate=3e-3,  # of AdamW, at the height of one cycle
+        epochs=24,  # the best epochs of the folds lie between the 11th and the last
+        learning_rate=3e-3,  # the maximum of the cycle
         weight_decay=0.05,
         label_smoothing=0.1,
         patience=8,
     ),
-    batch=64,  # some thirty steps an epoch on the digits
+    batch=64,  # about 30 steps per epoch on the digits
     threads=core_budget(),
     sweep=False,
-    balance=0.0,  # every word has as many takes
+    balance=0.0,  # all words have equally many takes
     share=None,
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:  # noqa: ARG001
-    """The flags of a fit by speakers."""
+    """The flags of the speakers mode."""
     add_recipe(
         parser,
         RECIPE,
@@ -77,19 +77,19 @@ def add_arguments(parser: argparse.ArgumentParser, modality: Kind) -> None:  # n
         name=NAME,
     )
     add = parser.add_argument
-    add("--url", default=DIGITS_URL, help="where the digits are downloaded from")
+    add("--url", default=DIGITS_URL, help="of the digits")
     add_network(parser, HIDDEN, DROPOUT, FILTERS)
     add_hearing(parser, SECONDS, RATE, LOG_MEL)
     add_augmentation(parser, AUGMENTATION)
     add("--speeds", type=above(0.25, 4), nargs="*", default=list(OTHER_SPEEDS), metavar="FACTOR",
-        help="at which each recording is heard as well (default: %(default)s)")  # fmt: skip
+        help="other speeds of each training take (default: %(default)s)")  # fmt: skip
 
 
 def prepare(args: argparse.Namespace, modality: Kind) -> Course:  # noqa: ARG001
     """Read the recordings, and split them by speaker and by take.
 
     Raises:
-        TrainingError: with a sentence for whoever typed the command.
+        TrainingError: the command or the data are invalid.
     """
     spec = read_hearing(args, keep="centre")
     preprocessor = AudioPreprocessor(spec, InputLimits())

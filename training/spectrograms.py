@@ -1,4 +1,4 @@
-"""Takes as spectrograms, computed by the code that serves, at several speeds, once."""
+"""Spectrograms of takes at several speeds, computed once, by the preprocessing that serves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -46,7 +46,7 @@ class Spectrograms:
         )
 
     def split_by_speaker(self, speaker: str) -> tuple[Indices, Indices]:
-        """The training takes of all others, and this speaker's; test takes are in neither."""
+        """The training takes of the other speakers, and those of this one."""
         own = self.speakers == speaker
         return np.flatnonzero(~own & ~self.is_test), np.flatnonzero(own & ~self.is_test)
 
@@ -58,10 +58,10 @@ class Spectrograms:
 def compute_spectrograms(
     data: Takes, preprocessor: AudioPreprocessor, other_speeds: Sequence[float]
 ) -> Spectrograms:
-    """Read every recording.
+    """Read every take.
 
     Raises:
-        BadData: a recording cannot be read, or a split would be empty.
+        BadData: a take is unreadable, or a split is empty.
     """
     _check_splits(data)
     rows = [

@@ -1,4 +1,4 @@
-"""Takes in folders named by class, each file named by its speaker and take.
+"""Takes: audio files in one folder per class, named by speaker and take.
 
 DIR/<class>/<speaker>_<take>.wav
 """
@@ -13,12 +13,12 @@ from training.layouts import check_labels
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SUFFIXES = "wav|flac|ogg|oga|opus|mp3|aiff?|au|caf|w64|sph"
 FILE_NAME = re.compile(rf"(?P<speaker>.+)_(?P<take>\d+)\.({SUFFIXES})", re.IGNORECASE)
-TEST_TAKES = range(5)  # of each speaker and word: the official test split of the digits
+TEST_TAKES = range(5)  # the official test split of the digits
 
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """One take: a file, what is said in it, and by whom."""
+    """One audio file with its label and speaker."""
 
     path: Path
     label: int
@@ -27,7 +27,7 @@ class Take:
 
     @property
     def is_test(self) -> bool:
-        """Whether it is scored once, at the end, and decides nothing."""
+        """Whether it belongs to the test split."""
         return self.take in TEST_TAKES
 
 
@@ -44,10 +44,10 @@ class Takes:
 
 
 def find_takes(folder: Path) -> Takes:
-    """What lies in `folder`/<class>/<speaker>_<take>.wav; digits are put in their own order.
+    """The takes in `folder`/<class>/<speaker>_<take>.wav; digits are sorted by value.
 
     Raises:
-        BadData: there is no such layout, or a class without recordings.
+        BadData: the layout is different, or a class is empty.
     """
     layout = f"{folder}/<class>/<speaker>_<take>.wav"
     if not folder.is_dir():

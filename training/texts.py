@@ -1,4 +1,4 @@
-"""Texts as they might have been written instead: some of their words are not there."""
+"""Text augmentation: hide some of the tokens."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ SPECIAL = ("[PAD]", "[CLS]", "[SEP]")
 
 
 def hide_tokens(tokenizer: Path, share: float) -> Augment:
-    """What puts BERT's mask in the place of a share of the tokens: no word may be relied on alone.
+    """An augmentation that replaces a share of the tokens by BERT's mask.
 
     For inputs of which the first is input_ids, int64[n, length].
     """

@@ -1,4 +1,4 @@
-"""Thumbnails: an item of the data made small enough to stand among others."""
+"""Thumbnails: small previews of items for the report."""
 
 import numpy as np
 
@@ -14,14 +14,14 @@ AUDIO = AudioPreprocessing(
     modality="audio",
     input="spectrogram",
     sample_rate=16_000,
-    seconds=10.0,  # in a tile, nothing could be told apart in more
+    seconds=10.0,  # more is unreadable in a tile
     log_mel=LogMel(window=512, hop=160, bands=64, high_hz=8_000.0, floor=1e-8),
 )
 LONGEST = 200  # letters of a text
 
 
 def see(item: Item) -> Array | None:
-    """The middle of a picture, upright, uint8[128, 128, 3]; None where it cannot be read."""
+    """The centre of an image, uint8[128, 128, 3]; None if it is unreadable."""
     preprocessor = ImagePreprocessor(IMAGE, InputLimits())
     try:
         return preprocessor.decode(item.read()).data
@@ -30,13 +30,13 @@ def see(item: Item) -> Array | None:
 
 
 def hear(item: Item) -> Array | None:
-    """The log-mel spectrogram of a sound's first ten seconds, float32[64, frames], or None."""
+    """The log-mel spectrogram of the first ten seconds, float32[64, frames]; None if unreadable."""
     preprocessor = AudioPreprocessor(AUDIO, InputLimits())
     try:
         wave, _ = preprocessor.waveform(item.read())
     except (CallerError, OSError):
         return None
-    trimmed = np.trim_zeros(wave, "b")  # what was added to make it ten seconds long
+    trimmed = np.trim_zeros(wave, "b")  # the padding to ten seconds
     return preprocessor.features(trimmed if len(trimmed) else wave)
 
 

@@ -1,4 +1,4 @@
-"""Vectors of files, computed once by the very path that serves, and kept on disk by content."""
+"""Vectors: computed once by the serving path, and cached on disk by content."""
 
 import asyncio
 import hashlib
@@ -27,25 +27,25 @@ from service.settings import Precision, Settings
 from training.errors import TrainingError
 from training.layouts import Item
 
-IN_FLIGHT = 8  # batches' worth of items: enough for the lanes to find neighbours of like length
-SECONDS = 600.0  # that one item may take: nobody waits for it at a client
+IN_FLIGHT = 8  # batches of items, so that a lane finds items of similar length
+SECONDS = 600.0  # maximum for one item; no client waits
 
 
 class EncoderUnavailable(TrainingError):
-    """The encoder is not among the models, or makes no vectors of such files."""
+    """The encoder is missing, does not serve, or does not read this modality."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What an encoder made of a list of items."""
+    """The vectors of a list of items."""
 
     encoder: Model
     reference: EncoderReference
     # Place in the list -> float32[width]. Not for repr: asyncio.run asks for it, in vain, and
     # millions of numbers in words take minutes.
     vectors: Mapping[int, Floats] = field(repr=False)
-    unreadable: tuple[str, ...]  # a sentence for each item that has no vector
-    computed: int  # the others were kept from an earlier run
+    unreadable: tuple[str, ...]  # one sentence per item without a vector
+    computed: int  # in this run; the others were cached
 
 
 def encode(
@@ -61,7 +61,7 @@ def encode(
 
     Args:
         cache: the folder where vectors are kept; whatever an interrupted run has computed is kept.
-        mirrored: pictures are seen from behind.
+        mirrored: images are mirrored first.
 
     Raises:
         EncoderUnavailable: `encoder` is not among `models`, or does not serve.
@@ -77,7 +77,7 @@ async def _encode(
     cache: Path,
     mirrored: bool,
 ) -> Encoded:
-    # Heads learn the vectors of the reference graphs, whatever an operator has chosen.
+    # Heads always learn from the vectors of the reference graphs.
     settings = Settings(models=models, precision=Precision.AUTO)
     repository = Repository(settings)
     pipeline = Pipeline(settings.decoders)
@@ -102,7 +102,7 @@ def _choose(repository: Repository, name: str, modality: Modality) -> Servable:
     try:
         entry = repository.find(name)
     except NotFound as error:
-        raise EncoderUnavailable(f"{error}; `python -m training import` brings encoders") from error
+        raise EncoderUnavailable(f"{error}; `python -m training import` adds encoders") from error
     if entry.served is None:
         raise EncoderUnavailable(f"{name} does not serve: {entry.reason}")
     manifest = entry.served.model.manifest
@@ -175,12 +175,12 @@ class KeptVectors(dict[bytes, Floats]):
     """SHA-256 of a file's content -> its vector, of one encoder with one preprocessing."""
 
     def __init__(self, folder: Path, encoder: Model) -> None:
-        """Read what earlier runs have kept; a file that is damaged is as good as none."""
+        """Read the cache of earlier runs; a damaged file is ignored."""
         self._path = folder / f"{encoder.manifest.name}-{_fingerprint(encoder)[:16]}.npz"
         super().__init__(self._read())
 
     def write(self) -> None:
-        """Keep all, with what another run has written meanwhile; whole, or not at all."""
+        """Write all vectors atomically, merged with those of concurrent runs."""
         everything = {**dict(self._read()), **self}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_name(f".{os.getpid()}.{self._path.name}")
@@ -202,7 +202,7 @@ class KeptVectors(dict[bytes, Floats]):
 
 
 def _fingerprint(encoder: Model) -> str:
-    """Of all that a vector depends on, but for the file: weights, graph and preprocessing."""
+    """A hash of weights, graph and preprocessing, on which the vectors depend."""
     manifest = encoder.manifest
     spec = manifest.preprocessing
     parts = [str(manifest.origin.sha256), encoder.graph.sha256, spec.model_dump_json()]
