@@ -175,7 +175,7 @@ def test_ctrl_c_is_no_traceback(
 
     monkeypatch.setattr(fitting, "train", interrupt)
     assert fit(folder, f"image {QUICK}") == 130
-    assert "interrupted; the same command with --resume goes on" in capsys.readouterr().err
+    assert "interrupted; repeat the command with --resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["a.jpg~", "a.png (1)", "a.JSON", "a", ".png", "a.ümlaut"])

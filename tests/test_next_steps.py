@@ -100,5 +100,5 @@ def test_in_its_own_folder_a_project_needs_no_settings(
     write_colours(tmp_path / "models")
     monkeypatch.chdir(tmp_path)
     said = tell_next(Path("models/colours/1"))
-    assert "where none runs: make serve\n" in said
+    assert "to start one: make serve\n" in said
     assert re.search(r"^curl --data-binary @models/colours/1/example\.png ", said, re.MULTILINE)
