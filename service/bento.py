@@ -37,14 +37,13 @@ def wrap_worker(wrap: "Callable[[ASGIApp], ASGIApp]", settings: Settings) -> Non
     build = Service.to_asgi
 
     def to_asgi(*args: Any, **options: Any) -> "ASGIApp":
-        _bound_connections(settings)
+        _replace_uvicorn_server(settings)
         return wrap(build(*args, **options))
 
     Service.to_asgi = to_asgi
 
 
-def _bound_connections(settings: Settings) -> None:
-    """Replace the two names from which BentoML's worker builds its server."""
+def _replace_uvicorn_server(settings: Settings) -> None:
     import uvicorn
 
     try:
@@ -69,7 +68,7 @@ def guard_workers(settings: Settings) -> None:
         def __init__(self, watchers: Any, *args: Any, **options: Any) -> None:
             for watcher in watchers:
                 watcher.graceful_timeout = settings.longest_stop_seconds + KILL_SECONDS
-            folder = _make_socket_folder()
+            folder = _make_private_socket_folder()
             options["endpoint"] = f"ipc://{folder}/control"
             options["pubsub_endpoint"] = f"ipc://{folder}/events"
             options["check_delay"] = 1.0  # seconds, not BentoML's ten
@@ -79,8 +78,7 @@ def guard_workers(settings: Settings) -> None:
     circus.Arbiter = Arbiter  # type: ignore[misc]
 
 
-def _make_socket_folder() -> Path:
-    """A temporary folder of this user alone, with a path that is short enough for sockets."""
+def _make_private_socket_folder() -> Path:
     for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/dev/shm")):
         try:
             folder = tempfile.mkdtemp(prefix="sensorium-", dir=parent)  # its mode is 0700

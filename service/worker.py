@@ -50,7 +50,7 @@ class Worker:
         # stops the event loop for 60 to 100 ms. Models are loaded later and can be collected.
         gc.freeze()
         answer_here()
-        provider = _announce_provider(self._settings)
+        provider = _log_provider(self._settings)
         metrics.BUILD.labels(VERSION, version("bentoml"), version("onnxruntime"), provider).set(1)
         workers = self._context.workers
         loading = supervise("loading the models", workers.open)
@@ -75,8 +75,7 @@ class Worker:
         self._context.pipeline.close()
 
 
-def _announce_provider(settings: Settings) -> str:
-    """Log the execution provider, and return its name for the build metric."""
+def _log_provider(settings: Settings) -> str:
     try:
         provider = choose_provider(settings.provider)
     except ProviderMissing as error:

@@ -166,7 +166,7 @@ async def test_a_slow_model_is_not_taken_for_a_stuck_one(tmp_path: Path) -> None
             await state.watch._check_lanes()
             assert (await client.get("/livez")).json() == {"status": "alive"}
         assert (await answering).status_code == 200
-        await state.watch._try_example(served)
+        await state.watch._run_example(served)
         assert state.watch._last_trial(served)[1] is None
 
 
@@ -175,17 +175,17 @@ async def test_a_slow_model_spends_no_time_on_the_watch(
 ) -> None:
     async with watched(tmp_path) as (state, _):
         [served] = state.repository.served()
-        await state.watch._try_example(served)
+        await state.watch._run_example(served)
         assert counted["run"] > 0
         slow = replace(served, model=replace(served.model, speed=Speed(item=60.0)))
         state.repository._entries = {
             key: replace(entry, served=slow) for key, entry in state.repository._entries.items()
         }
         counted.clear()
-        await state.watch._try_example(slow)
+        await state.watch._run_example(slow)
         assert counted["run"] == 1
         state.watch._examples[slow] = (time.monotonic() - 1000, None)
-        assert not state.watch._is_due(slow)
+        assert not state.watch._is_example_due(slow)
         state.watch._release_memory()
         assert counted == {"run": 1}
         assert slow.model.session._used, "it would have run to give memory back"

@@ -85,7 +85,7 @@ class Repository(Selection):
         self._entries = {folder.key: _new_entry(folder) for folder in await self._scan_all()}
         for entry in self.entries():
             if entry.state == "loading" and not self.policy(entry.name).wants(entry.version):
-                self._show(replace(entry, state="unloaded"))
+                self._set_entry(replace(entry, state="unloaded"))
         await self._bring([entry for entry in self.entries() if entry.state != "unloaded"])
         self.note_firsts()
         self._opened.set()
@@ -223,11 +223,6 @@ class Repository(Selection):
         return (only is None or folder.key in only) and (known.seen != folder.seen or not serves)
 
     async def _scan_all(self) -> list[Folder]:
-        """All folders in the models folder.
-
-        Raises:
-            OperatorError: it cannot be read.
-        """
         try:
             paths = await asyncio.to_thread(model_folders, self._settings.models)
         except OSError as error:
@@ -250,7 +245,7 @@ class Repository(Selection):
         self._orphans.difference_update(entry.key for entry in entries)
         for entry in entries:
             if entry.key not in self._entries or not self._entries[entry.key].served:
-                self._show(entry)
+                self._set_entry(entry)
         heads = await self._load_all(entries)
         for entry, reason in (await self._load_all(heads)).items():
             self._orphans.add(entry.key)
@@ -284,21 +279,20 @@ class Repository(Selection):
             self._leaving[entry.name].append(Draining(before.served))
         elif before.served:
             entry = replace(before, reason=entry.reason, seen=entry.seen)
-        self._show(entry)
+        self._set_entry(entry)
 
     def _unload(self, key: Key) -> None:
         if served := self._entries[key].served:
             self._leaving[key[0]].append(Draining(served))
         self._orphans.discard(key)
-        self._show(replace(self._entries[key], state="unloaded", reason=None, served=None))
+        self._set_entry(replace(self._entries[key], state="unloaded", reason=None, served=None))
 
     def _remove(self, key: Key) -> None:
         del self._entries[key]
         if VERSION.fullmatch(key[1]):
             forget_model(*key)
 
-    def _show(self, entry: Entry) -> None:
-        """Set an entry and its metric, so that both agree."""
+    def _set_entry(self, entry: Entry) -> None:
         self._entries[entry.key] = entry
         self._chosen.clear()
         if VERSION.fullmatch(entry.version):
@@ -338,7 +332,7 @@ class Repository(Selection):
         folder = self._settings.models / entry.name / entry.version
         try:
             model = await asyncio.to_thread(load, folder, self._settings, self._find_encoder)
-            encoders = tuple(map(self._serving, model.manifest.encoders, model.encoders))
+            encoders = tuple(map(self._servable_of, model.manifest.encoders, model.encoders))
             served = serve(model, self._settings, encoders)
             self._alive.add(served)
         except EncoderMissing:
@@ -359,18 +353,12 @@ class Repository(Selection):
         return replace(entry, state="failed", reason=ROOTED.sub("", reason))
 
     def _find_encoder(self, wanted: EncoderReference) -> Model:
-        """The loaded encoder with exactly these weights, in any version."""
         entries = list(self._entries.values())  # called from any thread
         able = [each for each in entries if each.served and is_encoder(each.served.model, wanted)]
         newest = max(able, key=order_of, default=None)
         return newest.served.model if newest and newest.served else no_encoder(wanted)
 
-    def _serving(self, wanted: EncoderReference, model: Model) -> Servable:
-        """The servable of this encoder.
-
-        Raises:
-            EncoderMissing: the encoder was unloaded meanwhile.
-        """
+    def _servable_of(self, wanted: EncoderReference, model: Model) -> Servable:
         for entry in self._entries.values():
             if entry.served and entry.served.model is model:
                 return entry.served
@@ -378,7 +366,6 @@ class Repository(Selection):
         raise AssertionError
 
     def _stale_heads(self) -> list[Entry]:
-        """Heads whose encoder was replaced or unloaded, and heads that wait for one."""
         serving = {entry.served for entry in self._entries.values() if entry.served}
         return [
             Entry(entry.name, entry.version, "loading", seen=entry.seen)

@@ -145,7 +145,7 @@ def write_policies(folder: Path, policies: Policies) -> None:
     """Raises:
     StateUnusable: the file cannot be written.
     """
-    _write(folder / "models.json", POLICIES.dump_json(dict(policies), indent=2))
+    _replace_atomically(folder / "models.json", POLICIES.dump_json(dict(policies), indent=2))
 
 
 def read_defaults(folder: Path, missing: Defaults = NO_DEFAULTS) -> Defaults:
@@ -161,7 +161,7 @@ def write_defaults(folder: Path, defaults: Defaults) -> None:
     """Raises:
     StateUnusable: the file cannot be written.
     """
-    _write(folder / "defaults.json", DEFAULTS.dump_json(defaults, indent=2))
+    _replace_atomically(folder / "defaults.json", DEFAULTS.dump_json(defaults, indent=2))
 
 
 def _read(path: Path, form: TypeAdapter[T], missing: T) -> T:
@@ -175,8 +175,7 @@ def _read(path: Path, form: TypeAdapter[T], missing: T) -> T:
         raise StateUnusable(f"{path.name} is damaged: {first_fault(error)}") from error
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Replace the file atomically: readers see the old or the new one, even after a power loss."""
+def _replace_atomically(path: Path, content: bytes) -> None:
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with fresh.open("wb") as file:

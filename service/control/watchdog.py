@@ -91,7 +91,7 @@ class Watchdog:
 
     async def _try_out(self) -> None:
         served = self._repository.served()
-        examples = [self._try_example(each) for each in served if self._is_due(each)]
+        examples = [self._run_example(each) for each in served if self._is_example_due(each)]
         decoders, *_ = await asyncio.gather(self._check_decoders(), *examples)
         self._failing = decoders or _first(self._last_trial(each)[1] for each in served)
         self._report()
@@ -116,8 +116,7 @@ class Watchdog:
                 return Ailment(reason, self._patience)
         return None
 
-    def _is_due(self, served: Servable) -> bool:
-        """Whether to run the example: the model was used since its last trial, or failed it."""
+    def _is_example_due(self, served: Servable) -> bool:
         tried, ailment = self._last_trial(served)
         pause = max(EXAMPLE_SECONDS, served.model.speed.item / EXAMPLE_SHARE)
         in_use = served.batcher.last_submitted > tried
@@ -126,8 +125,7 @@ class Watchdog:
     def _last_trial(self, served: Servable) -> tuple[float, Ailment | None]:
         return self._examples.get(served, (-math.inf, None))
 
-    async def _try_example(self, served: Servable) -> None:
-        """Run a model's own example. If it fails, the model is probably broken for all requests."""
+    async def _run_example(self, served: Servable) -> None:
         example = served.model.example
         if example is None:
             return

@@ -106,7 +106,7 @@ class Ingress:
             await app(scope, receive_bounded, send_with_id)
         finally:
             release()
-            _record(scope, method, status, perf_counter() - begun)
+            _record_metrics(scope, method, status, perf_counter() - begun)
 
     def _refuse(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
         request_id = scope["state"]["request_id"]
@@ -130,8 +130,7 @@ class Ingress:
         return TooLarge(f"the body exceeds {self._max_body_bytes:,} bytes; send several requests")
 
 
-def _record(scope: Scope, method: str, status: int, seconds: float) -> None:
-    """Record a finished request under its route's path, with parameters in braces."""
+def _record_metrics(scope: Scope, method: str, status: int, seconds: float) -> None:
     path = scope["path"]
     route = path if path in ROUTES else getattr(scope.get("route"), "path", OTHER)
     requests_of(route, method if method in METHODS else OTHER, status).inc()

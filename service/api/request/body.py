@@ -163,7 +163,6 @@ def _has_zlib_header(data: bytes) -> bool:
 
 
 async def _inflate(request: Request, inflater: Inflater) -> bytes:
-    """The inflated body. Inflation stops as soon as the body exceeds a limit."""
     state = request.scope["state"]
     pieces: list[bytes] = []
     async for chunk in request.stream():

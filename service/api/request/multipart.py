@@ -67,7 +67,7 @@ def read_parts(body: bytes, media_type: MediaType, most: int) -> list[Part]:
         if start is not None:
             if len(parts) == most:
                 raise TooLarge(f"the request has more than {most} parts; send several requests")
-            parts.append(_read_part(body, start, begin))
+            parts.append(_parse_part(body, start, begin))
         if is_last:
             return parts
         start = end
@@ -90,8 +90,7 @@ def _delimiters(body: bytes, boundary: bytes) -> Iterator[tuple[int, int, bool]]
         at = body.find(mark, after)
 
 
-def _read_part(body: bytes, start: int, end: int) -> Part:
-    """The part between two delimiters: headers, empty line, content."""
+def _parse_part(body: bytes, start: int, end: int) -> Part:
     # A part without headers begins with the empty line.
     empty_line = body.find(b"\r\n\r\n", start - 2, min(end, start + MAX_HEAD))
     if empty_line < 0:

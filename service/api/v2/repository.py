@@ -99,7 +99,7 @@ async def load(
     name: Name, request: Request, context: Context, query: Annotated[VersionQuery, Query()]
 ) -> Done:
     """Load the new and changed versions of a model, or one version."""
-    deadline = _deadline(request)
+    deadline = _management_deadline(request)
     await read_document(request, LoadRequest, context.settings, optional=True)
     version = query.version
     there = await asyncio.to_thread((context.settings.models / name / (version or "")).is_dir)
@@ -127,7 +127,7 @@ async def unload(
     name: Name, request: Request, context: Context, query: Annotated[VersionQuery, Query()]
 ) -> Done:
     """Unload a model, or one version, after its requests in flight are answered."""
-    deadline = _deadline(request)
+    deadline = _management_deadline(request)
     asked = await read_document(request, UnloadRequest, context.settings, optional=True)
     known = {entry.version for entry in context.repository.versions(name)}
     leaving = {context.repository.find(name, query.version).version} if query.version else known
@@ -161,7 +161,7 @@ async def get_routing(name: Name, context: Context) -> Routing:
 @router.put("/models/{name}/routing", openapi_extra=examples.document(Routing))
 async def set_routing(name: Name, request: Request, context: Context) -> Routing:
     """Replace a model's aliases, weights and shadow."""
-    deadline = _deadline(request)
+    deadline = _management_deadline(request)
     routing = await read_document(request, Routing, context.settings)
     known = {entry.version for entry in context.repository.versions(name)}
     named = [*routing.aliases.values(), *routing.weights]
@@ -184,7 +184,7 @@ async def get_defaults(context: Context) -> DefaultModels:
 @router.put("/defaults", openapi_extra=examples.document(DefaultsRequest))
 async def set_defaults(request: Request, context: Context) -> DefaultModels:
     """Replace the default models."""
-    deadline = _deadline(request)
+    deadline = _management_deadline(request)
     asked = await read_document(request, DefaultsRequest, context.settings)
     check_uses(asked.defaults)
     for use, name in asked.defaults.items():
@@ -195,6 +195,5 @@ async def set_defaults(request: Request, context: Context) -> DefaultModels:
     return await get_defaults(context)
 
 
-def _deadline(request: Request) -> float:
-    """The deadline for all workers to make a change. Loading takes longer than inference."""
-    return deadline_of(request, MAX_TIMEOUT_MS)
+def _management_deadline(request: Request) -> float:
+    return deadline_of(request, MAX_TIMEOUT_MS)  # loading takes longer than inference

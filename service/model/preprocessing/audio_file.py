@@ -58,7 +58,7 @@ def read(payload: bytes, seconds: float, centre: bool, most: float) -> Excerpt:
         TooLarge: it is longer than `most` seconds, or has too many channels.
     """
     try:
-        files = [soundfile.SoundFile(io.BytesIO(stream)) for stream in _streams(payload)]
+        files = [soundfile.SoundFile(io.BytesIO(stream)) for stream in _playable_streams(payload)]
         return _read(files, seconds, centre, most)
     except (Unreadable, TooLarge):
         raise
@@ -71,8 +71,7 @@ def read(payload: bytes, seconds: float, centre: bool, most: float) -> Excerpt:
         raise Unreadable(f"the audio is damaged: {error}") from error
 
 
-def _streams(payload: bytes) -> list[bytes]:
-    """The payload as files with correct headers for libsndfile, to be played in sequence."""
+def _playable_streams(payload: bytes) -> list[bytes]:
     content = payload[streams.after_tags(payload) :]
     if content.startswith(b"OggS"):
         return streams.ogg(content)

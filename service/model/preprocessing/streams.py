@@ -111,7 +111,7 @@ def mp3(payload: bytes) -> bytes:
         if head[mark + 7] & 2:
             fields += len(frames).to_bytes(4, "big")
         return frames[:place] + fields + frames[place + len(fields) :]
-    return _xing(head, count) + frames[size if mark > 0 or vbri else 0 :]
+    return _xing_frame(head, count) + frames[size if mark > 0 or vbri else 0 :]
 
 
 def _mp3_runs(payload: bytes, at: int) -> tuple[int, list[tuple[int, int]]]:
@@ -140,8 +140,7 @@ def _mp3_runs(payload: bytes, at: int) -> tuple[int, list[tuple[int, int]]]:
     return count, [*runs, (first, at)]
 
 
-def _xing(head: bytes, count: int) -> bytes:
-    """A silent frame of the same kind, with a Xing header that declares `count` frames."""
+def _xing_frame(head: bytes, count: int) -> bytes:
     mpeg1, mono = head[1] >> 3 & 3 == 3, head[3] >> 6 == MONO
     header = bytes((0xFF, head[1] | 1, 0x90 | head[2] & 0x0C, head[3]))  # without a checksum
     side = (17 if mono else 32) if mpeg1 else (9 if mono else 17)
