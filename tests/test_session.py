@@ -153,6 +153,17 @@ def test_memory_is_given_back_by_sessions_that_were_used(
         assert runs == [(used, 2)], "once is enough"
 
 
+def test_a_session_without_an_arena_has_no_memory_to_give_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 1, arena=False)
+    feeds = {"pixels": np.zeros((2, 8, 8, 3), np.uint8)}
+    session.run(feeds, ["vector"])
+    runs = note_runs(session, monkeypatch)
+    session.release(feeds, ["vector"])
+    assert not runs
+
+
 @pytest.mark.parametrize(
     ("provider", "threads", "alone", "sizes"),
     [

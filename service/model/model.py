@@ -224,6 +224,7 @@ def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: Fi
             exclusive_threads,
             graph.items_per_run,
             settings.exclusive_cores,
+            arena=not encoders,
         ),
         outputs=tuple(sorted({task.output for task in tasks.values()})),
         tasks=tasks,
