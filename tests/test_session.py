@@ -165,7 +165,7 @@ def test_a_session_without_an_arena_has_no_memory_to_give_back(
 
 
 @pytest.mark.parametrize(
-    ("provider", "threads", "alone", "sizes"),
+    ("provider", "threads", "exclusive", "sizes"),
     [
         (Provider.CPU, 1, False, [2, 2, 1]),
         (Provider.CPU, 1, True, [5]),  # on two threads
