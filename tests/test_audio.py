@@ -9,6 +9,7 @@ import soundfile
 
 from service.errors import TooLarge, Unreadable
 from service.limits import InputLimits
+from service.model.formats.audio_file import MAX_CHANNELS
 from service.model.preprocessing.audio import (
     AudioPreprocessing,
     AudioPreprocessor,
@@ -16,7 +17,6 @@ from service.model.preprocessing.audio import (
     LogMelSpectrogram,
     mel_filters,
 )
-from service.model.preprocessing.audio_file import MAX_CHANNELS
 from tests.conftest import wav
 
 RATE = 16_000

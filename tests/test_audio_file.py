@@ -13,7 +13,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from service.errors import CallerError, Unreadable
-from service.model.preprocessing import audio_file
+from service.model.formats import audio_file
 from tests.hostile.sounds import _ogg_checksum as ogg_checksum
 
 SECONDS = 1.0

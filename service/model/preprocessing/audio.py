@@ -2,7 +2,7 @@
 
 import io
 import math
-from pathlib import Path
+from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
@@ -10,8 +10,7 @@ import soxr
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from service.limits import DEFAULT_LIMITS, InputLimits
-from service.model.preprocessing import audio_file
+from service.model.formats import audio_file
 from service.model.preprocessing.preprocessor import Preprocessor
 from service.model.specs import Frozen, Positive, PreprocessingSpec
 from service.model.types import Sample
@@ -65,14 +64,10 @@ class AudioPreprocessor(Preprocessor):
 
     spec: AudioPreprocessing
 
-    def __init__(
-        self,
-        spec: AudioPreprocessing,
-        limits: InputLimits = DEFAULT_LIMITS,
-        folder: Path = Path(),
-    ) -> None:
-        super().__init__(spec, limits, folder)
-        self._log_mel = LogMelSpectrogram(spec.log_mel, spec.sample_rate) if spec.log_mel else None
+    @cached_property
+    def _log_mel(self) -> "LogMelSpectrogram | None":
+        mel = self.spec.log_mel
+        return LogMelSpectrogram(mel, self.spec.sample_rate) if mel else None
 
     def inputs(self) -> dict[str, TensorSpec]:
         shape: tuple[int | None, ...] = (None, self.spec.samples)

@@ -3,7 +3,7 @@
 import io
 import struct
 import warnings
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +13,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from service.errors import TooLarge, Unreadable
-from service.limits import DEFAULT_LIMITS, InputLimits
-from service.model.preprocessing.av1 import coded_sizes
-from service.model.preprocessing.colours import eight_bits, on_white
-from service.model.preprocessing.containers import ICON, check_complete, largest_icon, repaired
+from service.model.formats.av1 import coded_sizes
+from service.model.formats.colours import eight_bits, on_white
+from service.model.formats.containers import ICON, check_complete, largest_icon, repaired
 from service.model.preprocessing.preprocessor import Preprocessor
 from service.model.specs import Frozen, Positive, PreprocessingSpec, Share
 from service.model.types import Sample
@@ -93,14 +92,9 @@ class ImagePreprocessor(Preprocessor):
 
     spec: ImagePreprocessing
 
-    def __init__(
-        self,
-        spec: ImagePreprocessing,
-        limits: InputLimits = DEFAULT_LIMITS,
-        folder: Path = Path(),
-    ) -> None:
-        super().__init__(spec, limits, folder)
-        self._resample = Image.Resampling[spec.resample.upper()]
+    @cached_property
+    def _resample(self) -> Image.Resampling:
+        return Image.Resampling[self.spec.resample.upper()]
 
     def inputs(self) -> dict[str, TensorSpec]:
         dtype = self.spec.normalise.dtype if self.spec.normalise else "uint8"

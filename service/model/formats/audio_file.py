@@ -10,8 +10,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from service.errors import TooLarge, Unreadable
-from service.model.preprocessing import chunks, streams
-from service.model.preprocessing.streams import FORMATS
+from service.model.formats import chunks, streams
+from service.model.formats.streams import FORMATS
 
 RATES = range(1_000, 384_001)  # Hz, up to bat recorders; other rates come from damaged headers
 MAX_CHANNELS = 8  # 7.1; a WAV can declare 1,024

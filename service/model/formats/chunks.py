@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from service.errors import Unreadable
-from service.model.preprocessing import streams
+from service.model.formats import streams
 
 Order = Literal["little", "big"]
 
