@@ -497,6 +497,25 @@ async def test_a_lane_that_fails_tells_its_callers_why_and_goes_on(
     assert "doubler version 1: a lane failed" in caplog.text
 
 
+def test_a_lane_that_outlives_its_event_loop_ends_without_an_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = Doubler(held=True)
+
+    async def leave() -> Batcher:
+        doubler = batcher(model)
+        await submit_behind_a_held_batch(doubler, model, [])
+        return doubler
+
+    doubler = asyncio.run(leave())
+    doubler.close()
+    model.go.set()
+    [lane] = doubler._lanes
+    lane.thread.join(10)
+    assert not lane.thread.is_alive()
+    assert not caplog.records
+
+
 async def test_a_queue_that_cannot_be_sorted_does_not_stop_the_lane() -> None:
     class Odd:
         def __eq__(self, other: object) -> bool:

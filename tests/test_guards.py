@@ -17,13 +17,14 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.types import Message
 
+from service.api.problems import describe, respond
 from service.api.request.body import MAX_INFLATION, read_body
 from service.api.request.media import read_media_type
 from service.api.request.multipart import MAX_HEAD, read_parts
 from service.api.request.payloads import MAX_JSON_BYTES, MAX_JSON_MARKS, parse_json
 from service.api.v1 import predict, similarity
 from service.api.v2.codec import MAX_ELEMENTS, MAX_VALUES
-from service.errors import CallerGone, TooLarge
+from service.errors import CallerGone, QueueFull, TooLarge
 from service.settings import Settings
 from tests.conftest import png
 from tests.servers import served
@@ -148,6 +149,25 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
         response = await client.post("/v1/text/embed", content=stalled(), headers=headers)
     assert "0.05 seconds" in problem(response, 408, "body_timeout")["detail"]
     assert response.headers["connection"] == "close"
+
+
+async def test_the_deadline_of_a_request_covers_its_body(small_models: Path) -> None:
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"red"
+        await asyncio.Event().wait()
+
+    headers = {"x-timeout-ms": "50"}
+    async with serving(small_models, body_seconds=1) as client:
+        response = await client.post("/v1/text/embed", content=stalled(), headers=headers)
+    assert "raise X-Timeout-Ms" in problem(response, 504, "deadline_exceeded")["detail"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "header"), [(0.0, "1"), (1.2, "2"), (3601.0, "3600"), (math.inf, "3600")]
+)
+def test_nobody_is_sent_away_for_longer_than_an_hour(seconds: float, header: str) -> None:
+    response = respond(describe(QueueFull("full"), "an-id"), "/v1/text/embed", seconds)
+    assert response.headers["retry-after"] == header
 
 
 async def test_a_client_that_leaves_is_no_fault_of_the_service() -> None:

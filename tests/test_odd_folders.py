@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+import onnxruntime
 import pytest
 
 from service.api import build_api, build_app
@@ -276,6 +277,28 @@ async def test_what_cannot_be_read_fails_alone(odd: Odd) -> None:
         if os.geteuid() == 0:
             os.seteuid(NOBODY)
         await check(models, odd)
+
+
+@pytest.mark.anyio
+async def test_a_fault_that_nobody_foresaw_is_one_model_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_colours(tmp_path)
+    write_colours(tmp_path, "others")
+    make, faults = onnxruntime.SessionOptions, [MemoryError("unforeseen")]
+
+    def make_once_failed() -> onnxruntime.SessionOptions:
+        if faults:
+            raise faults.pop()
+        return make()
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", make_once_failed)
+    repository = Repository(Settings(models=tmp_path))
+    await repository.open()
+    reasons = {entry.state: entry.reason for entry in repository.entries()}
+    await repository.close()
+    assert set(reasons) == {"ready", "failed"}
+    assert "cannot be loaded: MemoryError('unforeseen')" in str(reasons["failed"])
 
 
 @pytest.mark.anyio

@@ -572,3 +572,13 @@ def test_an_example_without_an_answer_refuses_the_model(tmp_path: Path, kind: st
     (folder / "example.png").write_bytes(BAD)
     with pytest.raises(BadModel, match=r"example\.expected: tasks\.\w+: output \w+ holds"):
         load(folder, Settings())
+
+
+def test_a_graph_that_gives_too_few_rows_is_refused(tmp_path: Path) -> None:
+    graph = COLOURS.replace("vector = ReduceMean", "means = ReduceMean").replace(
+        "logits =", "vector = Slice(means, start, end) logits ="
+    )
+    graph = graph.replace("float scale", "int64[1] start = {0}, int64[1] end = {1}, float scale")
+    folder = write_colours(tmp_path, graph=graph)
+    with pytest.raises(BadModel, match="the graph gave 1 rows for"):
+        load(folder, Settings())
