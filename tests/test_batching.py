@@ -550,11 +550,14 @@ async def test_a_model_that_gives_another_number_of_answers_has_failed(given: in
         with doubler._changed:
             callers = [asyncio.create_task(doubler.submit(number(n))) for n in (1, 2)]
             await asyncio.sleep(0)
-        assert len(await asyncio.gather(*callers)) == 2, "each by itself"
+        done, _ = await asyncio.wait(callers, timeout=10)
+        assert len(done) == 2, "each by itself"
+        assert len(await asyncio.gather(*callers)) == 2
 
     async with Batcher(lambda *_: [], BatchLimits(items=8), 1, ModelSeries("doubler", 1)) as none:
-        with pytest.raises(BatchFailed, match="0 answers to 1 items"):
-            await none.submit(number(1))
+        async with asyncio.timeout(10):
+            with pytest.raises(BatchFailed, match="0 answers to 1 items"):
+                await none.submit(number(1))
 
 
 @contextmanager
