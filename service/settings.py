@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import OperatorError
-from service.limits import AFFINITY, InputLimits, core_budget, has_all_its_cores
+from service.limits import InputLimits, core_budget
 
 INPUT = InputLimits()
 PREFIX = "SENSORIUM_"
@@ -97,10 +97,6 @@ class Settings(BaseSettings):
     threads: NonNegativeInt = Field(0, description="onnxruntime's threads for one batch.")
     exclusive_threads: NonNegativeInt = Field(
         0, description="Threads for a single item while no other arrived for 50 ms."
-    )
-    pin_lanes: bool = Field(
-        True,
-        description="Pins lanes, the threads of an exclusive run, and the event loop to cores.",
     )
     decode_threads: NonNegativeInt = Field(0, description="Threads that decode files.")
     max_queue: PositiveInt = Field(512, description="Items that can wait for one model.")
@@ -194,27 +190,6 @@ class Settings(BaseSettings):
     @property
     def threads_exclusive(self) -> int:
         return self.exclusive_threads or self.cores_per_worker
-
-    @property
-    def owns_cores(self) -> bool:
-        """Whether threads can be pinned: no other worker and no quota shares the cores."""
-        able = self.pin_lanes and hasattr(os, "sched_setaffinity")
-        return able and self.workers == 1 and has_all_its_cores()
-
-    @property
-    def one_lane_per_core(self) -> bool:
-        """Whether each lane is pinned to a core of its own."""
-        lanes = self.lanes_per_model
-        return self.owns_cores and self.threads_per_lane == 1 and lanes == len(AFFINITY)
-
-    @property
-    def exclusive_cores(self) -> tuple[int, ...]:
-        """A core for each thread of an exclusive run; empty if the kernel places them.
-
-        The kernel places fewer threads than cores, because it knows which cores are hyperthreads.
-        """
-        cores, threads = tuple(sorted(AFFINITY)), self.threads_exclusive
-        return cores if self.owns_cores and self.threads_per_lane < threads == len(cores) else ()
 
     @property
     def decoders(self) -> int:

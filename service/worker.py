@@ -12,7 +12,6 @@ from service import metrics
 from service.api import build_api, build_app
 from service.api.context import build_context
 from service.errors import ProviderMissing
-from service.runtime.placement import CORES, answer_here
 from service.runtime.session import choose_provider
 from service.settings import Settings
 from service.supervision import supervise
@@ -49,7 +48,6 @@ class Worker:
         # Frozen objects, here all modules, are skipped by full collections. Without this, each one
         # stops the event loop for 60 to 100 ms. Models are loaded later and can be collected.
         gc.freeze()
-        answer_here()
         provider = _log_provider(self._settings)
         metrics.BUILD.labels(VERSION, version("bentoml"), version("onnxruntime"), provider).set(1)
         workers = self._context.workers
@@ -67,7 +65,6 @@ class Worker:
 
     async def stop(self) -> None:
         """Finish queued work and end the background tasks."""
-        CORES.answered_by(None)
         for task in self._tasks:
             task.cancel()
         self._context.workers.close()

@@ -20,12 +20,11 @@ from service.errors import (
     Unreadable,
 )
 from service.inference.batching import Batcher, BatchLimits
-from service.limits import affinity
 from service.metrics import DROPPED, ModelSeries, samples
 from service.model.speed import Speed
 from service.model.types import Item, Result, Sample
-from service.runtime.placement import CORES, NICENESS
-from tests.marks import has_two_cores, keeps_to_cores, knows_threads
+from service.runtime.placement import NICENESS
+from tests.marks import knows_threads
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +35,6 @@ class Doubler:
     def __init__(self, *, held: bool = False) -> None:
         self.batches: list[list[int]] = []
         self.exclusive: list[bool] = []
-        self.cores: list[set[int]] = []  # on which each batch may run
         self.started = threading.Semaphore(0)
         self.go = threading.Event()
         if not held:
@@ -44,7 +42,6 @@ class Doubler:
 
     def __call__(self, items: Sequence[Item], exclusive: bool) -> list[Result]:
         self.exclusive.append(exclusive)
-        self.cores.append(affinity())
         self.thread = threading.get_native_id()
         samples = [item for item in items if isinstance(item, Sample)]
         self.batches.append([int(sample.data) for sample in samples])
@@ -63,15 +60,11 @@ def batcher(
     model: Doubler,
     *,
     lanes: int = 1,
-    pinned: bool = False,
-    exclusive_core: int | None = None,
     shared: bool = False,
     **limits: Any,
 ) -> Batcher:
     least, series = BatchLimits(**{"items": 8, "padding": 10, **limits}), ModelSeries("doubler", 1)
-    return Batcher(
-        model, least, lanes, series, pinned=pinned, exclusive_core=exclusive_core, shared=shared
-    )
+    return Batcher(model, least, lanes, series, shared=shared)
 
 
 @pytest.fixture
@@ -222,49 +215,6 @@ async def test_lanes_give_way_to_those_that_answer() -> None:
         await doubler.submit(number(1))
         ours = os.getpriority(os.PRIO_PROCESS, 0)
         assert os.getpriority(os.PRIO_PROCESS, model.thread) == ours + NICENESS
-
-
-@has_two_cores
-@keeps_to_cores
-@pytest.mark.usefixtures("no_quiet")
-@pytest.mark.parametrize("exclusive_core", [None, min(affinity()), max(affinity())])
-@pytest.mark.parametrize("pinned", [True, False])
-async def test_lanes_keep_to_a_core_each_while_there_are_several_batches(
-    pinned: bool, exclusive_core: int | None
-) -> None:
-    model = Doubler(held=True)
-    async with batcher(
-        model, lanes=2, pinned=pinned, exclusive_core=exclusive_core, items=1
-    ) as doubler:
-        callers = [asyncio.create_task(doubler.submit(number(0)))]
-        await model.has_started()  # alone
-        callers += [asyncio.create_task(doubler.submit(number(n))) for n in (1, 2, 3)]
-        await model.has_started()
-        model.go.set()
-        await asyncio.gather(*callers)
-        await doubler.submit(number(4))  # alone again
-    assert (
-        model.cores[0]
-        == model.cores[-1]
-        == (affinity() if exclusive_core is None else {exclusive_core})
-    )
-    assert {len(cores) for cores in model.cores[1:3]} == ({1} if pinned else {len(affinity())})
-    if pinned and exclusive_core is not None:
-        assert exclusive_core not in model.cores[1], "the lone batch is there"
-
-
-@has_two_cores
-@keeps_to_cores
-async def test_lanes_do_not_keep_to_the_core_of_who_opens_them() -> None:
-    model = Doubler()
-    CORES.pin(min(affinity()))
-    try:
-        doubler = batcher(model)
-    finally:
-        CORES.pin(None)
-    async with doubler:
-        await doubler.submit(number(1))
-    assert model.cores == [affinity()]
 
 
 async def test_a_sample_beyond_the_budget_runs_alone() -> None:

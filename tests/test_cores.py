@@ -1,76 +1,45 @@
-"""Cores: who computes where."""
+"""Placement: which batch may take all cores, and which threads yield."""
 
-import asyncio
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
 from service.errors import NotReady
 from service.inference.pipeline import Pipeline
-from service.limits import affinity
 from service.runtime.placement import (
-    CORES,
     NICENESS,
     QUIET_SECONDS,
-    Cores,
-    answer_here,
+    Batches,
     lower_priority,
 )
-from tests.marks import has_two_cores, keeps_to_cores, knows_threads
+from tests.marks import knows_threads
 
 
-def test_a_batch_gets_the_core_with_the_fewest_others() -> None:
-    cores = Cores([4, 7])
-    with cores.computing() as (_, first):
-        with cores.computing() as (_, second), cores.computing() as (_, third):
-            assert (first, second, third) == (4, 7, 4)
-        with cores.computing() as (_, again):
-            assert again == 7
-
-
-def test_a_lane_gets_its_last_core_again_where_that_is_as_free_as_another() -> None:
-    cores = Cores([4, 7])
-    with cores.computing(last=7) as (_, core):
-        assert core == 7
-        with cores.computing(last=7) as (_, other):
-            assert other == 4
-
-
-def test_a_batch_that_is_alone_has_the_core_that_its_run_leaves_to_it() -> None:
-    cores = Cores([9, 4, 7])
-    with cores.computing(last=9, exclusive_core=4) as (exclusive, core):
-        assert (exclusive, core) == (True, 4)
-        with cores.computing(last=4, exclusive_core=4) as (exclusive, core):
-            assert (exclusive, core) == (False, 7), "4 is taken"
-
-
-def test_a_batch_that_fails_leaves_its_core() -> None:
-    cores = Cores([4])
-    with pytest.raises(RuntimeError, match="broken"), cores.computing():
+def test_a_batch_that_fails_is_counted_no_more() -> None:
+    batches = Batches()
+    with pytest.raises(RuntimeError, match="broken"), batches.computing():
         raise RuntimeError("broken")
-    with cores.computing() as (exclusive, _):
+    with batches.computing() as exclusive:
         assert exclusive
 
 
 def test_a_batch_is_alone_after_a_while_without_company(monkeypatch: pytest.MonkeyPatch) -> None:
-    cores, now = Cores([4, 7]), 1000.0
+    batches, now = Batches(), 1000.0
     monkeypatch.setattr("service.runtime.placement.perf_counter", lambda: now)
 
     def is_exclusive(*, more: bool = False) -> bool:
-        with cores.computing(more=more) as (exclusive, _):
+        with batches.computing(more=more) as exclusive:
             return exclusive
 
     assert is_exclusive()
     assert is_exclusive()
-    with cores.computing():
+    with batches.computing():
         assert not is_exclusive()
         now += 1  # and both are there until now
-        with cores.computing():
+        with batches.computing():
             now += 1
     assert not is_exclusive()
     now += QUIET_SECONDS
@@ -80,104 +49,6 @@ def test_a_batch_is_alone_after_a_while_without_company(monkeypatch: pytest.Monk
     assert not is_exclusive(more=True)
     now += QUIET_SECONDS
     assert not is_exclusive()
-
-
-@keeps_to_cores
-def test_a_thread_keeps_to_a_core_until_it_is_let_go() -> None:
-    own = affinity()
-    core = max(own)
-    seen = []
-
-    def work() -> None:
-        cores = Cores(own)
-        for wanted in (core, None, 10_000):  # there is no such core, and nothing happens
-            cores.pin(wanted)
-            seen.append(os.sched_getaffinity(0))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [{core}, own, own]
-    assert affinity() == own
-
-
-@contextmanager
-def waiting_thread() -> Iterator[int]:
-    """The kernel's number of a thread that does nothing."""
-    done = threading.Event()
-    thread = threading.Thread(target=done.wait)
-    thread.start()
-    assert thread.native_id
-    try:
-        yield thread.native_id
-    finally:
-        done.set()
-        thread.join()
-
-
-@has_two_cores
-@keeps_to_cores
-def test_who_answers_keeps_to_a_core_behind_a_batch_that_was_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 1000.0
-    monkeypatch.setattr("service.runtime.placement.perf_counter", lambda: now)
-    own = affinity()
-    first = min(own)
-    cores = Cores(own)
-    with waiting_thread() as answering, waiting_thread() as successor:
-
-        def answered_on() -> set[int]:
-            return os.sched_getaffinity(answering)
-
-        def computing(exclusive_core: int | None = first) -> AbstractContextManager[object]:
-            return cores.computing(exclusive_core=exclusive_core, followed=True)
-
-        cores.answered_by(answering)
-        with computing():
-            assert answered_on() == own
-        assert answered_on() == {first}
-        with computing():
-            assert answered_on() == own, "whoever comes now is read wherever there is time"
-            with computing():
-                pass
-            assert answered_on() == own
-        assert answered_on() == {first}
-        with computing():  # had company just now
-            pass
-        assert answered_on() == own
-        now += 1
-        with computing(exclusive_core=None):  # a run that leaves no core to its lane
-            pass
-        assert answered_on() == own
-        with cores.computing(exclusive_core=first):
-            pass
-        assert answered_on() == own
-        with computing():
-            pass
-        cores.answered_by(successor)
-        assert answered_on() == own
-        with computing():
-            pass
-        assert (answered_on(), os.sched_getaffinity(successor)) == (own, {first})
-
-
-@has_two_cores
-@keeps_to_cores
-@pytest.mark.anyio
-async def test_threads_that_an_event_loop_makes_do_not_keep_to_its_core() -> None:
-    own = affinity()
-    pipeline = Pipeline(decoders=1)
-    answer_here()
-    CORES.pin(min(own))
-    try:
-        assert await asyncio.to_thread(os.sched_getaffinity, 0) == own
-        found = await pipeline.decode(lambda _: os.sched_getaffinity(0), b"", deadline=1e9)
-        assert found == own
-    finally:
-        CORES.pin(None)
-        CORES.answered_by(None)
-        pipeline.close()
 
 
 @pytest.mark.anyio

@@ -137,14 +137,13 @@ def calibrated(folder: Path, *, accepted: bool = True, weights: str = "0" * 64) 
     tiny = encoder()
     origin = tiny.origin.model_copy(update={"sha256": "0" * 64})
     recipe = Recipe(path, operators=("Conv",), spared=0)
-    return dataclasses.replace(tiny, int8=recipe, origin=origin, items_per_run=3)
+    return dataclasses.replace(tiny, int8=recipe, origin=origin)
 
 
 def test_accepted_ranges_become_a_second_graph(tmp_path: Path, cache: Path) -> None:
     folder = import_encoder(calibrated(tmp_path), tmp_path / "models", cache)
     manifest = read_manifest(folder)
     assert [graph.precision for graph in manifest.graphs] == ["fp32", "int8"]
-    assert [graph.items_per_run for graph in manifest.graphs] == [3, None]  # it is the first's
     assert load(folder, Settings()).graph.precision == "fp32"
     # The int8 graph alone is a model as well: it keeps to the example within its tolerance.
     write_manifest(manifest.model_copy(update={"graphs": manifest.graphs[1:]}), folder)

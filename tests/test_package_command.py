@@ -386,12 +386,6 @@ def test_a_batch_that_is_fixed_is_refused_unless_it_is_one(tmp_path: Path) -> No
     assert opened(tmp_path / "models/l/1").manifest.batching.max_batch == 1
 
 
-def test_the_items_of_a_run_are_said_in_the_manifest(tmp_path: Path, leaves: Leaves) -> None:
-    del leaves
-    package(tmp_path, f"{LEAVES} {PICTURE} --items-per-run 2")
-    assert opened(tmp_path / "models/leaves/1").manifest.graphs[0].items_per_run == 2
-
-
 def test_packaging_needs_no_torch() -> None:
     program = "import sys, training.packaging; print('torch' in sys.modules)"
     command = [sys.executable, "-c", program]

@@ -1,22 +1,17 @@
 """onnxruntime behind one call, and where it runs."""
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx.parser
 import pytest
 
 from service.errors import BadModel, ProviderMissing
-from service.limits import affinity
-from service.runtime.session import NAMES, Session, choose_provider
-from service.runtime.tensors import Array
+from service.runtime.session import Session, choose_provider
 from service.settings import Provider
 from tests.conftest import write_colours
-from tests.marks import has_two_cores, knows_threads
 from tests.test_watch import STALLING
 
 CPU_ONLY = ["AzureExecutionProvider", "CPUExecutionProvider"]
@@ -94,116 +89,20 @@ def test_a_lone_run_gives_the_same_on_all_cores(tmp_path: Path) -> None:
     assert exclusive == pytest.approx(among_others)
 
 
-@has_two_cores
-@knows_threads
-def test_threads_of_a_lone_run_keep_to_their_cores_but_the_caller(tmp_path: Path) -> None:
-    graph, before, ours = write_colours(tmp_path) / "model.onnx", _threads(), affinity()
-    first, second, *_ = sorted(ours)
-    session = Session(
-        graph, Provider.CPU, threads=1, exclusive_threads=3, exclusive_cores=(first, second, second)
-    )
-    assert session._wide is not session._session
-    until = time.monotonic() + 10
-    while [*map(_cores_of, _threads() - before)].count({second}) < 2:  # when they have begun
-        assert time.monotonic() < until
-        time.sleep(0.001)
-    assert affinity() == ours
-
-
 def test_as_many_threads_alone_as_among_others_need_no_second_copy(tmp_path: Path) -> None:
     session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 2, exclusive_threads=2)
     assert session._wide is session._session
 
 
-def _threads() -> set[int]:
-    return set(map(int, os.listdir("/proc/self/task")))
-
-
-def _cores_of(thread: int) -> set[int]:
-    try:
-        return os.sched_getaffinity(thread)
-    except ProcessLookupError:  # it has ended
-        return set()
-
-
-def note_runs(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, int]]:
-    """Grows by onnxruntime's session and the number of pictures of each run."""
-    noted: list[tuple[object, int]] = []
-    run = session._run
-
-    def noting(*args: Any) -> list[Array]:
-        noted.append((args[0], len(args[1]["pixels"])))
-        return run(*args)
-
-    monkeypatch.setattr(session, "_run", noting)
-    return noted
-
-
-def test_memory_is_given_back_by_sessions_that_were_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 1, exclusive_threads=2)
-    feeds = {"pixels": np.zeros((2, 8, 8, 3), np.uint8)}
-    runs = note_runs(session, monkeypatch)
-    for exclusive, used in ((False, session._session), (True, session._wide)):
-        session.run(feeds, ["vector"], exclusive=exclusive)
-        runs.clear()
-        session.release(feeds, ["vector"])
-        session.release(feeds, ["vector"])
-        assert runs == [(used, 2)], "once is enough"
-
-
-def test_a_session_without_an_arena_has_no_memory_to_give_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 1, arena=False)
-    feeds = {"pixels": np.zeros((2, 8, 8, 3), np.uint8)}
-    session.run(feeds, ["vector"])
-    runs = note_runs(session, monkeypatch)
-    session.release(feeds, ["vector"])
-    assert not runs
-
-
-@pytest.mark.parametrize(
-    ("provider", "threads", "exclusive", "sizes"),
-    [
-        (Provider.CPU, 1, False, [2, 2, 1]),
-        (Provider.CPU, 1, True, [5]),  # on two threads
-        (Provider.CPU, 2, False, [5]),
-        (Provider.CUDA, 1, False, [5]),
-    ],
-    ids=str,
-)
-def test_a_batch_takes_several_runs_where_each_has_one_thread_of_a_cpu(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    provider: Provider,
-    threads: int,
-    exclusive: bool,
-    sizes: list[int],
-) -> None:
-    """The GPU's name is all that there is of one here: the CPU computes for it."""
-    monkeypatch.setitem(NAMES, Provider.CUDA, NAMES[Provider.CPU])
-    graph = write_colours(tmp_path) / "model.onnx"
-    session = Session(graph, provider, threads, exclusive_threads=2, items_per_run=2)
-    runs = note_runs(session, monkeypatch)
-    pixels = np.arange(960, dtype=np.uint8).reshape(5, 8, 8, 3)
-    logits, vector = session.run({"pixels": pixels}, ["logits", "vector"], exclusive=exclusive)
-    assert [size for _, size in runs] == sizes
-    assert vector == pytest.approx(pixels.mean(axis=(1, 2)))
-    assert logits == pytest.approx(vector / 10)
-
-
-def test_a_batch_that_takes_too_long_is_interrupted_in_whichever_run(tmp_path: Path) -> None:
+def test_a_batch_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
     graph = tmp_path / "model.onnx"
     graph.write_bytes(onnx.parser.parse_model(STALLING).SerializeToString())
-    session = Session(graph, Provider.CPU, 1, items_per_run=1)
-    pixels = np.zeros((2, 8, 8, 3), np.uint8)
-    pixels[0], pixels[1] = 221, 255  # two million turns, and more than anybody waits for
+    session = Session(graph, Provider.CPU, 1)
+    pixels = np.full((1, 8, 8, 3), 255, np.uint8)  # more turns than anybody waits for
     with ThreadPoolExecutor() as pool:
         batch = pool.submit(session.run, {"pixels": pixels}, ["vector"])
-        first = wait_for_another(session, None)
-        wait_for_another(session, first)
+        while not session._runs:
+            time.sleep(0.001)
         [lane] = session._runs.values()
         session.interrupt([lane + 1])
         assert not batch.done(), "the runs of other threads go on"
@@ -213,12 +112,3 @@ def test_a_batch_that_takes_too_long_is_interrupted_in_whichever_run(tmp_path: P
                 batch.result(timeout=10)
         finally:
             session.interrupt([lane])
-
-
-def wait_for_another(session: Session, before: object) -> object:
-    """The run that is under way, once it is another one."""
-    while True:
-        match [*session._runs]:
-            case [run] if run is not before:
-                return run
-        time.sleep(0.001)

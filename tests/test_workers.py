@@ -1,6 +1,5 @@
 """Workers that die are started again."""
 
-import os
 import subprocess
 import sys
 import time
@@ -8,11 +7,8 @@ from pathlib import Path
 
 import httpx
 import psutil
-import pytest
 
-from service.limits import affinity, has_all_its_cores
 from tests.conftest import png
-from tests.marks import has_two_cores, keeps_to_cores
 from tests.servers import PROJECT, plain_environment, served
 
 RED = png((250, 10, 10))
@@ -60,17 +56,6 @@ def test_the_only_worker_is_killed_and_another_one_answers(small_models: Path) -
                 time.sleep(0.05)
             response = client.post("/v1/image/classify", content=RED)
         assert response.json()["results"][0]["labels"][0]["label"] == "red"
-
-
-@has_two_cores
-@keeps_to_cores
-@pytest.mark.skipif(not has_all_its_cores(), reason="a quota leaves less than all cores")
-def test_a_worker_answers_on_the_core_that_a_lone_batch_had(small_models: Path) -> None:
-    with served(small_models) as url:
-        [worker] = workers()
-        assert os.sched_getaffinity(worker.pid) == affinity()
-        assert httpx.post(f"{url}/v1/image/classify", content=RED).status_code == 200
-        assert os.sched_getaffinity(worker.pid) == {min(affinity())}
 
 
 def printed(program: str, models: Path) -> float:

@@ -32,7 +32,6 @@ class Course:
     layers: Callable[[nn.Module], list[Layers]] = all_alike
     files: Mapping[str, Content] = field(default_factory=dict)  # needed by the preprocessing
     find_encoder: FindEncoder = no_encoder
-    items_per_run: int | None = None  # of the graph
     # With folds, each is left out of one fit: (training, validation), by name. A last fit learns
     # from all training items. The validation part joins those of the folds, in their order.
     folds: Mapping[str, tuple[Part, Part]] = field(default_factory=dict)

@@ -59,7 +59,6 @@ class Encoder:
     suffixes: tuple[str, ...]  # of more such input
     limit: float  # of the greatest absolute difference between PyTorch and onnxruntime
     int8: Recipe | None = None  # of a second graph
-    items_per_run: int | None = None  # of the first graph
 
     def manifest(self, *graphs: Graph) -> Manifest:
         return Manifest(
@@ -227,9 +226,6 @@ def _efficientnet(
             operators=("Conv", "Clip", "Add", "Gemm"),
             spared=2,  # they see three channels and raw contrasts, and gain no time
         ),
-        # In fp32 a batch of three takes 1.03 times what three runs take: its activations are in no
-        # cache. In int8, 0.97.
-        items_per_run=1,
     )
 
 

@@ -117,7 +117,6 @@ def prepare(args: argparse.Namespace, modality: Kind) -> Course:
         skipped=len(decoded.data.skipped) + len(decoded.unreadable),
         layers=layers,
         files=named_files(encoder.preprocessing, folder),
-        items_per_run=encoder.items_per_run,
     )
 
 

@@ -117,8 +117,7 @@ def import_encoder(
             f" at most {encoder.limit:.0e} is let through",
         )
         # The reference first: the example's answer is its own, and so is what a GPU falls back to.
-        most = encoder.items_per_run
-        graphs = [Graph(file=GRAPH, sha256=sha256(graph), items_per_run=most)]
+        graphs = [Graph(file=GRAPH, sha256=sha256(graph))]
         content: dict[str, Content] = {GRAPH: graph, **encoder.files(files)}
         int8 = Path(scratch, INT8_GRAPH)
         if quantise_encoder(encoder, graph, int8, batches):

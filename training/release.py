@@ -80,7 +80,7 @@ def draft_manifest(
             or course.description
             or _describe(modality, course.labels),
             preprocessing=course.preprocessing,
-            graphs=(Graph(file=GRAPH, sha256=UNKNOWN, items_per_run=course.items_per_run),),
+            graphs=(Graph(file=GRAPH, sha256=UNKNOWN),),
             tasks={
                 "classify": ClassifySpec(output=OUTPUT, activation="log_softmax", labels=LABELS)
             },

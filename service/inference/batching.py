@@ -21,7 +21,7 @@ from service.errors import (
 from service.metrics import ModelSeries
 from service.model.speed import UNMEASURED, Speed
 from service.model.types import Item, Result
-from service.runtime.placement import CORES, lower_priority
+from service.runtime.placement import BATCHES, lower_priority
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,6 @@ class Lane:
     began: float = 0.0  # likewise, of its run: a batch that fails is run again by halves
     expected: float = 0.0  # seconds, of that run
     abandoned: bool = False  # it did not come back in time, and another has its place
-    core: int | None = None  # the one that it keeps to
 
     def patience(self, seconds: float) -> float:
         """How long its run may take: so many seconds, or in proportion where it is a long one."""
@@ -97,12 +96,6 @@ class Lane:
 
     def is_stuck(self, seconds: float) -> bool:
         return bool(self.jobs) and time.perf_counter() - self.began > self.patience(seconds)
-
-    def pin(self, core: int | None) -> None:
-        """Called by the lane itself; None: any core."""
-        if core != self.core:
-            CORES.pin(core)
-            self.core = core
 
 
 @dataclass(slots=True)
@@ -133,24 +126,17 @@ class Batcher:
         series: ModelSeries,
         *,
         speed: Speed = UNMEASURED,
-        pinned: bool = False,
-        exclusive_core: int | None = None,
         shared: bool = False,
         instant: bool = False,
     ) -> None:
         """Args:
         speed: of the model's runs, as measured when it was loaded.
-        pinned: each lane keeps to a core, unless its batch is the only one; who answers keeps to
-            that one's for a while.
-        lone_core: the core of a lane whose batch is; the other threads of its run have the others.
         shared: a lane leaves their part to the lanes that are idle, as on a CPU each has its cores.
         instant: items are computed where they are submitted, one by one: there is no queue.
         """
         self._compute = compute
         self._limits = limits
         self._series = series
-        self._pinned = pinned
-        self._exclusive_core = exclusive_core
         self._shared = shared
         self.instant = instant
         self._max_lanes = lanes
@@ -310,7 +296,6 @@ class Batcher:
 
     def _work(self, lane: Lane) -> None:
         """One lane: batch after batch, whatever becomes of one."""
-        CORES.pin(None)
         lower_priority()
         at_work = True
         while at_work:
@@ -327,14 +312,7 @@ class Batcher:
             return False
         self._series.released(batch.reason, [job.cost for job in batch.jobs])
         more = batch.waiting > 0 or len(batch.jobs) > 1
-        with CORES.computing(
-            lane.core, more=more, exclusive_core=self._exclusive_core, followed=self._pinned
-        ) as (
-            exclusive,
-            core,
-        ):
-            kept = self._exclusive_core is not None if exclusive else self._pinned
-            lane.pin(core if kept else None)
+        with BATCHES.computing(more=more) as exclusive:
             outcomes = self._run(lane, batch.jobs, exclusive=exclusive)
         seconds = time.perf_counter() - lane.started
         with self._changed:

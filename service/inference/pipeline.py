@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -9,7 +10,6 @@ from service.errors import BadRequest, DeadlineExceeded, NotReady
 from service.inference.servable import Servable
 from service.model.specs import Modality
 from service.model.types import File, Item, Result, Sample, TensorSample, Timings
-from service.runtime.placement import build_pool
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class Pipeline:
         follow: is told of every item, with its results; it must not wait.
         """
         self._follow = follow
-        self._decoders = build_pool(decoders, "decode")
+        self._decoders = ThreadPoolExecutor(decoders, "decode")
         self.decoded = 0  # files, by the pool; while it grows, the pool is not stuck
 
     async def predict(self, asks: Sequence[Ask], item: Files, deadline: float) -> list[Result]:

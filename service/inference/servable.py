@@ -60,16 +60,12 @@ def serve(model: Model, settings: Settings, encoders: tuple[Servable, ...] = ())
     # Texts are tokenised before: their lengths decide which of them share a batch.
     every_core = on_cpu and lanes >= settings.cores_per_worker
     in_lane = every_core and not model.preprocessor.decodes_before_queue
-    pinned = in_lane and settings.one_lane_per_core
-    exclusive_core = next(iter(settings.exclusive_cores), None) if on_cpu else None
     batcher = Batcher(
         model.compute,
         limits,
         lanes,
         series,
         speed=model.speed,
-        pinned=pinned,
-        exclusive_core=exclusive_core,
         shared=on_cpu,
         instant=bool(encoders) and on_cpu and model.speed.seconds(1) < INSTANT_SECONDS,
     )

@@ -73,7 +73,7 @@ class Graph(Frozen):
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Precision = "fp32"
     sha256: Sha256
-    items_per_run: Positive | None = None  # on one thread of a CPU; of more, several
+    items_per_run: Positive | None = Field(None, exclude=True)  # ignored; older folders have it
     side_files: tuple[SideFile, ...] | None = None  # all that it reads; None: it reads no other
 
     @property

@@ -2,10 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 
 from service.errors import BadModel, ProviderMissing
@@ -25,12 +24,13 @@ NAMES = {
 # How threads of a session wait, by onnxruntime's names. Spinning, they take the cores from others,
 # so they sleep; unless a run has the cores to itself, which makes a text's faster by a third.
 AMONG_OTHERS = {"session.intra_op.allow_spinning": "0"}
-# Threads of such a run share its work by small blocks, lest one waits for a slower one.
-ALONE = {"session.intra_op.allow_spinning": "1", "session.dynamic_block_base": "4"}
-# Behind the run they sleep at once, as spinning on they would keep others waiting; unless each has
-# a core of its own: then they spin a little longer, for a caller who asks again when answered.
-ANYWHERE = ALONE | {"session.force_spinning_stop": "1"}
-ON_CORES = ALONE | {"session.intra_op.spin_duration_us": "1000"}
+# Threads of such a run share its work by small blocks, lest one waits for a slower one. Behind the
+# run they sleep at once, as spinning on they would keep others waiting.
+ALONE = {
+    "session.intra_op.allow_spinning": "1",
+    "session.dynamic_block_base": "4",
+    "session.force_spinning_stop": "1",
+}
 FATAL = 4  # onnxruntime's own lines name no model, and each error is an exception as well
 INT_BITS = (8, 16, 32, 64)
 DTYPES = {
@@ -68,20 +68,12 @@ class Session:
         provider: Provider,
         threads: int,
         exclusive_threads: int = 0,
-        items_per_run: int | None = None,
-        exclusive_cores: Sequence[int] = (),
-        *,
-        arena: bool = True,
     ) -> None:
         """Args:
             graph: as it was read, or where it is, if it reads no other file.
             threads: for one run among others.
             lone_threads: for a run that has the machine to itself. Where they are more, a CPU gets
                 the graph twice: onnxruntime's threads belong to a session, not to a run.
-            items_per_run: where a run has one thread of a CPU, a batch of more takes several.
-            lone_cores: one for each of the lone threads. The first is the caller's, which must keep
-                to it itself. Without, the kernel places them.
-            arena: keeps memory from run to run; without one, a session of a CPU takes 110 KiB less.
 
         Raises:
             BadModel: the graph cannot be read.
@@ -90,16 +82,10 @@ class Session:
         file = graph if isinstance(graph, GraphFile) else read_graph(graph)
         wide = provider is Provider.CPU and exclusive_threads > threads
         self._shared = _share(file) if wide else {}  # kept: the sessions read it where it lies
-        self._arena = arena
-        self._session = _open(file, NAMES[provider], threads, self._shared, AMONG_OTHERS, arena)
+        self._session = _open(file, NAMES[provider], threads, self._shared, AMONG_OTHERS)
         self._wide = (
-            _open(file, CPU, exclusive_threads, self._shared, _exclusive(exclusive_cores), arena)
-            if wide
-            else self._session
+            _open(file, CPU, exclusive_threads, self._shared, ALONE) if wide else self._session
         )
-        one_thread = provider is Provider.CPU and threads == 1
-        self._items_per_run = items_per_run if one_thread else None
-        self._used: set[onnxruntime.InferenceSession] = set()  # since their memory was given back
         self._runs: dict[onnxruntime.RunOptions, int] = {}  # and the thread of each
         self.inputs = _describe(self._session.get_inputs())
         self.outputs = _describe(self._session.get_outputs())
@@ -108,67 +94,21 @@ class Session:
         self, feeds: Mapping[str, Array], outputs: Sequence[str], *, exclusive: bool = False
     ) -> list[Array]:
         """The named outputs for these inputs, in order; each [N, ...]."""
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = FATAL
         session = self._wide if exclusive else self._session
-        most = self._items_per_run if session is self._session else None
+        self._runs[options] = threading.get_ident()
         try:
-            runs = [
-                self._run(session, part, list(outputs), _options()) for part in _parts(feeds, most)
-            ]
-        finally:  # not before: until now, a release would have been in vain
-            self._used.add(session)
-        return runs[0] if len(runs) == 1 else list(map(np.concatenate, zip(*runs, strict=True)))
+            arrays: list[Array] = session.run(list(outputs), dict(feeds), options)
+        finally:
+            del self._runs[options]
+        return arrays
 
     def interrupt(self, threads: Collection[int | None]) -> None:
         """Let the runs of these threads fail, at the next node of their graph."""
         for options, thread in list(self._runs.items()):
             if thread in threads:
                 options.terminate = True
-
-    def release(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> None:
-        """Give back the memory that larger batches left reserved, by a run of these feeds."""
-        for session in [*self._used] if self._arena else ():
-            self._used.discard(session)
-            options = _options()
-            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-            self._run(session, feeds, list(outputs), options)
-
-    def _run(
-        self,
-        session: onnxruntime.InferenceSession,
-        feeds: Mapping[str, Array],
-        outputs: list[str],
-        options: onnxruntime.RunOptions,
-    ) -> list[Array]:
-        self._runs[options] = threading.get_ident()
-        try:
-            arrays: list[Array] = session.run(outputs, dict(feeds), options)
-        finally:
-            del self._runs[options]
-        return arrays
-
-
-def _options() -> onnxruntime.RunOptions:
-    options = onnxruntime.RunOptions()
-    options.log_severity_level = FATAL
-    return options
-
-
-def _parts(feeds: Mapping[str, Array], most: int | None) -> Iterator[Mapping[str, Array]]:
-    """A batch, in parts of so many items at most."""
-    items = len(next(iter(feeds.values())))
-    if most is None or items <= most:
-        yield feeds
-        return
-    for first in range(0, items, most):
-        yield {name: array[first : first + most] for name, array in feeds.items()}
-
-
-def _exclusive(cores: Sequence[int]) -> dict[str, str]:
-    """How threads of a run that is alone wait, and where."""
-    if not cores:
-        return ANYWHERE
-    others = ";".join(str(core + 1) for core in cores[1:])  # onnxruntime counts from 1
-    return ON_CORES | {"session.intra_op_thread_affinities": others}
 
 
 def _share(file: GraphFile) -> dict[str, onnxruntime.OrtValue]:
@@ -185,13 +125,12 @@ def _open(
     threads: int,
     shared: Mapping[str, onnxruntime.OrtValue],
     waiting: Mapping[str, str],
-    arena: bool,
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = FATAL
-    options.enable_cpu_mem_arena = arena
+    options.enable_cpu_mem_arena = False  # it would keep what the largest batch needed
     options.add_session_config_entry("session.load_model_format", "ONNX")
     for name, value in waiting.items():
         options.add_session_config_entry(name, value)

@@ -42,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=("fp32", "fp16", "int8"), default="fp32")
     add("--tolerance", type=float, default=TOLERANCE, help="of the example's answer, absolute")
     add("--max-batch", type=int, help=f"default: {MAX_BATCH}, or 1 if the graph takes only one")
-    add("--items-per-run", type=int, metavar="N", help="where a run has one thread of a CPU")
     add("--source", help="where the weights come from")
     add("--licence", default=UNSTATED)
     add("--data", default=UNSTATED, help="what they were trained on")

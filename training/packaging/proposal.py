@@ -51,7 +51,6 @@ def propose(
             {
                 **graph.declared.model_dump(exclude_none=True),
                 "precision": args.precision,
-                "items_per_run": args.items_per_run,
             }
         ],
         "tasks": tasks,
