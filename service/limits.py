@@ -19,16 +19,31 @@ class InputLimits:
 DEFAULT_LIMITS = InputLimits()
 
 
+def affinity() -> set[int]:
+    """The numbers of the cores that the calling thread may run on."""
+    affine = hasattr(os, "sched_getaffinity")  # Linux has it, macOS does not
+    return os.sched_getaffinity(0) if affine else set(range(os.cpu_count() or 1))
+
+
+# Read once, by the main thread: a pinned lane, and the threads that it starts, see one core.
+AFFINITY = frozenset(affinity())
+
+
 def core_budget(cgroup: Path = CGROUP) -> int:
     """The number of whole cores that this process can use: its affinity or, if smaller, its quota.
 
     `os.cpu_count()` ignores the quota: a container with two cores on a host with 64 sees 64, and
     32 threads per core slow everything down.
     """
-    affine = hasattr(os, "sched_getaffinity")  # Linux has it, macOS does not
-    cores = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
+    cores = len(AFFINITY)
     quota = _cgroup_quota(cgroup)
     return max(1, min(cores, round(quota))) if quota else cores
+
+
+def has_all_its_cores(cgroup: Path = CGROUP) -> bool:
+    """Whether the CPU quota allows all cores of the affinity at the same time."""
+    quota = _cgroup_quota(cgroup)
+    return quota is None or quota >= len(AFFINITY)
 
 
 def _cgroup_quota(cgroup: Path) -> float | None:

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import OperatorError
-from service.limits import InputLimits, core_budget
+from service.limits import AFFINITY, InputLimits, core_budget, has_all_its_cores
 
 INPUT = InputLimits()
 PREFIX = "SENSORIUM_"
@@ -98,6 +98,7 @@ class Settings(BaseSettings):
     exclusive_threads: NonNegativeInt = Field(
         0, description="Threads for a single item while no other arrived for 50 ms."
     )
+    pin_exclusive: bool = Field(True, description="Pins the threads of an exclusive run to cores.")
     decode_threads: NonNegativeInt = Field(0, description="Threads that decode files.")
     max_queue: PositiveInt = Field(512, description="Items that can wait for one model.")
     max_wait_ms: PositiveInt = Field(
@@ -190,6 +191,18 @@ class Settings(BaseSettings):
     @property
     def threads_exclusive(self) -> int:
         return self.exclusive_threads or self.cores_per_worker
+
+    @cached_property
+    def exclusive_cores(self) -> tuple[int, ...]:
+        """A core for each thread of an exclusive run; empty if the kernel places them.
+
+        The kernel places threads if other workers or a quota share the cores. It also places fewer
+        threads than cores, because it knows which cores are hyperthreads.
+        """
+        able = self.pin_exclusive and hasattr(os, "sched_setaffinity")
+        owns_cores = able and self.workers == 1 and has_all_its_cores()
+        cores, threads = tuple(sorted(AFFINITY)), self.threads_exclusive
+        return cores if owns_cores and self.threads_per_lane < threads == len(cores) else ()
 
     @property
     def decoders(self) -> int:

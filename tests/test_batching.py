@@ -20,11 +20,12 @@ from service.errors import (
     Unreadable,
 )
 from service.inference.batching import Batcher, BatchLimits
+from service.limits import affinity
 from service.metrics import DROPPED, ModelSeries, samples
 from service.model.speed import Speed
 from service.model.types import Item, Result, Sample
 from service.runtime.placement import NICENESS
-from tests.marks import knows_threads
+from tests.marks import has_two_cores, keeps_to_cores, knows_threads
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +36,7 @@ class Doubler:
     def __init__(self, *, held: bool = False) -> None:
         self.batches: list[list[int]] = []
         self.exclusive: list[bool] = []
+        self.cores: list[set[int]] = []  # on which each batch may run
         self.started = threading.Semaphore(0)
         self.go = threading.Event()
         if not held:
@@ -42,6 +44,7 @@ class Doubler:
 
     def __call__(self, items: Sequence[Item], exclusive: bool) -> list[Result]:
         self.exclusive.append(exclusive)
+        self.cores.append(affinity())
         self.thread = threading.get_native_id()
         samples = [item for item in items if isinstance(item, Sample)]
         self.batches.append([int(sample.data) for sample in samples])
@@ -60,11 +63,12 @@ def batcher(
     model: Doubler,
     *,
     lanes: int = 1,
+    exclusive_core: int | None = None,
     shared: bool = False,
     **limits: Any,
 ) -> Batcher:
     least, series = BatchLimits(**{"items": 8, "padding": 10, **limits}), ModelSeries("doubler", 1)
-    return Batcher(model, least, lanes, series, shared=shared)
+    return Batcher(model, least, lanes, series, exclusive_core=exclusive_core, shared=shared)
 
 
 @pytest.fixture
@@ -215,6 +219,25 @@ async def test_lanes_give_way_to_those_that_answer() -> None:
         await doubler.submit(number(1))
         ours = os.getpriority(os.PRIO_PROCESS, 0)
         assert os.getpriority(os.PRIO_PROCESS, model.thread) == ours + NICENESS
+
+
+@has_two_cores
+@keeps_to_cores
+@pytest.mark.usefixtures("no_quiet")
+@pytest.mark.parametrize("exclusive_core", [None, min(affinity()), max(affinity())])
+async def test_a_lane_is_pinned_while_its_batch_is_exclusive(exclusive_core: int | None) -> None:
+    model = Doubler(held=True)
+    async with batcher(model, lanes=2, exclusive_core=exclusive_core, items=1) as doubler:
+        callers = [asyncio.create_task(doubler.submit(number(0)))]
+        await model.has_started()
+        callers += [asyncio.create_task(doubler.submit(number(n))) for n in (1, 2, 3)]
+        await model.has_started()
+        model.go.set()
+        await asyncio.gather(*callers)
+        await doubler.submit(number(4))  # exclusive again
+    pinned = affinity() if exclusive_core is None else {exclusive_core}
+    assert model.cores[0] == model.cores[-1] == pinned
+    assert model.cores[1] == affinity()
 
 
 async def test_a_sample_beyond_the_budget_runs_alone() -> None:

@@ -9,13 +9,15 @@ import pytest
 
 from service.errors import NotReady
 from service.inference.pipeline import Pipeline
+from service.limits import affinity
 from service.runtime.placement import (
     NICENESS,
     QUIET_SECONDS,
     Batches,
     lower_priority,
+    pin,
 )
-from tests.marks import knows_threads
+from tests.marks import keeps_to_cores, knows_threads
 
 
 def test_a_batch_that_fails_is_counted_no_more() -> None:
@@ -49,6 +51,24 @@ def test_a_batch_is_alone_after_a_while_without_company(monkeypatch: pytest.Monk
     assert not is_exclusive(more=True)
     now += QUIET_SECONDS
     assert not is_exclusive()
+
+
+@keeps_to_cores
+def test_a_thread_keeps_to_a_core_until_it_is_let_go() -> None:
+    own = affinity()
+    core = max(own)
+    seen = []
+
+    def work() -> None:
+        for wanted in (core, None, 10_000):  # there is no such core, and nothing happens
+            pin(wanted)
+            seen.append(os.sched_getaffinity(0))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [{core}, own, own]
+    assert affinity() == own
 
 
 @pytest.mark.anyio

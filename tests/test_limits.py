@@ -1,13 +1,17 @@
 """How many cores there really are, and how they are shared out."""
 
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.errors import OperatorError
-from service.limits import core_budget
+from service.limits import AFFINITY, core_budget, has_all_its_cores
+from service.runtime.placement import pin
 from service.settings import Settings, read_settings
+from tests.marks import has_two_cores, keeps_to_cores
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -58,6 +62,61 @@ def test_an_operator_may_set_them_otherwise(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(f"SENSORIUM_{name}", "5")
     settings = Settings()
     assert settings.lanes_per_model == settings.threads_per_lane == settings.decoders == 5
+
+
+@keeps_to_cores
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, True),
+        ({"exclusive_threads": 3}, False),
+        ({"exclusive_threads": 5}, False),
+        ({"pin_exclusive": False}, False),
+        ({"workers": 2}, False),  # each has two, nobody knows which
+        ({"threads": 4}, False),  # a batch among others has as many
+    ],
+)
+def test_threads_of_a_lone_batch_have_a_core_each_where_the_cores_are_ours(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], kept: bool
+) -> None:
+    monkeypatch.setattr("service.settings.AFFINITY", {7, 8, 6, 9})
+    monkeypatch.setattr("service.settings.core_budget", lambda: 4)
+    monkeypatch.setattr("service.settings.has_all_its_cores", lambda: True)
+    assert Settings(**settings).exclusive_cores == ((6, 7, 8, 9) if kept else ())
+    monkeypatch.setattr("service.settings.has_all_its_cores", lambda: False)
+    assert Settings(**settings).exclusive_cores == ()
+
+
+@pytest.mark.parametrize(("share", "all_its_cores"), [(None, True), (1.0, True), (0.9, False)])
+def test_a_quota_may_keep_a_process_from_all_its_cores(
+    tmp_path: Path, share: float | None, all_its_cores: bool
+) -> None:
+    if share:
+        (tmp_path / "cpu.max").write_text(f"{CORES * share * 100_000:.0f} 100000\n")
+    assert has_all_its_cores(tmp_path) is all_its_cores
+
+
+@has_two_cores
+@keeps_to_cores
+def test_a_thread_that_keeps_to_a_core_sees_all_cores_of_the_process() -> None:
+    def placement() -> tuple[object, ...]:
+        settings = Settings(lanes=len(AFFINITY), threads=1)
+        return (
+            core_budget(),
+            has_all_its_cores(),
+            settings.exclusive_cores,
+        )
+
+    wanted, found = placement(), []
+
+    def place() -> None:
+        pin(min(AFFINITY))
+        found.append(placement())
+
+    thread = threading.Thread(target=place)
+    thread.start()
+    thread.join()
+    assert found == [wanted]
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "Infinity"])

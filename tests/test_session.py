@@ -1,5 +1,6 @@
 """onnxruntime behind one call, and where it runs."""
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,9 +10,11 @@ import onnx.parser
 import pytest
 
 from service.errors import BadModel, ProviderMissing
+from service.limits import affinity
 from service.runtime.session import Session, choose_provider
 from service.settings import Provider
 from tests.conftest import write_colours
+from tests.marks import has_two_cores, knows_threads
 from tests.test_watch import STALLING
 
 CPU_ONLY = ["AzureExecutionProvider", "CPUExecutionProvider"]
@@ -89,9 +92,36 @@ def test_a_lone_run_gives_the_same_on_all_cores(tmp_path: Path) -> None:
     assert exclusive == pytest.approx(among_others)
 
 
+@has_two_cores
+@knows_threads
+def test_threads_of_a_lone_run_keep_to_their_cores_but_the_caller(tmp_path: Path) -> None:
+    graph, before, ours = write_colours(tmp_path) / "model.onnx", _threads(), affinity()
+    first, second, *_ = sorted(ours)
+    session = Session(
+        graph, Provider.CPU, threads=1, exclusive_threads=3, exclusive_cores=(first, second, second)
+    )
+    assert session._wide is not session._session
+    until = time.monotonic() + 10
+    while [*map(_cores_of, _threads() - before)].count({second}) < 2:  # when they have begun
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    assert affinity() == ours
+
+
 def test_as_many_threads_alone_as_among_others_need_no_second_copy(tmp_path: Path) -> None:
     session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 2, exclusive_threads=2)
     assert session._wide is session._session
+
+
+def _threads() -> set[int]:
+    return set(map(int, os.listdir("/proc/self/task")))
+
+
+def _cores_of(thread: int) -> set[int]:
+    try:
+        return os.sched_getaffinity(thread)
+    except ProcessLookupError:  # it has ended
+        return set()
 
 
 def test_a_batch_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from service.errors import (
 from service.metrics import ModelSeries
 from service.model.speed import UNMEASURED, Speed
 from service.model.types import Item, Result
-from service.runtime.placement import BATCHES, lower_priority
+from service.runtime.placement import BATCHES, lower_priority, pin
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ class Lane:
     began: float = 0.0  # likewise, of its run: a batch that fails is run again by halves
     expected: float = 0.0  # seconds, of that run
     abandoned: bool = False  # it did not come back in time, and another has its place
+    core: int | None = None  # that it is pinned to
 
     def patience(self, seconds: float) -> float:
         """How long its run may take: so many seconds, or in proportion where it is a long one."""
@@ -96,6 +97,12 @@ class Lane:
 
     def is_stuck(self, seconds: float) -> bool:
         return bool(self.jobs) and time.perf_counter() - self.began > self.patience(seconds)
+
+    def pin(self, core: int | None) -> None:
+        """Called by the lane itself; None: any core."""
+        if core != self.core:
+            pin(core)
+            self.core = core
 
 
 @dataclass(slots=True)
@@ -126,17 +133,20 @@ class Batcher:
         series: ModelSeries,
         *,
         speed: Speed = UNMEASURED,
+        exclusive_core: int | None = None,
         shared: bool = False,
         instant: bool = False,
     ) -> None:
         """Args:
         speed: of the model's runs, as measured when it was loaded.
+        exclusive_core: of a lane with an exclusive run, whose other threads have the other cores.
         shared: a lane leaves their part to the lanes that are idle, as on a CPU each has its cores.
         instant: items are computed where they are submitted, one by one: there is no queue.
         """
         self._compute = compute
         self._limits = limits
         self._series = series
+        self._exclusive_core = exclusive_core
         self._shared = shared
         self.instant = instant
         self._max_lanes = lanes
@@ -313,6 +323,7 @@ class Batcher:
         self._series.released(batch.reason, [job.cost for job in batch.jobs])
         more = batch.waiting > 0 or len(batch.jobs) > 1
         with BATCHES.computing(more=more) as exclusive:
+            lane.pin(self._exclusive_core if exclusive else None)
             outcomes = self._run(lane, batch.jobs, exclusive=exclusive)
         seconds = time.perf_counter() - lane.started
         with self._changed:

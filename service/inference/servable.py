@@ -66,6 +66,7 @@ def serve(model: Model, settings: Settings, encoders: tuple[Servable, ...] = ())
         lanes,
         series,
         speed=model.speed,
+        exclusive_core=next(iter(settings.exclusive_cores), None) if on_cpu else None,
         shared=on_cpu,
         instant=bool(encoders) and on_cpu and model.speed.seconds(1) < INSTANT_SECONDS,
     )

@@ -214,6 +214,7 @@ def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: Fi
             provider,
             threads,
             exclusive_threads,
+            settings.exclusive_cores,
         ),
         outputs=tuple(sorted({task.output for task in tasks.values()})),
         tasks=tasks,

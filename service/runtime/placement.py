@@ -1,4 +1,4 @@
-"""Placement: which batch may take all cores, and which threads yield."""
+"""Placement: which batch may take all cores, which threads are pinned, and which yield."""
 
 import math
 import os
@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from time import perf_counter
+
+from service.limits import AFFINITY
 
 NICENESS = 3  # of a thread that computes, more than the others': half their weight
 # A batch may take all cores if no two batches overlapped for this long. Clients that are answered
@@ -49,6 +51,14 @@ class Batches:
 
 
 BATCHES = Batches()
+
+
+def pin(core: int | None) -> None:
+    """Let the calling thread run on one core only, or again on all."""
+    # If the container's cores have changed since the start, the kernel keeps to those. Not every
+    # system has such a call.
+    with suppress(OSError, AttributeError):
+        os.sched_setaffinity(0, AFFINITY if core is None else {core})
 
 
 def lower_priority() -> None:

@@ -24,13 +24,13 @@ NAMES = {
 # How threads of a session wait, by onnxruntime's names. Spinning, they take the cores from others,
 # so they sleep; unless a run has the cores to itself, which makes a text's faster by a third.
 AMONG_OTHERS = {"session.intra_op.allow_spinning": "0"}
-# Threads of such a run share its work by small blocks, lest one waits for a slower one. Behind the
-# run they sleep at once, as spinning on they would keep others waiting.
-ALONE = {
-    "session.intra_op.allow_spinning": "1",
-    "session.dynamic_block_base": "4",
-    "session.force_spinning_stop": "1",
-}
+# Threads of such a run share its work by small blocks, so that none waits for a slower one.
+ALONE = {"session.intra_op.allow_spinning": "1", "session.dynamic_block_base": "4"}
+# After the run they sleep at once, because spinning would keep others waiting. If each has a core
+# of its own, they spin 1 ms longer for the next request. For a client that sends 20 short texts or
+# 10 photos a second, this takes p50 from 9.8 to 6.3 ms, or from 17.6 to 11.6.
+ANYWHERE = ALONE | {"session.force_spinning_stop": "1"}
+ON_CORES = ALONE | {"session.intra_op.spin_duration_us": "1000"}
 FATAL = 4  # onnxruntime's own lines name no model, and each error is an exception as well
 INT_BITS = (8, 16, 32, 64)
 DTYPES = {
@@ -68,12 +68,15 @@ class Session:
         provider: Provider,
         threads: int,
         exclusive_threads: int = 0,
+        exclusive_cores: Sequence[int] = (),
     ) -> None:
         """Args:
             graph: as it was read, or where it is, if it reads no other file.
             threads: for one run among others.
-            lone_threads: for a run that has the machine to itself. Where they are more, a CPU gets
-                the graph twice: onnxruntime's threads belong to a session, not to a run.
+            exclusive_threads: for a run that has the machine to itself. If they are more, a CPU
+                gets the graph twice: onnxruntime's threads belong to a session, not to a run.
+            exclusive_cores: one for each thread of an exclusive run. The first is the caller's,
+                which must pin itself. Without them, the kernel places the threads.
 
         Raises:
             BadModel: the graph cannot be read.
@@ -84,7 +87,9 @@ class Session:
         self._shared = _share(file) if wide else {}  # kept: the sessions read it where it lies
         self._session = _open(file, NAMES[provider], threads, self._shared, AMONG_OTHERS)
         self._wide = (
-            _open(file, CPU, exclusive_threads, self._shared, ALONE) if wide else self._session
+            _open(file, CPU, exclusive_threads, self._shared, _exclusive(exclusive_cores))
+            if wide
+            else self._session
         )
         self._runs: dict[onnxruntime.RunOptions, int] = {}  # and the thread of each
         self.inputs = _describe(self._session.get_inputs())
@@ -109,6 +114,14 @@ class Session:
         for options, thread in list(self._runs.items()):
             if thread in threads:
                 options.terminate = True
+
+
+def _exclusive(cores: Sequence[int]) -> dict[str, str]:
+    """How the threads of an exclusive run wait, and where."""
+    if not cores:
+        return ANYWHERE
+    others = ";".join(str(core + 1) for core in cores[1:])  # onnxruntime counts from 1
+    return ON_CORES | {"session.intra_op_thread_affinities": others}
 
 
 def _share(file: GraphFile) -> dict[str, onnxruntime.OrtValue]:
