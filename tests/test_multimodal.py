@@ -61,7 +61,7 @@ async def test_a_table_becomes_a_model_that_is_served(
 
     assert await asyncio.to_thread(fit, write_table(tmp_path), models) == 0
     said = capsys.readouterr().out
-    assert "row 37: has no audio, image or text" in said
+    assert "row 37: has no image, text or audio" in said
     assert "nowhere.png" in said
     async with serving(models) as client:
         for parts, expected in (
