@@ -4,6 +4,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx.parser
@@ -12,6 +13,7 @@ import pytest
 from service.errors import BadModel, ProviderMissing
 from service.limits import affinity
 from service.runtime.session import Session, choose_provider
+from service.runtime.tensors import Array
 from service.settings import Provider
 from tests.conftest import write_colours
 from tests.marks import has_two_cores, knows_threads
@@ -122,6 +124,44 @@ def _cores_of(thread: int) -> set[int]:
         return os.sched_getaffinity(thread)
     except ProcessLookupError:  # it has ended
         return set()
+
+
+def note_runs(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, int]]:
+    """Grows by onnxruntime's session and the number of pictures of each run."""
+    noted: list[tuple[object, int]] = []
+    run = session._run
+
+    def noting(*args: Any) -> list[Array]:
+        noted.append((args[0], len(args[1]["pixels"])))
+        return run(*args)
+
+    monkeypatch.setattr(session, "_run", noting)
+    return noted
+
+
+def test_memory_is_given_back_by_sessions_that_were_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 1, exclusive_threads=2)
+    feeds = {"pixels": np.zeros((2, 8, 8, 3), np.uint8)}
+    runs = note_runs(session, monkeypatch)
+    for exclusive, used in ((False, session._session), (True, session._wide)):
+        session.run(feeds, ["vector"], exclusive=exclusive)
+        runs.clear()
+        session.release(feeds, ["vector"])
+        session.release(feeds, ["vector"])
+        assert runs == [(used, 2)], "once is enough"
+
+
+def test_a_session_without_an_arena_has_no_memory_to_give_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(write_colours(tmp_path) / "model.onnx", Provider.CPU, 1, arena=False)
+    feeds = {"pixels": np.zeros((2, 8, 8, 3), np.uint8)}
+    session.run(feeds, ["vector"])
+    runs = note_runs(session, monkeypatch)
+    session.release(feeds, ["vector"])
+    assert not runs
 
 
 def test_a_batch_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:

@@ -186,7 +186,9 @@ async def test_a_slow_model_spends_no_time_on_the_watch(
         assert counted["run"] == 1
         state.watch._examples[slow] = (time.monotonic() - 1000, None)
         assert not state.watch._is_example_due(slow)
+        state.watch._release_memory()
         assert counted == {"run": 1}
+        assert slow.model.session._used, "it would have run to give memory back"
 
 
 async def test_a_run_that_does_not_end_is_stopped_when_its_model_is_unloaded(
@@ -368,5 +370,6 @@ async def test_what_a_run_needed_much_of_is_given_back(
     async with watched(tmp_path, HUNGRY) as (state, client):
         before = resident()
         assert (await client.post("/v1/image/embed", content=BRIGHT)).status_code == 200
+        assert resident() > before + 150 * megabyte
         async with watching(state):
             await wait_until_fewer(before + 50 * megabyte)

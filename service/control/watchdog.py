@@ -5,6 +5,7 @@ import gc
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import NamedTuple
@@ -27,6 +28,7 @@ TRIM_SECONDS = 15.0  # between two releases of freed memory
 HOPELESS = 3.0
 EXAMPLE_SECONDS = 30.0  # between two runs of a model's own example
 EXAMPLE_SHARE = 0.05  # of a model's time, at most, for its example
+SLOW_SECONDS = 0.5  # per item; slower models release no memory
 
 
 class Ailment(NamedTuple):
@@ -62,7 +64,7 @@ class Watchdog:
             "watching the lanes": partial(_repeat, PAUSE, self._check_lanes),
             "watching decoders and examples": partial(_repeat, PAUSE, self._try_out),
             "releasing memory": partial(
-                _repeat, TRIM_SECONDS, partial(asyncio.to_thread, _release_memory)
+                _repeat, TRIM_SECONDS, lambda: asyncio.to_thread(self._release_memory)
             ),
         }
         await asyncio.gather(*(supervise(name, check) for name, check in checks.items()))
@@ -139,6 +141,15 @@ class Watchdog:
             pass
         self._examples[served] = (monotonic(), ailment)
 
+    def _release_memory(self) -> None:
+        for served in self._repository.served():
+            if served.model.speed.item > SLOW_SECONDS:
+                continue
+            with suppress(Exception):  # the example run reports a failing graph
+                served.model.release()
+        gc.collect()  # errors and tracebacks form cycles, which hold request bodies
+        give_memory_back()
+
     def _report(self) -> None:
         ailment = self._stuck or self._failing
         if ailment and not self.ailment:
@@ -150,11 +161,6 @@ class Watchdog:
         self.ailment = ailment.reason if ailment else None
         if ailment and self._since and monotonic() - self._since > HOPELESS * ailment.patience:
             end_worker(f"it does not recover: {ailment.reason}")
-
-
-def _release_memory() -> None:
-    gc.collect()  # errors and tracebacks form cycles, which hold request bodies
-    give_memory_back()
 
 
 async def _repeat(pause: float, act: Callable[[], Awaitable[None]]) -> None:

@@ -136,6 +136,12 @@ class Model:
         except CallerError as error:
             return error
 
+    def release(self) -> None:
+        """Give back the memory that larger batches left reserved, by a run of the example."""
+        if self.example:
+            feeds = self.preprocessor.collate([self.example])
+            self.session.release(feeds, self.outputs)
+
     def answers(
         self, samples: Sequence[Sample], *, exclusive: bool = False
     ) -> list[dict[str, Any]]:
@@ -179,7 +185,9 @@ def load(folder: Path, settings: Settings, find_encoder: FindEncoder = no_encode
     check_example(model, example, payload)
     largest = manifest.batching.max_batch
     speed = measure(lambda items: model.run([example] * items), example.cost, largest)
-    return replace(model, example=example, speed=speed)
+    checked = replace(model, example=example, speed=speed)
+    checked.release()
+    return checked
 
 
 def answer_example(
@@ -215,6 +223,7 @@ def _open(folder: Path, manifest: Manifest, settings: Settings, find_encoder: Fi
             threads,
             exclusive_threads,
             settings.exclusive_cores,
+            arena=not encoders,
         ),
         outputs=tuple(sorted({task.output for task in tasks.values()})),
         tasks=tasks,

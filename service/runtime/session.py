@@ -69,6 +69,8 @@ class Session:
         threads: int,
         exclusive_threads: int = 0,
         exclusive_cores: Sequence[int] = (),
+        *,
+        arena: bool = True,
     ) -> None:
         """Args:
             graph: as it was read, or where it is, if it reads no other file.
@@ -77,6 +79,7 @@ class Session:
                 gets the graph twice: onnxruntime's threads belong to a session, not to a run.
             exclusive_cores: one for each thread of an exclusive run. The first is the caller's,
                 which must pin itself. Without them, the kernel places the threads.
+            arena: keeps memory from run to run; without one, a session of a CPU takes 110 KiB less.
 
         Raises:
             BadModel: the graph cannot be read.
@@ -85,12 +88,14 @@ class Session:
         file = graph if isinstance(graph, GraphFile) else read_graph(graph)
         wide = provider is Provider.CPU and exclusive_threads > threads
         self._shared = _share(file) if wide else {}  # kept: the sessions read it where it lies
-        self._session = _open(file, NAMES[provider], threads, self._shared, AMONG_OTHERS)
+        self._arena = arena
+        self._session = _open(file, NAMES[provider], threads, self._shared, AMONG_OTHERS, arena)
         self._wide = (
-            _open(file, CPU, exclusive_threads, self._shared, _exclusive(exclusive_cores))
+            _open(file, CPU, exclusive_threads, self._shared, _exclusive(exclusive_cores), arena)
             if wide
             else self._session
         )
+        self._used: set[onnxruntime.InferenceSession] = set()  # since their memory was given back
         self._runs: dict[onnxruntime.RunOptions, int] = {}  # and the thread of each
         self.inputs = _describe(self._session.get_inputs())
         self.outputs = _describe(self._session.get_outputs())
@@ -99,21 +104,48 @@ class Session:
         self, feeds: Mapping[str, Array], outputs: Sequence[str], *, exclusive: bool = False
     ) -> list[Array]:
         """The named outputs for these inputs, in order; each [N, ...]."""
-        options = onnxruntime.RunOptions()
-        options.log_severity_level = FATAL
         session = self._wide if exclusive else self._session
-        self._runs[options] = threading.get_ident()
         try:
-            arrays: list[Array] = session.run(list(outputs), dict(feeds), options)
-        finally:
-            del self._runs[options]
-        return arrays
+            return self._run(session, feeds, list(outputs), _options())
+        finally:  # not before: until now, a release would have been in vain
+            self._used.add(session)
 
     def interrupt(self, threads: Collection[int | None]) -> None:
         """Let the runs of these threads fail, at the next node of their graph."""
         for options, thread in list(self._runs.items()):
             if thread in threads:
                 options.terminate = True
+
+    def release(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> None:
+        """Return the memory that larger batches left in the arena, by a run of these feeds.
+
+        Without an arena nothing is left, but 32 clients get 0.95 of their short texts.
+        """
+        for session in [*self._used] if self._arena else ():
+            self._used.discard(session)
+            options = _options()
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+            self._run(session, feeds, list(outputs), options)
+
+    def _run(
+        self,
+        session: onnxruntime.InferenceSession,
+        feeds: Mapping[str, Array],
+        outputs: list[str],
+        options: onnxruntime.RunOptions,
+    ) -> list[Array]:
+        self._runs[options] = threading.get_ident()
+        try:
+            arrays: list[Array] = session.run(outputs, dict(feeds), options)
+        finally:
+            del self._runs[options]
+        return arrays
+
+
+def _options() -> onnxruntime.RunOptions:
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = FATAL
+    return options
 
 
 def _exclusive(cores: Sequence[int]) -> dict[str, str]:
@@ -138,12 +170,13 @@ def _open(
     threads: int,
     shared: Mapping[str, onnxruntime.OrtValue],
     waiting: Mapping[str, str],
+    arena: bool,
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = FATAL
-    options.enable_cpu_mem_arena = False  # it would keep what the largest batch needed
+    options.enable_cpu_mem_arena = arena
     options.add_session_config_entry("session.load_model_format", "ONNX")
     for name, value in waiting.items():
         options.add_session_config_entry(name, value)
