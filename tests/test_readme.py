@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand there."""
+"""The README's commands, and the folder written by hand in docs/models.md, as they stand there."""
 
 import hashlib
 import json
@@ -19,9 +19,14 @@ from tests.servers import served
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS: list[tuple[str, str]] = re.findall(
-    r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL
-)
+BY_HAND = (ROOT / "docs/models.md").read_text().split("\n## Write a folder by hand\n")[1]
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+BLOCKS = blocks(README)
 CURLS = [
     (command, answer)
     for (kind, command), (_, answer) in zip(BLOCKS, [*BLOCKS[1:], ("", "")], strict=True)
@@ -31,7 +36,7 @@ MAKES = re.findall(r"^make (\w+)", "".join(text for kind, text in BLOCKS if kind
 
 
 def only(kind: str) -> str:
-    [block] = [text for found, text in BLOCKS if found == kind]
+    [block] = [text for found, text in blocks(BY_HAND) if found == kind]
     return block
 
 
