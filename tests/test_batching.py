@@ -19,7 +19,8 @@ from service.errors import (
     QueueFull,
     Unreadable,
 )
-from service.inference.batching import Batcher, BatchLimits
+from service.inference.batch import BatchLimits
+from service.inference.batching import Batcher
 from service.limits import affinity
 from service.metrics import DROPPED, ModelSeries, samples
 from service.model.speed import Speed

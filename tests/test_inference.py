@@ -18,7 +18,8 @@ from service.api.v2 import infer
 from service.api.v2.datatypes import Datatype, from_binary, to_binary
 from service.api.v2.infer import _highest
 from service.errors import BadRequest, TooLarge
-from service.inference.batching import Batcher, BatchLimits
+from service.inference.batch import BatchLimits
+from service.inference.batching import Batcher
 from service.metrics import ModelSeries
 from service.model.types import Item, Result, Sample, TensorSample
 from tests.conftest import png, tone, write_colours, write_mood, write_warmth

@@ -15,7 +15,8 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from service.errors import BadModel, BatchFailed, Unreadable
-from service.inference.batching import Batcher, BatchLimits
+from service.inference.batch import BatchLimits
+from service.inference.batching import Batcher
 from service.metrics import ModelSeries
 from service.model.model import Model, load
 from service.model.preprocessing.text import TextPreprocessing, TextPreprocessor

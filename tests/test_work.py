@@ -20,7 +20,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from loadtests.compare.payloads import mixed_lengths
 from service.api import build_api
 from service.inference.admission import enter
-from service.inference.batching import Batcher, BatchLimits
+from service.inference.batch import BatchLimits
+from service.inference.batching import Batcher
 from service.metrics import ModelSeries
 from service.model.preprocessing.image import ImagePreprocessing, ImagePreprocessor
 from service.model.types import Item, Result, Sample

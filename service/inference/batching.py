@@ -1,4 +1,4 @@
-"""Batching: what waits while the lanes are busy becomes the next batch; there is no timer."""
+"""Batching: items that wait while the lanes are busy become the next batch, without a timer."""
 
 import asyncio
 import logging
@@ -6,18 +6,13 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
-from service.errors import (
-    BatchFailed,
-    CallerError,
-    DeadlineExceeded,
-    NotReady,
-    QueueFull,
-)
+from service.errors import BatchFailed, CallerError, NotReady, QueueFull
+from service.inference.batch import Batch, BatchLimits, Job, choose_batch, padded_cost
 from service.metrics import ModelSeries
 from service.model.speed import UNMEASURED, Speed
 from service.model.types import Item, Result
@@ -25,81 +20,38 @@ from service.runtime.placement import BATCHES, lower_priority, pin
 
 logger = logging.getLogger(__name__)
 
-SLOWER = 5.0  # a run that takes so many times what is expected of it is stuck
-MAX_CAUSES = 100  # different errors of one model that are logged
-IDLE_SECONDS = 10.0  # after which a lane without work ends, so that an idle model has no thread
+SLOWER = 5.0  # a run that takes this many times its expected time is stuck
+MAX_CAUSES = 100  # different errors of a model that are logged
+IDLE_SECONDS = 10.0  # a lane without work ends after this time, so an idle model has no threads
 
 Outcome = Result | CallerError | BatchFailed
 
-# Takes items of one key. One that cannot be decoded is its own error, and nothing to the others.
-# Whether nothing else is to be computed now decides over the cores that it may take.
+# Computes items of one key. An item that cannot be decoded gets an error and does not affect the
+# others. The flag says whether the run is exclusive and may use all cores.
 Compute = Callable[[Sequence[Item], bool], Sequence[Result | CallerError]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Job:
-    """One item on its way through the model, with the way back to its caller."""
-
-    item: Item
-    cost: int
-    key: Hashable
-    deadline: float  # on the event loop's clock, seconds
-    arrived: float  # by perf_counter: uvloop's own clock only counts milliseconds
-    reply: asyncio.Future[Result]
-
-    def expire(self) -> None:
-        """Called at the deadline."""
-        _settle(self, DeadlineExceeded("the answer would have come after the deadline"))
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
-    """How much one batch may hold, and how much may wait.
-
-    Everything in a batch is padded to the costliest. What `padding` allows is what a run of its own
-    would cost: with more, two batches are cheaper than one.
-    """
-
-    items: int
-    cost: int | None = None  # items x the costliest
-    padding: float = 0  # of the cost
-    seconds: float = math.inf  # as measured of the last batches; one item is always taken
-    queue: int = 512  # items
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    jobs: list[Job]
-    reason: str  # why it holds no more: full, shared, cost, time, unlike, idle
-    waiting: int  # jobs that are left
-
-    @property
-    def cost(self) -> int:
-        """Padding included."""
-        return _padded(self.jobs)
 
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """A thread that computes, and what it is at."""
+    """A thread that computes batches, and its current run."""
 
     thread: threading.Thread
     jobs: Sequence[Job] = ()
-    started: float = 0.0  # by perf_counter, of the batch that runs
-    began: float = 0.0  # likewise, of its run: a batch that fails is run again by halves
-    expected: float = 0.0  # seconds, of that run
-    abandoned: bool = False  # it did not come back in time, and another has its place
-    core: int | None = None  # that it is pinned to
+    started: float = 0.0  # of the current batch, by perf_counter
+    began: float = 0.0  # of the current run; a batch that fails is run again in halves
+    expected: float = 0.0  # seconds of the current run
+    abandoned: bool = False  # its run was stuck, and another lane replaces it
+    core: int | None = None  # to which it is pinned
 
     def patience(self, seconds: float) -> float:
-        """How long its run may take: so many seconds, or in proportion where it is a long one."""
+        """How long its run may take: so many seconds, or longer if it is expected to be long."""
         return max(seconds, SLOWER * self.expected)
 
     def is_stuck(self, seconds: float) -> bool:
         return bool(self.jobs) and time.perf_counter() - self.began > self.patience(seconds)
 
     def pin(self, core: int | None) -> None:
-        """Called by the lane itself; None: any core."""
+        """Pin the calling thread, which must be this lane; None: any core."""
         if core != self.core:
             pin(core)
             self.core = core
@@ -107,7 +59,7 @@ class Lane:
 
 @dataclass(slots=True)
 class _ServiceRate:
-    """Seconds of a lane for a cost of one, smoothed over the last batches."""
+    """Seconds of a lane per unit of cost, smoothed over the last batches."""
 
     seconds: float = field(default=0.0)
 
@@ -119,10 +71,10 @@ class _ServiceRate:
 class Batcher:
     """One queue and a few lanes in front of one model.
 
-    A lane is a thread that takes batch after batch and sleeps while nothing waits: the queue fills
-    while the lanes are busy, so batches grow with the load and a lone caller never waits. A lane
-    that has finished takes its next batch itself, without the event loop, which may be busy. Lanes
-    start when items come, and end when none has come for a while.
+    A lane is a thread that computes one batch after the other. The queue fills while all lanes are
+    busy, so batches grow with the load, and a single client never waits. A lane takes its next
+    batch without the event loop, which may be busy. Lanes start when items arrive, and end after a
+    pause.
     """
 
     def __init__(
@@ -138,10 +90,10 @@ class Batcher:
         instant: bool = False,
     ) -> None:
         """Args:
-        speed: of the model's runs, as measured when it was loaded.
-        exclusive_core: of a lane with an exclusive run, whose other threads have the other cores.
-        shared: a lane leaves their part to the lanes that are idle, as on a CPU each has its cores.
-        instant: items are computed where they are submitted, one by one: there is no queue.
+        speed: of the model's runs, as measured at load.
+        exclusive_core: the core of a lane in an exclusive run; the run's other threads have others.
+        shared: idle lanes share the queue, because each has cores of its own.
+        instant: `submit` computes each item at once, without queue and lanes.
         """
         self._compute = compute
         self._limits = limits
@@ -150,13 +102,13 @@ class Batcher:
         self._shared = shared
         self.instant = instant
         self._max_lanes = lanes
-        self._changed = threading.Condition()  # guards what follows
+        self._changed = threading.Condition()  # guards all below
         self._waiting: list[Job] = []
         self._running = 0
         self._speed = speed
         self._rate = _ServiceRate(speed.unit)
         self._closed = False
-        self._causes: set[str] = set()  # of failed runs, that were logged
+        self._causes: set[str] = set()  # errors that were logged
         self._lanes: list[Lane] = []
         self._abandoned: list[Lane] = []
         self.last_submitted = -math.inf  # monotonic seconds
@@ -168,14 +120,14 @@ class Batcher:
         await self.drain(math.inf)
 
     async def submit(self, item: Item, deadline: float = math.inf) -> Result:
-        """Wait for this item's row. A caller who is cancelled gives its place up.
+        """Wait for this item's result. If the request is cancelled, its job is dropped.
 
         Args:
             deadline: on the event loop's clock, in seconds.
 
         Raises:
-            QueueFull: at once, with the seconds after which a place should be free.
-            DeadlineExceeded: at the deadline.
+            QueueFull: at once, with the expected wait.
+            DeadlineExceeded: the deadline has passed.
             NotReady: the batcher is draining, or no thread can be started.
             CallerError: the item cannot be decoded.
             BatchFailed: the model cannot compute it.
@@ -211,7 +163,7 @@ class Batcher:
         started = time.perf_counter()
         try:
             [outcome] = self._compute([item], False)
-        except Exception as error:  # whatever the model raises is an answer to its callers
+        except Exception as error:  # onnxruntime's exceptions share no public base
             self._series.batch_failed()
             self._log_once("failed on a batch", error)
             raise BatchFailed(f"the model failed on this input: {error}") from error
@@ -222,48 +174,48 @@ class Batcher:
         return outcome
 
     def expected_wait(self) -> float:
-        """Seconds until what waits now should be done, from the measured service rate."""
+        """Seconds until the waiting jobs are done, by the measured service rate."""
         return sum(job.cost for job in self._waiting) * self._rate.seconds / self._max_lanes
 
     def patience(self, cost: int, seconds: float) -> float:
-        """How long a run of this cost may take: so many seconds, or more where that is normal."""
+        """How long a run of this cost may take: so many seconds, or longer if that is normal."""
         return max(seconds, SLOWER * self._expected(cost))
 
     def replace_stuck(self, seconds: float) -> list[Lane]:
-        """Give up runs that take too long, each lane's place to a new one.
+        """Abandon runs that take too long, and replace their lanes.
 
         Returns:
-            The lanes whose runs still do not end.
+            The abandoned lanes that are still running.
         """
         if not self._lanes and not self._abandoned and not self._waiting:
             return []  # an idle model costs no lock
         with self._changed:
             for lane in [*self._lanes]:
                 if lane.is_stuck(seconds):
-                    self._give_up(lane, f"the model gave no answer within {seconds:g} s")
+                    self._abandon(lane, f"the model gave no answer within {seconds:g} s")
                 elif not (lane.thread.is_alive() or self._closed):
                     logger.error("%s: a lane has died, and is replaced", self._series.name)
-                    self._give_up(lane, "the thread that computed it died")
+                    self._abandon(lane, "the thread that computed it died")
             self._start_lanes()
             self._abandoned = [lane for lane in self._abandoned if lane.thread.is_alive()]
             return [*self._abandoned]
 
     def excuse(self, seconds: float) -> None:
-        """Of the time of the runs, so much was nobody's fault: the process was stopped."""
+        """Exclude a time from the current runs, because the process was stopped."""
         for lane in self._lanes:
             lane.began += seconds
 
-    def _give_up(self, lane: Lane, reason: str) -> None:
+    def _abandon(self, lane: Lane, reason: str) -> None:
         lane.abandoned = True
         self._lanes.remove(lane)
         self._abandoned.append(lane)
         self._running -= len(lane.jobs)
         self._series.batch_failed()
         for job in lane.jobs:
-            _settle(job, BatchFailed(reason))
+            job.settle(BatchFailed(reason))
 
     def _start_lanes(self) -> None:
-        """As many as can take what waits; called with the lock held."""
+        """Start as many lanes as the waiting jobs need; called with the lock held."""
         idle = sum(not lane.jobs for lane in self._lanes)
         while idle < len(self._waiting) and len(self._lanes) < self._max_lanes:
             try:
@@ -274,13 +226,13 @@ class Batcher:
             idle += 1
 
     def close(self) -> None:
-        """Take no more work; lanes end when they have finished what is there."""
+        """Refuse new items; lanes end when the queue is empty."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     async def drain(self, seconds: float) -> None:
-        """Take no more work, finish what is there; after `seconds`, refuse what still waits."""
+        """Refuse new items and finish the queue; after `seconds`, fail the jobs that still wait."""
         self.close()
         until = time.monotonic() + seconds
         while self._is_at_work() and time.monotonic() < until:  # noqa: ASYNC110
@@ -288,13 +240,13 @@ class Batcher:
         with self._changed:
             abandoned, self._waiting = self._waiting, []
         for job in abandoned:
-            _settle(job, NotReady("the service stopped before this item's turn"))
+            job.settle(NotReady("the service stopped before this item's turn"))
 
     def _is_at_work(self) -> bool:
         return any(lane.thread.is_alive() for lane in self._lanes)
 
     def threads_at_work(self) -> list[int | None]:
-        """Of all lanes that have not ended, those that were given up included."""
+        """The threads of all lanes that have not ended, abandoned ones included."""
         lanes = [*self._lanes, *self._abandoned]
         return [lane.thread.ident for lane in lanes if lane.thread.is_alive()]
 
@@ -305,7 +257,7 @@ class Batcher:
         return lane
 
     def _work(self, lane: Lane) -> None:
-        """One lane: batch after batch, whatever becomes of one."""
+        """A lane's thread: compute batches, also after a failure."""
         lower_priority()
         at_work = True
         while at_work:
@@ -316,7 +268,7 @@ class Batcher:
                 at_work = self._fail(lane, error)
 
     def _turn(self, lane: Lane) -> bool:
-        """Compute one batch; whether there may be another."""
+        """Compute one batch; return whether the lane goes on."""
         batch = self._next(lane)
         if batch is None:
             return False
@@ -327,7 +279,7 @@ class Batcher:
             outcomes = self._run(lane, batch.jobs, exclusive=exclusive)
         seconds = time.perf_counter() - lane.started
         with self._changed:
-            if lane.abandoned:  # all was answered already
+            if lane.abandoned:  # its jobs were answered
                 return False
             lane.jobs = ()
             self._running -= len(batch.jobs)
@@ -337,7 +289,7 @@ class Batcher:
         return True
 
     def _fail(self, lane: Lane, error: BaseException) -> bool:
-        """Answer what the lane was at, or what it could not take; whether it goes on."""
+        """Fail the lane's batch, or the queue that it could not read; return whether it goes on."""
         with self._changed:
             if lane.abandoned:
                 return False
@@ -353,7 +305,7 @@ class Batcher:
         return True
 
     def _next(self, lane: Lane) -> Batch | None:
-        """Wait for work; None when there will be no more, or there was none for a while."""
+        """Wait for a batch; None if the batcher is closed or the lane was idle for too long."""
         with self._changed:
             while not (batch := self._take()):
                 self._report_load()
@@ -369,47 +321,20 @@ class Batcher:
             return batch
 
     def _take(self) -> Batch | None:
-        """The oldest job and those of its key most like it in cost, as many as the limits allow.
-
-        The oldest is always among them, so that no length is starved by the others. Of what waits
-        while several lanes are idle, each takes its share.
-        """
+        """The next batch, removed from the queue; None if no job waits."""
         self._waiting = [job for job in self._waiting if self._is_wanted(job)]
         if not self._waiting:
             return None
-        if len(self._waiting) == 1:
-            return Batch([self._waiting.pop()], "idle", 0)
-        busy = sum(bool(lane.jobs) for lane in self._lanes)
-        idle = self._max_lanes - busy if self._shared else 1
-        share = math.ceil(len(self._waiting) / idle)
-        oldest = self._waiting[0]
-        joinable = [job for job in self._waiting if job.key == oldest.key]
-        alike = sorted(joinable, key=lambda job: abs(job.cost - oldest.cost))
-        jobs, longest, needed = [oldest], oldest.cost, oldest.cost
-        reason = "idle" if len(joinable) == len(self._waiting) else "unlike"
-        for job in alike[1:]:
-            longest, needed = max(longest, job.cost), needed + job.cost
-            cost = (len(jobs) + 1) * longest
-            if len(jobs) == self._limits.items:
-                reason = "full"
-            elif len(jobs) == share:
-                reason = "shared"
-            elif self._limits.cost and cost > self._limits.cost:
-                reason = "cost"
-            elif cost - needed > self._limits.padding:
-                reason = "unlike"
-            elif cost * self._rate.seconds > self._limits.seconds:
-                reason = "time"
-            else:
-                jobs.append(job)
-                continue
-            break
-        taken = set(jobs)
+        idle = self._max_lanes - sum(bool(lane.jobs) for lane in self._lanes)
+        batch = choose_batch(
+            self._waiting, self._limits, self._rate.seconds, idle if self._shared else 1
+        )
+        taken = set(batch.jobs)
         self._waiting = [job for job in self._waiting if job not in taken]
-        return Batch(jobs, reason, len(self._waiting))
+        return batch
 
     def _is_wanted(self, job: Job) -> bool:
-        """Whether somebody still waits for this job, and not in vain."""
+        """Whether the job is neither cancelled nor expired."""
         if job.deadline <= time.monotonic():
             self._series.dropped("expired")
         elif job.reply.done():
@@ -419,14 +344,14 @@ class Batcher:
         return False
 
     def _run(self, lane: Lane, jobs: Sequence[Job], *, exclusive: bool) -> list[Outcome]:
-        """What comes of each job; a batch that fails is retried by halves, to find the culprit."""
-        lane.expected = self._expected(_padded(jobs))
+        """Each job's outcome; a batch that fails is run again in halves, to find the bad item."""
+        lane.expected = self._expected(padded_cost(jobs))
         lane.began = started = time.perf_counter()
         try:
             outcomes: list[Outcome] = list(self._compute([job.item for job in jobs], exclusive))
             if len(outcomes) != len(jobs):
                 raise ValueError(f"{len(outcomes)} answers to {len(jobs)} items")
-        except Exception as error:  # whatever the model raises is an answer to its callers
+        except Exception as error:  # onnxruntime's exceptions share no public base
             self._series.batch_failed()
             nobody_waits = lane.abandoned or all(job.reply.done() for job in jobs)
             if not nobody_waits:
@@ -441,11 +366,11 @@ class Batcher:
         return outcomes
 
     def _expected(self, cost: int) -> float:
-        """Seconds of a run: what was measured at load, or lately if that is more."""
+        """Expected seconds of a run: as measured at load, or lately if that was slower."""
         return max(self._speed.seconds(cost), self._rate.seconds * cost)
 
     def _log_once(self, what: str, error: Exception) -> None:
-        """Numbers apart, an error of this model is logged once."""
+        """Log each kind of error once; numbers in it do not count."""
         cause = re.sub("[0-9]+", "0", f"{what}: {error}")
         if cause not in self._causes and len(self._causes) < MAX_CAUSES:
             self._causes.add(cause)
@@ -455,15 +380,10 @@ class Batcher:
         self._series.load(len(self._waiting), self._running)
 
 
-def _padded(jobs: Sequence[Job]) -> int:
-    """Their cost as one batch: each is padded to the costliest."""
-    return len(jobs) * max(job.cost for job in jobs)
-
-
 def _reply(
     jobs: Sequence[Job], outcomes: Sequence[Outcome], started: float, seconds: float
 ) -> None:
-    """From a lane: let the event loop answer, if there still is one."""
+    """Called by a lane: hand the outcomes to the event loop, unless it is closed."""
     with suppress(RuntimeError):
         loop = jobs[0].reply.get_loop()
         loop.call_soon_threadsafe(_answer, jobs, outcomes, started, seconds)
@@ -472,24 +392,15 @@ def _reply(
 def _answer(
     jobs: Sequence[Job], outcomes: Sequence[Outcome], started: float, seconds: float
 ) -> None:
-    """On the event loop: give each caller what its job came to."""
+    """On the event loop: settle each job."""
     inferring = seconds - _decoding(outcomes)
     for job, outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Result):
             outcome.timings.queue = started - job.arrived
             outcome.timings.infer = inferring
-        _settle(job, outcome)
+        job.settle(outcome)
 
 
 def _decoding(outcomes: Sequence[Outcome]) -> float:
-    """The seconds of a batch that went into decoding."""
+    """Seconds that a batch spent on decoding."""
     return sum(outcome.timings.decode for outcome in outcomes if isinstance(outcome, Result))
-
-
-def _settle(job: Job, outcome: Result | Exception) -> None:
-    if job.reply.done():  # its caller has left
-        return
-    if isinstance(outcome, Exception):
-        job.reply.set_exception(outcome)
-    else:
-        job.reply.set_result(outcome)

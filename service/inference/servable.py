@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from service.inference.admission import Admission
-from service.inference.batching import Batcher, BatchLimits
+from service.inference.batch import BatchLimits
+from service.inference.batching import Batcher
 from service.metrics import ModelSeries
 from service.model.model import Model
 from service.model.specs import Modality
