@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 
 import bentoml
 import click
-from bentoml._internal.configuration.containers import BentoMLContainer
 
 from service import logs
-from service.bento import guard_workers, wrap_worker
+from service.bento import configured_address, guard_workers, put_in_front
 from service.control.routing import check_state, open_state
 from service.errors import BadRequest, OperatorError
 from service.keys import read_keys
@@ -81,6 +80,10 @@ except OperatorError as error:
     sys.exit(str(error))
 
 
+# Without keys, only this machine has access, unless --host or BENTOML_HOST says otherwise.
+HOST = "0.0.0.0" if settings.keys else "127.0.0.1"
+
+
 @cache
 def serving() -> "Worker":
     """This worker's state. Only workers build it: it is a third of a process' start and memory."""
@@ -107,8 +110,7 @@ class Front:
     name="sensorium",
     workers=settings.workers,
     metrics={"enabled": False},  # BentoML's metrics count only its own routes
-    # Without keys, only this machine has access, unless --host or BENTOML_HOST says otherwise.
-    http={"host": "0.0.0.0" if settings.keys else "127.0.0.1"},
+    http={"host": HOST},
 )
 class Sensorium:
     """One service for images, text and audio."""
@@ -119,8 +121,9 @@ class Sensorium:
         context = click.get_current_context(silent=True)
         if context is None:
             return  # no command line: the embedding program chooses the address
-        host = context.params.get("host") or BentoMLContainer.http.host.get()
-        port = context.params.get("port") or BentoMLContainer.http.port.get()
+        configured_host, configured_port = configured_address(HOST)
+        host = context.params.get("host") or configured_host
+        port = context.params.get("port") or configured_port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             with socket.socket(family) as listener:
@@ -164,4 +167,4 @@ class Sensorium:
         await serving().stop()
 
 
-wrap_worker(Front, settings)
+put_in_front(Sensorium, Front, settings)

@@ -5,7 +5,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from service.api.connections import CHECKED, MAX_HEAD, MAX_PIPELINED, Config
+from service.api.connections import MAX_HEAD, MAX_PIPELINED, Config
 from service.keys import add_key
 from service.settings import Settings
 from tests.conftest import write_small_models
@@ -398,11 +397,6 @@ def test_a_trailer_brings_neither_a_key_nor_an_id(small_models: Path, tmp_path: 
 
 
 # BentoML and its manager of processes
-
-
-def test_the_versions_are_those_whose_private_parts_were_checked() -> None:
-    """After an update, read what `service.bento` and `service.api.connections` replace again."""
-    assert {name: version(name) for name in CHECKED} == CHECKED
 
 
 @pytest.mark.parametrize(("given", "seconds"), [(None, 30), (5, 5), (86_400, 30)])

@@ -1,7 +1,7 @@
 """Connections: uvicorn's protocol, with time and size limits for clients.
 
-`Connection` uses private parts of uvicorn. A test fails if a version other than `CHECKED` is
-installed; check this module and `service.bento` against the new version then.
+`Connection` uses private parts of uvicorn. `service.bento` states the versions for which they were
+checked; with others, uvicorn's own protocol serves.
 """
 
 import asyncio
@@ -24,7 +24,6 @@ from service.errors import BadRequest, BodyTimeout, SensoriumError, TooLarge
 from service.settings import Settings
 from service.supervision import supervise
 
-CHECKED = {"bentoml": "1.4.39", "httptools": "0.9.0", "uvicorn": "0.54.0"}
 SWEEP_SECONDS = 1.0
 MAX_PIPELINED = 16  # requests of one connection that wait while another is answered
 MAX_HEAD = 128 * 1024  # bytes of a request's line and headers: a query can hold many labels
