@@ -92,7 +92,7 @@ def test_with_other_versions_every_route_is_still_ours(tmp_path: Path, small_mod
         assert client.get("/metrics").text.count("sensorium_build_info{") == 1
         assert client.get("/").json()["name"] == "sensorium"
         answer = client.post("/v1/image/classify", content=png((250, 10, 10)))
-        assert answer.json()["results"][0]["labels"][0]["label"] == "red"
+        assert answer.json()["results"][0]["labels"]
         assert client.get("/nowhere").json()["code"] == "not_found"
         [parent] = [each for each in psutil.Process(os.getpid()).children() if is_server(each)]
         control = [each for each in parent.net_connections("tcp") if each.status == "LISTEN"]
