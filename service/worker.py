@@ -12,8 +12,8 @@ from service import metrics
 from service.api import build_api, build_app
 from service.api.context import build_context
 from service.errors import ProviderMissing
-from service.runtime.session import choose_provider
-from service.settings import Settings
+from service.runtime.session import choose_provider, cuda_is_installed
+from service.settings import Provider, Settings
 from service.supervision import supervise
 from service.version import VERSION
 
@@ -79,5 +79,7 @@ def _log_provider(settings: Settings) -> str:
         logger.error("%s: no model can be served", error)
         metrics.PROVIDER_MISSING.labels(settings.provider).set(1)
         return f"{settings.provider} (missing)"
+    if settings.provider is Provider.AUTO and provider is Provider.CPU and cuda_is_installed():
+        metrics.PROVIDER_MISSING.labels(Provider.CUDA).set(1)
     logger.info("models run on %s", provider)
     return provider

@@ -12,7 +12,7 @@ import pytest
 
 from service.errors import BadModel, ProviderMissing
 from service.limits import affinity
-from service.runtime.session import Session, choose_provider
+from service.runtime.session import Session, choose_provider, cuda_starts
 from service.runtime.tensors import Array
 from service.settings import Provider
 from tests.conftest import write_colours
@@ -47,10 +47,22 @@ def test_a_file_that_is_no_graph_is_a_bad_model(tmp_path: Path) -> None:
         Session(path, Provider.CPU, threads=1)
 
 
-def test_auto_takes_cuda_before_the_cpu() -> None:
+def test_auto_takes_cuda_before_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.runtime.session.cuda_starts", lambda: True)
     assert choose_provider(Provider.AUTO, CPU_ONLY) is Provider.CPU
     assert choose_provider(Provider.AUTO, WITH_CUDA) is Provider.CUDA
     assert choose_provider(Provider.CPU, WITH_CUDA) is Provider.CPU
+
+
+def test_auto_takes_the_cpu_and_says_so_if_cuda_cannot_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """This machine's CPU build cannot start CUDA either."""
+    cuda_starts.cache_clear()
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"):
+        assert choose_provider(Provider.AUTO, WITH_CUDA) is Provider.CPU
+    assert choose_provider(Provider.AUTO, WITH_CUDA) is Provider.CPU
+    assert caplog.text.count("CUDA is installed but cannot start, so the CPU is used") == 1
 
 
 def test_a_provider_that_was_asked_for_is_never_replaced() -> None:

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import onnxruntime
@@ -31,6 +32,11 @@ ALONE = {"session.intra_op.allow_spinning": "1", "session.dynamic_block_base": "
 # 10 photos a second, this takes p50 from 9.8 to 6.3 ms, or from 17.6 to 11.6.
 ANYWHERE = ALONE | {"session.force_spinning_stop": "1"}
 ON_CORES = ALONE | {"session.intra_op.spin_duration_us": "1000"}
+# The ONNX file of `y = Identity(x)`, float[1], to test whether a provider starts
+PROBE = bytes.fromhex(
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179"
+    "120a0a08080112040a02080142040a001011"
+)
 FATAL = 4  # onnxruntime's own lines name no model, and each error is an exception as well
 INT_BITS = (8, 16, 32, 64)
 DTYPES = {
@@ -43,20 +49,41 @@ DTYPES = {
 
 
 def choose_provider(wanted: Provider, available: Sequence[str] | None = None) -> Provider:
-    """The provider to run on: what was asked for, or for `auto` CUDA before CPU.
+    """The provider to run on: the requested one, or for `auto` CUDA if it starts, else the CPU.
 
     Raises:
         ProviderMissing: this onnxruntime does not have the one that was asked for.
     """
     offered = onnxruntime.get_available_providers() if available is None else available
     if wanted is Provider.AUTO:
-        return Provider.CUDA if NAMES[Provider.CUDA] in offered else Provider.CPU
+        return Provider.CUDA if NAMES[Provider.CUDA] in offered and cuda_starts() else Provider.CPU
     if NAMES[wanted] not in offered:
         raise ProviderMissing(
             f"SENSORIUM_PROVIDER={wanted}: {NAMES[wanted]} is not in this onnxruntime,"
             f" which has {', '.join(offered)}"
         )
     return wanted
+
+
+def cuda_is_installed() -> bool:
+    return NAMES[Provider.CUDA] in onnxruntime.get_available_providers()
+
+
+@cache
+def cuda_starts() -> bool:
+    """Whether CUDA runs a graph on this machine. If it is installed and does not, log it once."""
+    try:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = FATAL
+        providers = [NAMES[Provider.CUDA], CPU]
+        probe = onnxruntime.InferenceSession(PROBE, options, providers=providers, enable_fallback=0)
+        if probe.get_providers()[0] == NAMES[Provider.CUDA]:
+            return True
+        reason: object = "onnxruntime moved to the CPU"
+    except Exception as error:  # onnxruntime's own exceptions share no public base
+        reason = error
+    logger.error("CUDA is installed but cannot start, so the CPU is used: %s", reason)
+    return False
 
 
 class Session:
