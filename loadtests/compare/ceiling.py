@@ -26,7 +26,7 @@ from service.settings import Settings
 folder, batch, pool, seconds, *files = sys.argv[1:]
 batch, pool = int(batch), int(pool)
 model = load(Path(folder), Settings(lanes=1, threads=1, precision="fp32"))
-task = next(iter(model.manifest.tasks.outputs()))
+task = next(iter(model.tasks.values()))
 payloads = itertools.cycle([Path(file).read_bytes() for file in files])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -37,7 +37,7 @@ while last - start < float(seconds):
     samples = sorted((model.decode(next(payloads)) for _ in range(pool)), key=lambda s: s.cost)
     for first in range(0, pool, batch):
         for row in model.run(samples[first : first + batch]):
-            model.interpret(task, row)
+            task.interpret(row)
             answers += 1
     now = time.perf_counter()
     times.append(now - last)
