@@ -98,7 +98,9 @@ class Settings(BaseSettings):
     exclusive_threads: NonNegativeInt = Field(
         0, description="Threads for a single item while no other arrived for 50 ms."
     )
-    pin_exclusive: bool = Field(True, description="Pins the threads of an exclusive run to cores.")
+    pin_threads: bool = Field(
+        True, description="Pins lanes, and the threads of an exclusive run, to a core each."
+    )
     decode_threads: NonNegativeInt = Field(0, description="Threads that decode files.")
     max_queue: PositiveInt = Field(512, description="Items that can wait for one model.")
     max_wait_ms: PositiveInt = Field(
@@ -193,16 +195,25 @@ class Settings(BaseSettings):
         return self.exclusive_threads or self.cores_per_worker
 
     @cached_property
+    def owns_cores(self) -> bool:
+        """Whether threads can be pinned: no other worker and no quota shares the cores."""
+        able = self.pin_threads and hasattr(os, "sched_setaffinity")
+        return able and self.workers == 1 and has_all_its_cores()
+
+    @property
+    def one_lane_per_core(self) -> bool:
+        """Whether lanes are pinned; the kernel places more or fewer lanes than cores."""
+        lanes = self.lanes_per_model
+        return self.owns_cores and self.threads_per_lane == 1 and lanes == len(AFFINITY)
+
+    @property
     def exclusive_cores(self) -> tuple[int, ...]:
         """A core for each thread of an exclusive run; empty if the kernel places them.
 
-        The kernel places threads if other workers or a quota share the cores. It also places fewer
-        threads than cores, because it knows which cores are hyperthreads.
+        The kernel places fewer threads than cores, because it knows which cores are hyperthreads.
         """
-        able = self.pin_exclusive and hasattr(os, "sched_setaffinity")
-        owns_cores = able and self.workers == 1 and has_all_its_cores()
         cores, threads = tuple(sorted(AFFINITY)), self.threads_exclusive
-        return cores if owns_cores and self.threads_per_lane < threads == len(cores) else ()
+        return cores if self.owns_cores and self.threads_per_lane < threads == len(cores) else ()
 
     @property
     def decoders(self) -> int:

@@ -64,12 +64,15 @@ def batcher(
     model: Doubler,
     *,
     lanes: int = 1,
+    pinned: bool = False,
     exclusive_core: int | None = None,
     shared: bool = False,
     **limits: Any,
 ) -> Batcher:
     least, series = BatchLimits(**{"items": 8, "padding": 10, **limits}), ModelSeries("doubler", 1)
-    return Batcher(model, least, lanes, series, exclusive_core=exclusive_core, shared=shared)
+    return Batcher(
+        model, least, lanes, series, pinned=pinned, exclusive_core=exclusive_core, shared=shared
+    )
 
 
 @pytest.fixture
@@ -226,19 +229,29 @@ async def test_lanes_give_way_to_those_that_answer() -> None:
 @keeps_to_cores
 @pytest.mark.usefixtures("no_quiet")
 @pytest.mark.parametrize("exclusive_core", [None, min(affinity()), max(affinity())])
-async def test_a_lane_is_pinned_while_its_batch_is_exclusive(exclusive_core: int | None) -> None:
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_lanes_keep_to_a_core_each_while_there_are_several_batches(
+    pinned: bool, exclusive_core: int | None
+) -> None:
     model = Doubler(held=True)
-    async with batcher(model, lanes=2, exclusive_core=exclusive_core, items=1) as doubler:
+    async with batcher(
+        model, lanes=2, pinned=pinned, exclusive_core=exclusive_core, items=1
+    ) as doubler:
         callers = [asyncio.create_task(doubler.submit(number(0)))]
-        await model.has_started()
+        await model.has_started()  # alone
         callers += [asyncio.create_task(doubler.submit(number(n))) for n in (1, 2, 3)]
         await model.has_started()
         model.go.set()
         await asyncio.gather(*callers)
-        await doubler.submit(number(4))  # exclusive again
-    pinned = affinity() if exclusive_core is None else {exclusive_core}
-    assert model.cores[0] == model.cores[-1] == pinned
-    assert model.cores[1] == affinity()
+        await doubler.submit(number(4))  # alone again
+    assert (
+        model.cores[0]
+        == model.cores[-1]
+        == (affinity() if exclusive_core is None else {exclusive_core})
+    )
+    assert {len(cores) for cores in model.cores[1:3]} == ({1} if pinned else {len(affinity())})
+    if pinned and exclusive_core is not None:
+        assert exclusive_core not in model.cores[1], "the lone batch is there"
 
 
 async def test_a_sample_beyond_the_budget_runs_alone() -> None:

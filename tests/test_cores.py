@@ -20,11 +20,36 @@ from service.runtime.placement import (
 from tests.marks import keeps_to_cores, knows_threads
 
 
+def test_a_batch_gets_the_core_with_the_fewest_others() -> None:
+    batches = Batches([4, 7])
+    with batches.computing() as (_, first):
+        with batches.computing() as (_, second), batches.computing() as (_, third):
+            assert (first, second, third) == (4, 7, 4)
+        with batches.computing() as (_, again):
+            assert again == 7
+
+
+def test_a_lane_gets_its_last_core_again_where_that_is_as_free_as_another() -> None:
+    batches = Batches([4, 7])
+    with batches.computing(last=7) as (_, core):
+        assert core == 7
+        with batches.computing(last=7) as (_, other):
+            assert other == 4
+
+
+def test_a_batch_that_is_alone_has_the_core_that_its_run_leaves_to_it() -> None:
+    batches = Batches([9, 4, 7])
+    with batches.computing(last=9, exclusive_core=4) as (exclusive, core):
+        assert (exclusive, core) == (True, 4)
+        with batches.computing(last=4, exclusive_core=4) as (exclusive, core):
+            assert (exclusive, core) == (False, 7), "4 is taken"
+
+
 def test_a_batch_that_fails_is_counted_no_more() -> None:
     batches = Batches()
     with pytest.raises(RuntimeError, match="broken"), batches.computing():
         raise RuntimeError("broken")
-    with batches.computing() as exclusive:
+    with batches.computing() as (exclusive, _):
         assert exclusive
 
 
@@ -33,7 +58,7 @@ def test_a_batch_is_alone_after_a_while_without_company(monkeypatch: pytest.Monk
     monkeypatch.setattr("service.runtime.placement.perf_counter", lambda: now)
 
     def is_exclusive(*, more: bool = False) -> bool:
-        with batches.computing(more=more) as exclusive:
+        with batches.computing(more=more) as (exclusive, _):
             return exclusive
 
     assert is_exclusive()

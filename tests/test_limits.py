@@ -66,12 +66,31 @@ def test_an_operator_may_set_them_otherwise(monkeypatch: pytest.MonkeyPatch) -> 
 
 @keeps_to_cores
 @pytest.mark.parametrize(
+    ("settings", "pinned"),
+    [
+        ({"lanes": 2, "threads": 1}, True),
+        ({"lanes": 2, "threads": 1, "pin_threads": False}, False),
+        ({"lanes": 2, "threads": 1, "workers": 2}, False),
+        ({"lanes": 2, "threads": 2}, False),
+        ({"lanes": 1, "threads": 1}, False),  # as with a worker for each core
+        ({"lanes": 3, "threads": 1}, False),
+    ],
+)
+def test_lanes_are_pinned_where_each_has_a_core(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], pinned: bool
+) -> None:
+    monkeypatch.setattr("service.settings.AFFINITY", {0, 1})
+    monkeypatch.setattr("service.settings.has_all_its_cores", lambda: True)
+    assert Settings(**settings).one_lane_per_core is (pinned and hasattr(os, "sched_setaffinity"))
+
+
+@pytest.mark.parametrize(
     ("settings", "kept"),
     [
         ({}, True),
         ({"exclusive_threads": 3}, False),
         ({"exclusive_threads": 5}, False),
-        ({"pin_exclusive": False}, False),
+        ({"pin_threads": False}, False),
         ({"workers": 2}, False),  # each has two, nobody knows which
         ({"threads": 4}, False),  # a batch among others has as many
     ],

@@ -85,12 +85,14 @@ class Batcher:
         series: ModelSeries,
         *,
         speed: Speed = UNMEASURED,
+        pinned: bool = False,
         exclusive_core: int | None = None,
         shared: bool = False,
         instant: bool = False,
     ) -> None:
         """Args:
         speed: of the model's runs, as measured at load.
+        pinned: each lane is pinned to the least busy core for the time of a batch.
         exclusive_core: the core of a lane in an exclusive run; the run's other threads have others.
         shared: idle lanes share the queue, because each has cores of its own.
         instant: `submit` computes each item at once, without queue and lanes.
@@ -98,6 +100,7 @@ class Batcher:
         self._compute = compute
         self._limits = limits
         self._series = series
+        self._pinned = pinned
         self._exclusive_core = exclusive_core
         self._shared = shared
         self.instant = instant
@@ -274,8 +277,12 @@ class Batcher:
             return False
         self._series.released(batch.reason, [job.cost for job in batch.jobs])
         more = batch.waiting > 0 or len(batch.jobs) > 1
-        with BATCHES.computing(more=more) as exclusive:
-            lane.pin(self._exclusive_core if exclusive else None)
+        with BATCHES.computing(lane.core, more=more, exclusive_core=self._exclusive_core) as (
+            exclusive,
+            core,
+        ):
+            pinned = self._exclusive_core is not None if exclusive else self._pinned
+            lane.pin(core if pinned else None)
             outcomes = self._run(lane, batch.jobs, exclusive=exclusive)
         seconds = time.perf_counter() - lane.started
         with self._changed:

@@ -67,6 +67,7 @@ def serve(model: Model, settings: Settings, encoders: tuple[Servable, ...] = ())
         lanes,
         series,
         speed=model.speed,
+        pinned=in_lane and settings.one_lane_per_core,
         exclusive_core=next(iter(settings.exclusive_cores), None) if on_cpu else None,
         shared=on_cpu,
         instant=bool(encoders) and on_cpu and model.speed.seconds(1) < INSTANT_SECONDS,

@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from time import perf_counter
 
@@ -18,35 +18,45 @@ QUIET_SECONDS = 0.05
 
 
 class Batches:
-    """Counts the batches that this process computes, and remembers when two last overlapped."""
+    """Counts the batches on each core, and remembers when two last overlapped.
 
-    def __init__(self) -> None:
+    Lanes are pinned if each core has one. Otherwise the kernel leaves two lanes on one core for
+    milliseconds while the other core is idle: eight clients get a fifth fewer digits.
+    """
+
+    def __init__(self, cores: Iterable[int] = AFFINITY) -> None:
         self._lock = threading.Lock()
-        self._running = 0
+        self._on_core = dict.fromkeys(sorted(cores), 0)
         self._overlapped = -math.inf  # by perf_counter
 
     @contextmanager
-    def computing(self, *, more: bool = False) -> Iterator[bool]:
+    def computing(
+        self, last: int | None = None, *, more: bool = False, exclusive_core: int | None = None
+    ) -> Iterator[tuple[bool, int]]:
         """Count one more batch.
 
         Args:
+            last: the core of the lane's batch before, which has its data in its cache.
             more: the batch holds several items, or others wait.
+            exclusive_core: the core of the lane if the batch may take all cores.
 
         Yields:
-            Whether the batch may take all cores.
+            Whether the batch may take all cores, and the core of its lane: the least busy one.
         """
         with self._lock:
             now = perf_counter()
-            if more or self._running:
+            if more or any(self._on_core.values()):
                 self._overlapped = now
             exclusive = now - self._overlapped > QUIET_SECONDS
-            self._running += 1
+            wanted = exclusive_core if exclusive and exclusive_core is not None else last
+            core = min(self._on_core, key=lambda number: (self._on_core[number], number != wanted))
+            self._on_core[core] += 1
         try:
-            yield exclusive
+            yield exclusive, core
         finally:
             with self._lock:
-                self._running -= 1
-                if self._running:
+                self._on_core[core] -= 1
+                if any(self._on_core.values()):
                     self._overlapped = perf_counter()
 
 
