@@ -26,15 +26,15 @@ MODULES = (
 
 
 def build_api() -> FastAPI:
-    """The routes and their contract; whoever starts it sets `state.sensorium` to a `State`."""
+    """The routes and their contract. The caller sets `state.sensorium` to an `AppContext`."""
     api = FastAPI(
         redirect_slashes=False,
         docs_url=None,  # its pages load scripts from a third party
         redoc_url=None,
     )
     api.openapi = lambda: contract(api)  # type: ignore[method-assign]
-    # `include_router` makes each route anew at the first request that it may fit: all of them
-    # together 0.25 s on an idle machine, in which nothing else is answered.
+    # `include_router` builds each route again at its first request: 0.25 s for all of them, during
+    # which the event loop answers nothing else.
     for module in MODULES:
         api.router.routes.extend(module.router.routes)
     problems.install(api)
@@ -42,9 +42,9 @@ def build_api() -> FastAPI:
 
 
 def build_app(api: FastAPI, settings: Settings) -> ASGIApp:
-    """What answers requests: the edge, behind it the direct routes and then all others.
+    """The application: middleware, then `Dispatch`, then the other routes.
 
-    Keys, quotas, log lines and CORS are in the way only where the settings ask for them.
+    Keys, quotas, access log and CORS are present only if the settings ask for them.
 
     Raises:
         OperatorError: the file of keys cannot be used.

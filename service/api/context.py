@@ -1,4 +1,4 @@
-"""What the routes share: the settings, the models, the pipeline."""
+"""Context: the objects that the routes of one worker share."""
 
 import asyncio
 from dataclasses import dataclass
@@ -23,14 +23,17 @@ class AppContext:
     pipeline: Pipeline
     watch: Watchdog
     workers: ControlChannel
-    previews: asyncio.Lock  # one at a time: they are for people, and requests wait for decoders
+    previews: asyncio.Lock  # one at a time, because requests also need the decoders
 
 
 def build_context(settings: Settings, meeting: Path) -> AppContext:
-    """What one worker has; `meeting` is the folder where it finds the others.
+    """The context of one worker.
+
+    Args:
+        meeting: the folder with the sockets of all workers.
 
     Raises:
-        OperatorError: there is no folder of models.
+        OperatorError: the models folder is missing.
     """
     repository = Repository(settings)
     follow = Shadows(repository).follow

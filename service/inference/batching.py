@@ -360,10 +360,10 @@ class Batcher:
                 raise ValueError(f"{len(outcomes)} answers to {len(jobs)} items")
         except Exception as error:  # onnxruntime's exceptions share no public base
             self._series.batch_failed()
-            nobody_waits = lane.abandoned or all(job.reply.done() for job in jobs)
-            if not nobody_waits:
+            unwanted = lane.abandoned or all(job.reply.done() for job in jobs)
+            if not unwanted:
                 self._log_once("failed on a batch", error)
-            if len(jobs) == 1 or nobody_waits:
+            if len(jobs) == 1 or unwanted:
                 return [BatchFailed(f"the model failed on this input: {error}") for _ in jobs]
             middle = len(jobs) // 2
             first = self._run(lane, jobs[:middle], exclusive=exclusive)

@@ -1,4 +1,4 @@
-"""Servable: a model that takes work, the batcher in front of it, and how it ends."""
+"""Servable: a loaded model with its batcher, and how it drains."""
 
 import asyncio
 import gc
@@ -18,30 +18,30 @@ from service.settings import Provider, Settings
 
 logger = logging.getLogger(__name__)
 
-# A head with a shorter run is computed on the event loop: the way to a lane and back takes longer.
+# The event loop computes heads with a shorter run: handing them to a lane takes longer.
 INSTANT_SECONDS = 0.0003
 
-# On a CPU a batch that takes longer gains nothing, and its first caller waits for its last; a GPU
-# does hundreds of items in that time.
+# The longest batch. On a CPU a longer one gains nothing, and its first item waits for its last. A
+# GPU computes hundreds of items in this time.
 BATCH_SECONDS = 0.04
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Servable:
-    """A model that takes work, as long as somebody holds it: the repository, a request, a head."""
+    """A model that accepts items, as long as the repository, a request or a head refers to it."""
 
     model: Model
     batcher: Batcher
     series: ModelSeries
     admission: Admission
-    modality: Modality  # of the files that it reads; a multimodal head reads none
+    modality: Modality  # of its files; the first one of a multimodal head
     admissions: tuple[Admission, ...]  # of the models that read the files
     encoders: "tuple[Servable, ...]" = ()  # whose vectors a head takes
     decodes_in_lane: bool = False
 
 
 def serve(model: Model, settings: Settings, encoders: tuple[Servable, ...] = ()) -> Servable:
-    """Put queue and lanes before a model.
+    """Put a queue and lanes in front of a model.
 
     Args:
         encoders: whose vectors a head takes.
@@ -57,8 +57,8 @@ def serve(model: Model, settings: Settings, encoders: tuple[Servable, ...] = ())
         settings.max_queue,
     )
     lanes = settings.lanes_per_model
-    # Where every core has a lane, a file that is handed on to another thread only loses time.
-    # Texts are tokenised before: their lengths decide which of them share a batch.
+    # If every core has a lane, handing a file to another thread to decode it only takes time.
+    # Texts are tokenised first, because batches group similar lengths.
     every_core = on_cpu and lanes >= settings.cores_per_worker
     in_lane = every_core and not model.preprocessor.decodes_before_queue
     batcher = Batcher(
@@ -81,7 +81,7 @@ def serve(model: Model, settings: Settings, encoders: tuple[Servable, ...] = ())
 
 
 class Draining:
-    """A model that no new request gets; it ends when the last that has chosen it lets go of it."""
+    """A model without new requests; it ends with the last request that has chosen it."""
 
     def __init__(self, served: Servable) -> None:
         self._loop, self._free = asyncio.get_running_loop(), asyncio.Event()
@@ -91,12 +91,12 @@ class Draining:
 
     def _end(self) -> None:
         self._batcher.close()
-        self._session.interrupt(self._batcher.threads_at_work())  # nobody waits for their runs
+        self._session.interrupt(self._batcher.threads_at_work())  # no request waits for their runs
         with suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(self._free.set)
 
     async def finish(self, seconds: float) -> None:
-        """Wait for its end, so long at most."""
+        """Wait until the model ends, or for so many seconds."""
         until = self._loop.time() + seconds
         while not self._free.is_set():
             if self._loop.time() > until:
@@ -106,7 +106,7 @@ class Draining:
                 async with asyncio.timeout(1.0):
                     await self._free.wait()
             except TimeoutError:
-                gc.collect()  # an error and its traceback hold each other, and what was in use
+                gc.collect()  # errors and their tracebacks are cycles, and refer to the model
         await self._batcher.drain(seconds)
-        del self._batcher, self._session  # and with them the model
+        del self._batcher, self._session  # the last references to the model
         await asyncio.to_thread(give_memory_back)

@@ -108,7 +108,7 @@ def check_example(model: Candidate, example: Sample, payload: bytes) -> None:
 
 
 def _batches(model: Candidate, example: Sample, payload: bytes) -> Iterator[list[Sample]]:
-    """The example alone, before one other item, and at both ends of the largest batch."""
+    """The example by itself, before one other item, and at both ends of the largest batch."""
     largest = model.manifest.batching.max_batch
     yield [example]
     if largest == 1:

@@ -22,22 +22,22 @@ NAMES = {
     Provider.CUDA: "CUDAExecutionProvider",
     Provider.TENSORRT: "TensorrtExecutionProvider",
 }
-# How threads of a session wait, by onnxruntime's names. Spinning, they take the cores from others,
-# so they sleep; unless a run has the cores to itself, which makes a text's faster by a third.
-AMONG_OTHERS = {"session.intra_op.allow_spinning": "0"}
-# Threads of such a run share its work by small blocks, so that none waits for a slower one.
-ALONE = {"session.intra_op.allow_spinning": "1", "session.dynamic_block_base": "4"}
-# After the run they sleep at once, because spinning would keep others waiting. If each has a core
-# of its own, they spin 1 ms longer for the next request. For a client that sends 20 short texts or
+# How a session's threads wait, as onnxruntime's options. Spinning threads take cores from other
+# runs, so they sleep. In an exclusive run they spin: a text's run is a third faster.
+SHARED = {"session.intra_op.allow_spinning": "0"}
+# They share the work in small blocks, so that none waits for a slower one.
+EXCLUSIVE = {"session.intra_op.allow_spinning": "1", "session.dynamic_block_base": "4"}
+# After the run they sleep at once, because spinning delays other threads. If each has a core of its
+# own, they spin for another millisecond, for the next request. For a client that sends 20 short texts or
 # 10 photos a second, this takes p50 from 9.8 to 6.3 ms, or from 17.6 to 11.6.
-ANYWHERE = ALONE | {"session.force_spinning_stop": "1"}
-ON_CORES = ALONE | {"session.intra_op.spin_duration_us": "1000"}
+ANYWHERE = EXCLUSIVE | {"session.force_spinning_stop": "1"}
+ON_CORES = EXCLUSIVE | {"session.intra_op.spin_duration_us": "1000"}
 # The ONNX file of `y = Identity(x)`, float[1], to test whether a provider starts
 PROBE = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179"
     "120a0a08080112040a02080142040a001011"
 )
-FATAL = 4  # onnxruntime's own lines name no model, and each error is an exception as well
+FATAL = 4  # onnxruntime's log lines do not name the model, and errors are raised as well
 INT_BITS = (8, 16, 32, 64)
 DTYPES = {
     "tensor(float)": "float32",
@@ -101,11 +101,11 @@ class Session:
     ) -> None:
         """Args:
             graph: as it was read, or where it is, if it reads no other file.
-            threads: for one run among others.
-            exclusive_threads: for a run that has the machine to itself. If they are more, a CPU
-                gets the graph twice: onnxruntime's threads belong to a session, not to a run.
-            exclusive_cores: one for each thread of an exclusive run. The first is the caller's,
-                which must pin itself. Without them, the kernel places the threads.
+            threads: of a run beside other runs.
+            exclusive_threads: of an exclusive run. If they are more, a CPU opens the graph twice:
+                onnxruntime's threads belong to a session, not to a run.
+            exclusive_cores: one per thread of an exclusive run. The calling thread pins itself to
+                the first. Without them, the kernel places the threads.
             arena: keeps memory from run to run; without one, a session of a CPU takes 110 KiB less.
 
         Raises:
@@ -114,23 +114,23 @@ class Session:
         """
         file = graph if isinstance(graph, GraphFile) else read_graph(graph)
         wide = provider is Provider.CPU and exclusive_threads > threads
-        self._shared = _share(file) if wide else {}  # kept: the sessions read it where it lies
+        self._shared = _share(file) if wide else {}  # kept alive: the sessions read it in place
         self._arena = arena
-        self._session = _open(file, NAMES[provider], threads, self._shared, AMONG_OTHERS, arena)
+        self._session = _open(file, NAMES[provider], threads, self._shared, SHARED, arena)
         self._wide = (
             _open(file, CPU, exclusive_threads, self._shared, _exclusive(exclusive_cores), arena)
             if wide
             else self._session
         )
         self._used: set[onnxruntime.InferenceSession] = set()  # since their memory was given back
-        self._runs: dict[onnxruntime.RunOptions, int] = {}  # and the thread of each
+        self._runs: dict[onnxruntime.RunOptions, int] = {}  # current runs -> their threads
         self.inputs = _describe(self._session.get_inputs())
         self.outputs = _describe(self._session.get_outputs())
 
     def run(
         self, feeds: Mapping[str, Array], outputs: Sequence[str], *, exclusive: bool = False
     ) -> list[Array]:
-        """The named outputs for these inputs, in order; each [N, ...]."""
+        """The named outputs for these inputs, in order: each [N, ...]."""
         session = self._wide if exclusive else self._session
         try:
             return self._run(session, feeds, list(outputs), _options())
@@ -138,7 +138,7 @@ class Session:
             self._used.add(session)
 
     def interrupt(self, threads: Collection[int | None]) -> None:
-        """Let the runs of these threads fail, at the next node of their graph."""
+        """Stop the runs of these threads at the next node of their graph."""
         for options, thread in list(self._runs.items()):
             if thread in threads:
                 options.terminate = True
@@ -176,7 +176,7 @@ def _options() -> onnxruntime.RunOptions:
 
 
 def _exclusive(cores: Sequence[int]) -> dict[str, str]:
-    """How the threads of an exclusive run wait, and where."""
+    """The options of a session for exclusive runs."""
     if not cores:
         return ANYWHERE
     others = ";".join(str(core + 1) for core in cores[1:])  # onnxruntime counts from 1
@@ -184,7 +184,7 @@ def _exclusive(cores: Sequence[int]) -> dict[str, str]:
 
 
 def _share(file: GraphFile) -> dict[str, onnxruntime.OrtValue]:
-    """What two sessions of a graph need only one of, for as long as they live."""
+    """Tables that two sessions of one graph share; keep them as long as the sessions."""
     return {
         name: onnxruntime.OrtValue.ortvalue_from_numpy(table)
         for name, table in read_tables(file.content).items()
@@ -226,11 +226,11 @@ def _open(
             raise ProviderMissing(f"{file.path}: {provider} cannot start: {error}") from error
         raise BadModel(f"{file.path}: onnxruntime cannot load it: {error}") from error
     if session.get_providers()[0] != provider:
-        onnxruntime.set_default_logger_severity(FATAL)  # it has written the cause, once is enough
+        onnxruntime.set_default_logger_severity(FATAL)  # the cause was logged once
         raise ProviderMissing(
             f"{file.path}: {provider} is installed but cannot start on this machine"
         )
-    session._model_bytes = None  # it would keep a second copy of all weights
+    session._model_bytes = None  # otherwise it keeps a second copy of all weights
     return session
 
 
