@@ -28,8 +28,8 @@ SHARED = {"session.intra_op.allow_spinning": "0"}
 # They share the work in small blocks, so that none waits for a slower one.
 EXCLUSIVE = {"session.intra_op.allow_spinning": "1", "session.dynamic_block_base": "4"}
 # After the run they sleep at once, because spinning delays other threads. If each has a core of its
-# own, they spin for another millisecond, for the next request. For a client that sends 20 short texts or
-# 10 photos a second, this takes p50 from 9.8 to 6.3 ms, or from 17.6 to 11.6.
+# own, they spin for another millisecond, for the next request. For a client that sends 20 short
+# texts or 10 photos a second, this takes p50 from 9.8 to 6.3 ms, or from 17.6 to 11.6.
 ANYWHERE = EXCLUSIVE | {"session.force_spinning_stop": "1"}
 ON_CORES = EXCLUSIVE | {"session.intra_op.spin_duration_us": "1000"}
 # The ONNX file of `y = Identity(x)`, float[1], to test whether a provider starts
