@@ -29,9 +29,10 @@ def terminate(bench: Bench) -> Iterator[Figure]:
     before = [one for one in log.asked if one.began < told]
     after = [one for one in log.asked if told <= one.began < ended]
     yield Figure("answered right before it", sum(one.is_right for one in before))
-    yield Figure(
-        "begun before it and not answered right", sum(not o.is_right for o in before), most=0
-    )
+    refused = [o for o in before if o.status == 503 and o.began + o.seconds < told]
+    lost = sum(not one.is_right for one in before) - len(refused)
+    yield Figure("refused before it, as connections are spread unevenly", len(refused))
+    yield Figure("begun before it and not answered right", lost, most=0)
     yield Figure(
         "begun after it and answered 200 or 503", sum(o.status in (200, 503) for o in after)
     )
