@@ -87,7 +87,8 @@ class FileForm:
         return outputs
 
     def labels(self, output: str) -> Sequence[str]:
-        return _columns(self.served, output, of_graph=False)
+        tasks = self.served.model.tasks.values()
+        return next((task.columns(output) for task in tasks if output in task.tensors()), ())
 
     async def answer(
         self,
@@ -137,7 +138,8 @@ class TensorForm:
         return {name: spec for name, spec in found.items() if spec.dtype in DATATYPES}
 
     def labels(self, output: str) -> Sequence[str]:
-        return _columns(self.served, output, of_graph=True)
+        tasks = self.served.model.tasks.values()
+        return next((task.labels for task in tasks if task.output == output), ())
 
     async def answer(
         self,
@@ -162,14 +164,6 @@ class TensorForm:
             return await pipeline.compute(self.served, row, deadline)
         except BatchFailed as error:
             raise Unreadable(str(error)) from error
-
-
-def _columns(served: Servable, output: str, *, of_graph: bool) -> Sequence[str]:
-    """The labels of an output, of the graph or of a task; the same name may be in both."""
-    for task in served.model.tasks.values():
-        if (output == task.output) if of_graph else (output in task.tensors()):
-            return task.labels if of_graph else task.columns(output)
-    return ()
 
 
 def find_form(repository: Repository, name: str, version: str | None, request_id: str = "") -> Form:
